@@ -1,0 +1,1 @@
+"""What the coordinator and the hospitals agree on: configuration, identities, codecs, messages."""

@@ -1,0 +1,155 @@
+"""Every error that fedward raises on purpose.
+
+The tree is split by who must act::
+
+    FedwardError
+    ├── OperatorError            whoever typed the command or wrote the file; exit code 2
+    │   ├── ConfigError          a YAML file is wrong
+    │   │   └── PlanError        the plan asks for something unsound
+    │   ├── SecretKeyOnServer    a CKKS secret key lies where the coordinator runs
+    │   ├── AddressInUse         a port is taken
+    │   ├── AlreadyExists        a command would overwrite
+    │   ├── StoreError           the coordinator's disk refuses or its store is damaged
+    │   └── DeploymentError      a process that must run does not (certificate, node key, child died)
+    ├── HospitalError            this hospital
+    │   ├── DataError            its data folder or index
+    │   ├── BudgetExceeded       the charge would pass the cap
+    │   ├── LedgerError          the ledger cannot be trusted or written
+    │   ├── KeyFileError         a key file is missing, open to others, or not a key
+    │   ├── UnsupportedLayer     a layer cannot be trained under differential privacy
+    │   └── SiteStorageError     the site's disk refuses
+    ├── PeerError                bytes from elsewhere are refused
+    │   ├── MalformedMessage     wrong length, wrong field, a word outside the ring
+    │   ├── BadSignature         not signed by the key in the roster
+    │   ├── WrongPlan            another plan, run, epoch or parameter set
+    │   ├── WrongRound           another round or attempt
+    │   ├── ReplayedMessage      the second, different upload of one hospital for one attempt
+    │   ├── TranscriptError      manifests of an aggregate do not fit together, or not with our own
+    │   ├── DivergenceError      hospitals hold different models
+    │   ├── WeightMismatch       the weight slot is not the sum of the survivors' declared sizes
+    │   └── DecryptionError      a value lies off the public grid
+    └── LocalProtocolError       our own code called a function outside its contract
+
+Each class has a `code`: the only part of an error that may leave a hospital.
+"""
+
+from __future__ import annotations
+
+
+class FedwardError(Exception):
+    """Root of the tree; `str(error)` is one sentence: what was seen, what is allowed, what to do."""
+
+    exit_code = 1
+
+    @property
+    def code(self) -> str:
+        """Name that may cross the wire; carries no text."""
+        return type(self).__name__
+
+
+class OperatorError(FedwardError):
+    """Whoever typed the command or wrote the file must act."""
+
+    exit_code = 2
+
+
+class ConfigError(OperatorError):
+    """A YAML file is wrong."""
+
+
+class PlanError(ConfigError):
+    """The plan asks for something unsound."""
+
+
+class SecretKeyOnServer(OperatorError):
+    """A CKKS secret key lies where the coordinator runs."""
+
+
+class AddressInUse(OperatorError):
+    """A port is taken."""
+
+
+class AlreadyExists(OperatorError):
+    """The command would overwrite something."""
+
+
+class StoreError(OperatorError):
+    """The coordinator's disk refuses, or its store is damaged."""
+
+
+class DeploymentError(OperatorError):
+    """A process that must run does not."""
+
+
+class HospitalError(FedwardError):
+    """This hospital must act."""
+
+    exit_code = 2
+
+
+class DataError(HospitalError):
+    """The data folder or its index is wrong."""
+
+
+class BudgetExceeded(HospitalError):
+    """The charge would pass the site's cap."""
+
+
+class LedgerError(HospitalError):
+    """The ledger cannot be trusted or written."""
+
+
+class KeyFileError(HospitalError):
+    """A key file is missing, open to others, or not a key."""
+
+
+class UnsupportedLayer(HospitalError):
+    """A layer cannot be trained under differential privacy."""
+
+
+class SiteStorageError(HospitalError):
+    """The site's disk refuses."""
+
+
+class PeerError(FedwardError):
+    """Bytes from elsewhere are refused."""
+
+
+class MalformedMessage(PeerError):
+    """Wrong length, wrong field, or a word outside the ring."""
+
+
+class BadSignature(PeerError):
+    """Not signed by the key in the roster."""
+
+
+class WrongPlan(PeerError):
+    """Another plan, run, epoch or parameter set."""
+
+
+class WrongRound(PeerError):
+    """Another round or attempt than the one that is open."""
+
+
+class ReplayedMessage(PeerError):
+    """A second, different upload of one hospital for one attempt."""
+
+
+class TranscriptError(PeerError):
+    """Manifests of an aggregate do not fit together, or not with our own."""
+
+
+class DivergenceError(PeerError):
+    """Hospitals hold different models."""
+
+
+class WeightMismatch(PeerError):
+    """The weight slot is not the sum of the survivors' declared sizes."""
+
+
+class DecryptionError(PeerError):
+    """A decrypted value lies off the public grid."""
+
+
+class LocalProtocolError(FedwardError):
+    """Our own code called a function outside its contract."""
