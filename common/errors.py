@@ -53,8 +53,8 @@ class OperatorError(FedwardError):
     exit_code = 2
 
 
-class ConfigError(OperatorError):
-    """A YAML file is wrong."""
+class ConfigError(OperatorError, ValueError):
+    """A YAML file is wrong. Also a ValueError, so that a pydantic validator may raise it."""
 
 
 class PlanError(ConfigError):

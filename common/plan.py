@@ -1,0 +1,223 @@
+"""The plan: what all hospitals agree to before a round runs; its digest is in every signed message."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from common.canonical import canonical_bytes, sha256_hex
+from common.config import Settings
+from common.errors import PlanError
+
+HOSPITAL_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
+HospitalName = Annotated[str, StringConstraints(pattern=HOSPITAL_NAME)]
+PublicKeyHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class DataSettings(Settings):
+    """What the hospitals' data is."""
+
+    kind: Literal["image-folder"] = Field(description="image-folder: one folder of images per class")
+    classes: tuple[Annotated[str, StringConstraints(min_length=1, max_length=100)], ...] = Field(
+        min_length=2, max_length=1000, description="class names in the order of the model's outputs"
+    )
+    held_out: float = Field(ge=0, lt=0.9, description="share of units kept out of training, chosen by HMAC of the unit")
+    held_out_salt: str = Field(min_length=1, max_length=100, description="key of that HMAC; public")
+    unreadable_images: Literal["skip", "refuse"] = Field(description="what a site does with an image it cannot decode")
+
+
+class FrozenBackboneModel(Settings):
+    """EfficientNet-Lite0 with ImageNet weights, frozen; a linear head is trained."""
+
+    kind: Literal["lite0-head"]
+    image_size: int = Field(ge=64, le=320, description="side of the square input in pixels")
+    views: int = Field(ge=1, le=8, description="dihedral views averaged per image")
+    projection: int = Field(ge=8, le=1280, description="features after the public random projection")
+    seed: int = Field(ge=0, lt=2**32, description="seed of the projection; public")
+
+
+class SmallCnnModel(Settings):
+    """A small convolutional network with GroupNorm, trained whole."""
+
+    kind: Literal["groupnorm-cnn"]
+    image_size: int = Field(ge=16, le=128, description="side of the square input in pixels")
+    width: int = Field(ge=4, le=64, description="channels of the first block; a multiple of 4")
+    seed: int = Field(ge=0, lt=2**32, description="seed of the initial weights; public")
+
+
+class FullSampling(Settings):
+    """Every unit in every step."""
+
+    kind: Literal["full"]
+
+
+class PoissonSampling(Settings):
+    """Each unit in a step with probability `rate`, independently."""
+
+    kind: Literal["poisson"]
+    rate: float = Field(gt=0, lt=1, description="probability that a unit takes part in a step")
+
+
+class FedAvg(Settings):
+    """The model moves by the weighted mean of the updates."""
+
+    kind: Literal["fedavg"]
+
+
+class FedAvgM(Settings):
+    """FedAvg with momentum over rounds, applied by each hospital after decryption."""
+
+    kind: Literal["fedavgm"]
+    momentum: float = Field(ge=0, lt=1)
+    learning_rate: Positive
+
+
+class TrainingSettings(Settings):
+    """How each hospital trains between two aggregations."""
+
+    rounds: int = Field(ge=1, le=10_000)
+    local_steps: int = Field(ge=1, le=10_000, description="DP-SGD steps per round at each hospital")
+    sampling: FullSampling | PoissonSampling = Field(discriminator="kind")
+    learning_rate: Positive = Field(description="step size on the mean clipped gradient")
+    momentum: float = Field(ge=0, lt=1, description="of the local steps; starts from zero each round")
+    server_optimiser: FedAvg | FedAvgM = Field(discriminator="kind")
+
+    @property
+    def sample_rate(self) -> float:
+        """Probability q that a unit takes part in a step."""
+        return self.sampling.rate if isinstance(self.sampling, PoissonSampling) else 1.0
+
+
+class PrivacySettings(Settings):
+    """Differential privacy of a unit; a hospital's own file may only be stricter."""
+
+    mode: Literal["local"] = Field(description="local: each hospital adds the full noise for its own epsilon")
+    unit: Literal["patient", "record"] = Field(description="patient: all images of a lesion or patient count as one")
+    epsilon: float = Field(gt=0, le=1000, description="budget of one unit for the whole run")
+    delta: float = Field(gt=0, lt=1)
+    clip: Positive = Field(description="L2 bound C on one unit's gradient")
+
+
+class EncryptionSettings(Settings):
+    """CKKS parameters and the public bound that the headroom is planned with."""
+
+    preset: Literal["compact", "precise"]
+    update_norm_bound: Positive = Field(description="L2 bound S on one hospital's update; longer ones are scaled down")
+
+
+class CohortSettings(Settings):
+    """How many hospitals a round needs."""
+
+    min_cohort: int = Field(ge=3, le=1000, description="fewest contributors of a round")
+    round_timeout_s: float = Field(gt=0, le=86_400, description="a hospital that has not answered by then sits out")
+    attempts: int = Field(ge=1, le=100, description="how often a round is asked for before the run stops")
+
+
+class MetricSettings(Settings):
+    """What is counted on held-out units; travels encrypted only."""
+
+    released: Literal["none", "confusion"]
+
+
+class Hospital(Settings):
+    """One row of the roster."""
+
+    name: HospitalName
+    identity: PublicKeyHex = Field(description="Ed25519 public key, hex")
+    declared_units: int = Field(ge=1, le=10**9, description="training units that the hospital declares; its weight")
+    epsilon: float | None = Field(default=None, gt=0, description="this hospital's budget where it differs")
+    delta: float | None = Field(default=None, gt=0, lt=1, description="this hospital's delta where it differs")
+
+
+class Federation(Settings):
+    """Who takes part; written by `fedward provision`."""
+
+    coordinator: PublicKeyHex = Field(description="Ed25519 public key that signs requests, hex")
+    epoch: int = Field(ge=1, description="number of the CKKS key that is in force")
+    trainable_parameters: int = Field(ge=1, le=10**9, description="length of an update, without slots")
+    hospitals: tuple[Hospital, ...] = Field(min_length=3, max_length=1000)
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        names = [h.name for h in self.hospitals]
+        keys = [h.identity for h in self.hospitals]
+        if len(set(names)) < len(names) or len(set(keys)) < len(keys):
+            raise PlanError("two hospitals share a name or an identity key; each needs its own")
+        return self
+
+    def position(self, name: str) -> int:
+        """Index of a hospital in the roster; raises KeyError for a stranger."""
+        for index, hospital in enumerate(self.hospitals):
+            if hospital.name == name:
+                return index
+        raise KeyError(name)
+
+
+class Plan(Settings):
+    """All that the hospitals agree to. Without `federation` it is a template that `fedward provision` fills."""
+
+    name: Annotated[str, StringConstraints(pattern=HOSPITAL_NAME)]
+    data: DataSettings
+    model: FrozenBackboneModel | SmallCnnModel = Field(discriminator="kind")
+    training: TrainingSettings
+    privacy: PrivacySettings
+    encryption: EncryptionSettings
+    cohort: CohortSettings
+    metrics: MetricSettings
+    federation: Federation | None = None
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if isinstance(self.model, SmallCnnModel) and self.model.width % 4:
+            raise PlanError(
+                f"model.width: seen {self.model.width}; a multiple of 4 is allowed (GroupNorm has 4 groups)"
+            )
+        for hospital in self.federation.hospitals if self.federation else ():
+            _, delta = self.budget(hospital)
+            if delta >= 1 / hospital.declared_units:
+                raise PlanError(
+                    f"privacy.delta: seen {delta:g} for {hospital.name} with {hospital.declared_units} units; "
+                    f"less than 1/n = {1 / hospital.declared_units:.3g} is allowed; lower delta"
+                )
+        if self.federation and self.cohort.min_cohort > len(self.federation.hospitals):
+            raise PlanError(
+                f"cohort.min_cohort: seen {self.cohort.min_cohort} with {len(self.federation.hospitals)} hospitals; "
+                "at most as many as hospitals is allowed"
+            )
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form, hex: the plan hash of every message."""
+        return sha256_hex(b"fedward/plan/1", canonical_bytes(self.model_dump(mode="json")))
+
+    @property
+    def roster(self) -> tuple[Hospital, ...]:
+        """The hospitals, in roster order.
+
+        Raises:
+            PlanError: If the plan is still a template.
+        """
+        return self.agreed.hospitals
+
+    @property
+    def agreed(self) -> Federation:
+        """The federation.
+
+        Raises:
+            PlanError: If the plan is still a template.
+        """
+        if self.federation is None:
+            raise PlanError(f"plan '{self.name}' names no hospitals; run `fedward provision` on it first")
+        return self.federation
+
+    def budget(self, hospital: Hospital) -> tuple[float, float]:
+        """Epsilon and delta that the plan gives to one hospital."""
+        return hospital.epsilon or self.privacy.epsilon, hospital.delta or self.privacy.delta
+
+    @property
+    def metric_slots(self) -> int:
+        """Integer slots behind the weight slot: one per cell of the confusion matrix, or none."""
+        return len(self.data.classes) ** 2 if self.metrics.released == "confusion" else 0

@@ -1,0 +1,49 @@
+"""The coordinator's file: addresses, certificates, store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from common.config import Settings, load_settings
+from common.plan import HospitalName
+
+
+class NodeEntry(Settings):
+    """One hospital's gateway as the SuperLink knows it."""
+
+    name: HospitalName
+    public_key: Path = Field(description="EC P-384 public key of the node, OpenSSH form")
+
+
+class ServerConfig(Settings):
+    """configs/server.yaml; paths are relative to the file."""
+
+    fleet_address: str = Field(pattern=r"^[^:\s]+:\d{1,5}$", description="host:port that hospitals connect to")
+    runtime_port: int = Field(ge=1024, le=65535, description="loopback port of Flower's Runtime and Control API")
+    certificate: Path
+    certificate_key: Path
+    root_certificates: Path
+    superexec_secret: Path = Field(description="32 random bytes, mode 0600")
+    identity_key: Path = Field(description="Ed25519 private key that signs requests, mode 0600")
+    folder: Path = Field(description="store, Flower's database and logs")
+    nodes: tuple[NodeEntry, ...] = Field(min_length=1)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def load_server(path: Path) -> ServerConfig:
+    """Read a server file and make its paths absolute.
+
+    Raises:
+        ConfigError: See `common.config.load_settings`.
+    """
+    config, base = load_settings(path, ServerConfig), path.resolve().parent
+
+    def resolve(value: Path) -> Path:
+        return value if value.is_absolute() else base / value
+
+    names = ("certificate", "certificate_key", "root_certificates", "superexec_secret", "identity_key", "folder")
+    nodes = tuple(n.model_copy(update={"public_key": resolve(n.public_key)}) for n in config.nodes)
+    return config.model_copy(update={n: resolve(getattr(config, n)) for n in names} | {"nodes": nodes})

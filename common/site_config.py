@@ -1,0 +1,98 @@
+"""The site file: what only this hospital decides. Its cap and policy win over the plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from common.config import Settings, load_settings
+from common.errors import ConfigError
+from common.plan import HospitalName
+
+
+class SitePrivacy(Settings):
+    """What this hospital allows, whatever the plan asks."""
+
+    source: str = Field(min_length=1, max_length=100, description="name of the data source; one ledger per source")
+    cap_epsilon: float = Field(gt=0, le=1000, description="epsilon that no unit of this source may ever pass")
+    cap_delta: float = Field(gt=0, lt=1)
+    metrics: Literal["none", "final-dp", "aggregate"] = Field(
+        description="none: no counts leave; final-dp: noisy, of the final model; aggregate: exact, each round"
+    )
+    metrics_epsilon: float = Field(default=0.5, gt=0, description="charged for the noisy counts of final-dp")
+    public_data: bool = Field(default=False, description="the held-out data is public, so exact counts may leave")
+    min_cohort: int = Field(ge=3, description="fewest hospitals this site will be added up with")
+
+    @model_validator(mode="after")
+    def _exact_counts_need_public_data(self) -> Self:
+        if self.metrics == "aggregate" and not self.public_data:
+            raise ConfigError(
+                "metrics: seen 'aggregate' without 'public_data: true'; exact counts carry no privacy guarantee, "
+                "so they are allowed for public data only; use 'final-dp' or 'none'"
+            )
+        return self
+
+
+class GatewaySettings(Settings):
+    """The part of the site that talks to the coordinator and owns nothing."""
+
+    superlink: str = Field(pattern=r"^[^:\s]+:\d{1,5}$", description="host:port of the coordinator's Fleet API")
+    root_certificates: Path = Field(description="the coordinator's certificate authority, PEM")
+    node_key: Path = Field(description="EC P-384 private key of this node, OpenSSH form")
+    superexec_secret: Path = Field(description="32 random bytes, mode 0600")
+    runtime_port: int = Field(ge=1024, le=65535, description="loopback port of the SuperNode's own API")
+    folder: Path = Field(description="working folder of the gateway's processes")
+
+
+class SiteConfig(Settings):
+    """configs/site.yaml; paths are relative to the file."""
+
+    hospital: HospitalName
+    plan: Path
+    approved_plans: tuple[str, ...] = Field(min_length=1, description="digests of the plans this hospital agreed to")
+    data: Path = Field(description="folder with one folder per class")
+    identity_key: Path
+    ckks_key: Path
+    ledger: Path
+    state: Path = Field(description="folder for model state, replies and caches")
+    results: Path = Field(description="folder where the finished model and metrics are written")
+    socket: Path = Field(description="Unix socket between site service and gateway")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(default=0, ge=0, le=1024, description="torch threads; 0: all cores")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    privacy: SitePrivacy
+    gateway: GatewaySettings
+
+    @field_validator("socket")
+    @classmethod
+    def _short_enough(cls, value: Path) -> Path:
+        if len(str(value)) > 100:
+            raise ConfigError(f"seen {len(str(value))} characters; a Unix socket's path has at most 100 bytes")
+        return value
+
+
+def load_site(path: Path) -> SiteConfig:
+    """Read a site file and make its paths absolute.
+
+    Raises:
+        ConfigError: See `common.config.load_settings`.
+    """
+    return _absolute(load_settings(path, SiteConfig), path.resolve().parent)
+
+
+def _absolute(config: SiteConfig, base: Path) -> SiteConfig:
+    def resolve(value: Path) -> Path:
+        return value if value.is_absolute() else base / value
+
+    names = ("plan", "data", "identity_key", "ckks_key", "ledger", "state", "results", "socket")
+    gateway_names = ("root_certificates", "node_key", "superexec_secret", "folder")
+    gateway = config.gateway.model_copy(update={n: resolve(getattr(config.gateway, n)) for n in gateway_names})
+    resolved = config.model_copy(update={n: resolve(getattr(config, n)) for n in names} | {"gateway": gateway})
+    if len(str(resolved.socket).encode()) > 100:
+        raise ConfigError(
+            f"socket: seen {len(str(resolved.socket))} characters ({resolved.socket}); "
+            "a Unix socket's path has at most 100 bytes; use a shorter folder"
+        )
+    return resolved
