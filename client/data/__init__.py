@@ -1,0 +1,17 @@
+"""A hospital's images: read, checked, grouped by lesion."""
+
+from client.data.folder import IMAGE_SUFFIXES, load_table
+from client.data.images import check_decodable, decode_image, load_pixels
+from client.data.table import ImageRecord, ImageTable, OnUndecodable, held_out
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "ImageRecord",
+    "ImageTable",
+    "OnUndecodable",
+    "check_decodable",
+    "decode_image",
+    "held_out",
+    "load_pixels",
+    "load_table",
+]

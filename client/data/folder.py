@@ -1,0 +1,133 @@
+"""From `DIR/<class>/*.jpg` (or `DIR/Train/<class>/*.jpg`) and its index.csv to an `ImageTable`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from client.data.images import opens_as_image
+from client.data.index import INDEX_NAME, IndexRow, read_index
+from client.data.resolve import Candidate, left_after_duplicates, one_label_per_unit
+from client.data.table import ImageRecord, ImageTable, OnUndecodable
+from common.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+
+
+def load_table(
+    root: Path, classes: Sequence[str] | None = None, *, on_undecodable: OnUndecodable, folder: str | None = None
+) -> ImageTable:
+    """Read one image folder: list, hash, group by lesion, resolve duplicates and contradictions.
+
+    Files are opened here (so a file that is no image at all is found at once) but decoded only by the feature pass,
+    which applies the same `on_undecodable`; `check_decodable` decodes everything now.
+
+    Args:
+        root: Folder of class folders, or of `Train/<class>`; may hold index.csv.
+        classes: Class names that the plan allows, in its order; None takes the folders' names, sorted.
+        on_undecodable: What to do with a file that is no readable image: leave it out by name, or refuse the folder.
+        folder: Subfolder of `root` that holds the class folders; None means `Train` where there is one, else `root`.
+
+    Raises:
+        DataError: If the folder is missing or empty, has a class that the plan does not, contradicts its index.csv,
+            or holds an unreadable image that is to be refused.
+    """
+    base = _class_root(root, folder)
+    index_folder = next((place for place in (root, base) if (place / INDEX_NAME).is_file()), None)
+    index = read_index(index_folder / INDEX_NAME) if index_folder is not None else {}
+    origin = index_folder or base
+    names = _class_names(base, classes)
+    files, ignored = _list_images(base, names)
+    warnings: list[str] = []
+    candidates = [_candidate(path, origin, index) for path in files]
+    if index:
+        warnings += _index_warnings(candidates, index, prefix=base.relative_to(origin).as_posix())
+    kept, left_out = left_after_duplicates(candidates, warnings)
+    labels = one_label_per_unit(kept, warnings)
+    if not kept:
+        raise DataError(
+            "every image in the data folder contradicts another or is marked as not clean; "
+            "correct keep_clean in index.csv"
+        )
+    records = tuple(ImageRecord(c.path, names.index(labels[c.unit]), c.unit, c.sha256) for c in kept)
+    has_lesions = any(record.unit.startswith("lesion:") for record in records)
+    counts = {reason: count for reason, count in (Counter(left_out) + Counter(not_an_image=ignored)).items() if count}
+    table = ImageTable(origin, records, names, "lesion" if has_lesions else "image", tuple(warnings), counts)
+    bad = {record.path for record in records if not opens_as_image(table.file(record))}
+    return table.without_undecodable(bad, on_undecodable=on_undecodable)
+
+
+def _class_root(root: Path, folder: str | None) -> Path:
+    if not root.is_dir():
+        raise DataError(
+            f"the data folder {root} does not exist or is no folder; set data.path to the folder of class folders"
+        )
+    if folder is None:
+        return root / "Train" if (root / "Train").is_dir() else root
+    if not (root / folder).is_dir():
+        raise DataError(f"the data folder {root} has no folder {folder}; it must hold <class>/*.jpg")
+    return root / folder
+
+
+def _class_names(base: Path, classes: Sequence[str] | None) -> tuple[str, ...]:
+    found = sorted(entry.name for entry in base.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not found:
+        raise DataError(f"the data folder {base} has no class folder; put images into {base.name}/<class>/*.jpg")
+    if classes is None:
+        return tuple(found)
+    unknown = [name for name in found if name not in classes]
+    if unknown:
+        raise DataError(
+            f"the data folder has class folder(s) that the plan does not name: {', '.join(unknown)}; "
+            f"allowed are {', '.join(classes)}"
+        )
+    return tuple(classes)
+
+
+def _list_images(base: Path, names: Sequence[str]) -> tuple[list[Path], int]:
+    """Image files sorted by path, and how many files have another suffix."""
+    files: list[Path] = []
+    ignored = 0
+    for name in names:
+        entries = sorted((base / name).iterdir()) if (base / name).is_dir() else []
+        images = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES]
+        ignored += sum(entry.is_file() for entry in entries) - len(images)
+        files += images
+    if not files:
+        raise DataError(f"the data folder {base} holds no .jpg, .jpeg or .png file in its class folders; add images")
+    return files, ignored
+
+
+def _candidate(path: Path, origin: Path, index: dict[str, IndexRow]) -> Candidate:
+    relative = path.relative_to(origin).as_posix()
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"the image {relative} cannot be read: {error.strerror}; check its permissions") from error
+    row = index.get(relative)
+    if row is not None and row.label != path.parent.name:
+        raise DataError(
+            f"{INDEX_NAME} calls {relative} {row.label!r} but its folder says otherwise; correct one of the two"
+        )
+    if row is not None and row.lesion_id:
+        unit = f"lesion:{row.lesion_id}"
+    elif row is not None and row.isic_id:
+        unit = f"isic:{row.isic_id}"
+    else:
+        unit = f"sha256:{digest}"
+    return Candidate(relative, path.parent.name, unit, digest, row.keep_clean if row is not None else None)
+
+
+def _index_warnings(candidates: list[Candidate], index: dict[str, IndexRow], *, prefix: str) -> list[str]:
+    present = {candidate.path for candidate in candidates}
+    inside = "" if prefix == "." else prefix + "/"
+    absent = sum(name.startswith(inside) and name not in present for name in index)
+    unlisted = len(present - index.keys())
+    warnings = []
+    if absent:
+        warnings.append(f"{INDEX_NAME} names {absent} file(s) that are not in the class folders")
+    if unlisted:
+        warnings.append(f"{unlisted} image(s) are not in {INDEX_NAME}: each counts as a unit of its own")
+    return warnings
