@@ -1,8 +1,8 @@
 """The hospital's side of the public grid: a weighted update and counts to integers, and the sum of them back.
 
-Layout of a vector: the d integers of the weighted update, the weight slot (the declared size), the metric slots (counts),
-then zeros up to whole ciphertexts. Slots are never scaled. All of it is element-wise float64 and int64 arithmetic without
-BLAS, so that hospitals which decode one sum hold the same bits.
+Layout of a vector: the d integers of the weighted update, the weight slot (the declared size), the metric slots
+(counts), then zeros up to whole ciphertexts. Slots are never scaled. All of it is element-wise float64 and int64
+arithmetic without BLAS, so that hospitals which decode one sum hold the same bits.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def encode_update(
             plan.
 
     Guarantees:
-        The update that enters has an L2 norm of at most grid.update_norm_bound * (1 + 1e-12) before it is weighted.
+        The update that enters has an L2 norm of at most grid.update_norm_bound * (1 + 1e-14) before it is weighted.
     """
     if update.ndim != 1 or slots.ndim != 1 or not update.size or slots.dtype != np.int64:
         raise LocalProtocolError(

@@ -20,6 +20,9 @@ MOST_MODULUS_BITS_AT_128 = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438
 SEED_BYTES = 64
 """Size of the seed that stands for c1 of a fresh symmetric ciphertext."""
 
+SECRET_KEY_MAGIC = b"fedward-ckks-key/1\n"
+"""First bytes of a secret key file: a hospital writes them, the coordinator refuses to start where it finds them."""
+
 WORDS_PER_GROUP = 8
 """Words that are packed together: eight words of b bits are b whole bytes."""
 
