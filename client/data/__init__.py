@@ -2,13 +2,14 @@
 
 from client.data.folder import IMAGE_SUFFIXES, load_table
 from client.data.images import check_decodable, decode_image, load_pixels
-from client.data.table import ImageRecord, ImageTable, OnUndecodable, held_out
+from client.data.table import ImageRecord, ImageTable, OnUndecodable, PrivacyUnit, held_out
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "ImageRecord",
     "ImageTable",
     "OnUndecodable",
+    "PrivacyUnit",
     "check_decodable",
     "decode_image",
     "held_out",

@@ -10,14 +10,19 @@ from pathlib import Path
 from client.data.images import opens_as_image
 from client.data.index import INDEX_NAME, IndexRow, read_index
 from client.data.resolve import Candidate, left_after_duplicates, one_label_per_unit
-from client.data.table import ImageRecord, ImageTable, OnUndecodable
+from client.data.table import ImageRecord, ImageTable, OnUndecodable, PrivacyUnit
 from common.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
 
 def load_table(
-    root: Path, classes: Sequence[str] | None = None, *, on_undecodable: OnUndecodable, folder: str | None = None
+    root: Path,
+    classes: Sequence[str] | None = None,
+    *,
+    on_undecodable: OnUndecodable,
+    unit: PrivacyUnit,
+    folder: str | None = None,
 ) -> ImageTable:
     """Read one image folder: list, hash, group by lesion, resolve duplicates and contradictions.
 
@@ -28,6 +33,8 @@ def load_table(
         root: Folder of class folders, or of `Train/<class>`; may hold index.csv.
         classes: Class names that the plan allows, in its order; None takes the folders' names, sorted.
         on_undecodable: What to do with a file that is no readable image: leave it out by name, or refuse the folder.
+        unit: `patient` counts all images of a lesion as one unit; `record` counts every image, which protects a lesion
+            with several images less than the stated epsilon says.
         folder: Subfolder of `root` that holds the class folders; None means `Train` where there is one, else `root`.
 
     Raises:
@@ -41,7 +48,7 @@ def load_table(
     names = _class_names(base, classes)
     files, ignored = _list_images(base, names)
     warnings: list[str] = []
-    candidates = [_candidate(path, origin, index) for path in files]
+    candidates = [_candidate(path, origin, index, unit=unit) for path in files]
     if index:
         warnings += _index_warnings(candidates, index, prefix=base.relative_to(origin).as_posix())
     kept, left_out = left_after_duplicates(candidates, warnings)
@@ -100,7 +107,7 @@ def _list_images(base: Path, names: Sequence[str]) -> tuple[list[Path], int]:
     return files, ignored
 
 
-def _candidate(path: Path, origin: Path, index: dict[str, IndexRow]) -> Candidate:
+def _candidate(path: Path, origin: Path, index: dict[str, IndexRow], *, unit: PrivacyUnit) -> Candidate:
     relative = path.relative_to(origin).as_posix()
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -111,13 +118,10 @@ def _candidate(path: Path, origin: Path, index: dict[str, IndexRow]) -> Candidat
         raise DataError(
             f"{INDEX_NAME} calls {relative} {row.label!r} but its folder says otherwise; correct one of the two"
         )
-    if row is not None and row.lesion_id:
-        unit = f"lesion:{row.lesion_id}"
-    elif row is not None and row.isic_id:
-        unit = f"isic:{row.isic_id}"
-    else:
-        unit = f"sha256:{digest}"
-    return Candidate(relative, path.parent.name, unit, digest, row.keep_clean if row is not None else None)
+    name = f"sha256:{digest}"
+    if unit == "patient" and row is not None and (row.lesion_id or row.isic_id):
+        name = f"lesion:{row.lesion_id}" if row.lesion_id else f"isic:{row.isic_id}"
+    return Candidate(relative, path.parent.name, name, digest, row.keep_clean if row is not None else None)
 
 
 def _index_warnings(candidates: list[Candidate], index: dict[str, IndexRow], *, prefix: str) -> list[str]:

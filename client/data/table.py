@@ -12,6 +12,7 @@ from typing import Literal
 from common.errors import DataError, LocalProtocolError
 
 OnUndecodable = Literal["skip", "refuse"]
+PrivacyUnit = Literal["patient", "record"]
 UnitName = Literal["lesion", "image"]
 
 
