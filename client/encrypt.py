@@ -210,8 +210,7 @@ def _key_coefficients(key: Any, context: Any, parameters: CkksParameters) -> NDA
 def _seal_key(coefficients: NDArray[np.uint64], context: Any, parameters: CkksParameters) -> Any:  # noqa: ANN401 -- untyped bindings
     """SEAL's secret key of these coefficients; the inverse of `_key_coefficients`."""
     with seal_bytes.MemoryFile() as file:
-        both = np.stack([coefficients, coefficients])
-        file.write(seal_bytes.coefficient_ciphertext(both, parms_id=_parms_id(context)))
+        file.write(seal_bytes.coefficient_ciphertext(coefficients, parms_id=_parms_id(context)))
         carrier = sealapi.Ciphertext()
         carrier.load(context, file.path)
         sealapi.Evaluator(context).transform_to_ntt_inplace(carrier)

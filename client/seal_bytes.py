@@ -88,14 +88,15 @@ def seeded_ciphertext_parts(data: bytes, ring_degree: int) -> tuple[NDArray[np.u
     return _read_array(payload[_CIPHERTEXT.size : array_end], ring_degree), payload[seed_start:]
 
 
-def ciphertext_polynomials(data: bytes, ring_degree: int) -> NDArray[np.uint64]:
-    """Words of both polynomials of a saved expanded ciphertext, shape (2, N), uint64.
+def ciphertext_polynomials(data: bytes, ring_degree: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Words of c0 and c1 of a saved expanded ciphertext, each of shape (N,), uint64.
 
     Raises:
         LocalProtocolError: If the layout is not SEAL 4.3's.
     """
     payload = _open_object(data, _CIPHERTEXT.size + _array_bytes(2 * ring_degree))
-    return _read_array(payload[_CIPHERTEXT.size :], 2 * ring_degree).reshape(2, ring_degree)
+    words = _read_array(payload[_CIPHERTEXT.size :], 2 * ring_degree)
+    return words[:ring_degree], words[ring_degree:]
 
 
 def seeded_ciphertext(words: NDArray[np.uint64], seed: bytes, *, parms_id: bytes, scale: float) -> bytes:
@@ -104,10 +105,10 @@ def seeded_ciphertext(words: NDArray[np.uint64], seed: bytes, *, parms_id: bytes
     return _object(head + _array(words) + _object(_BLAKE2XB + seed))
 
 
-def coefficient_ciphertext(polynomials: NDArray[np.uint64], *, parms_id: bytes) -> bytes:
-    """Bytes that SEAL loads as a ciphertext in coefficient form; `polynomials` has the shape (2, N)."""
-    head = _CIPHERTEXT.pack(parms_id, 0, 2, polynomials.shape[1], 1, 1.0, 1)
-    return _object(head + _array(polynomials))
+def coefficient_ciphertext(coefficients: NDArray[np.uint64], *, parms_id: bytes) -> bytes:
+    """Bytes that SEAL loads as a ciphertext in coefficient form, both of its polynomials `coefficients` of shape (N,)."""
+    head = _CIPHERTEXT.pack(parms_id, 0, 2, len(coefficients), 1, 1.0, 1)
+    return _object(head + _array(np.tile(coefficients, 2)))
 
 
 def secret_key(words: NDArray[np.uint64], *, parms_id: bytes) -> bytes:
