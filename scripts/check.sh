@@ -1,0 +1,13 @@
+#!/bin/sh
+# The gate, the same on a laptop and in CI: format, lint, types, import contracts, dependencies, tests.
+# Arguments go to pytest: scripts/check.sh -k ledger
+set -eu
+cd "$(dirname "$0")/.."
+export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
+bin=.venv/bin
+echo "== format";  $bin/ruff format --check --quiet .
+echo "== lint";    $bin/ruff check --quiet .
+echo "== types";   $bin/mypy --no-error-summary
+echo "== imports"; PYTHONPATH=. $bin/lint-imports --no-cache > .venv/imports.log || { cat .venv/imports.log; exit 1; }
+echo "== dependencies"; $bin/deptry . --no-ansi > .venv/deptry.log 2>&1 || { cat .venv/deptry.log; exit 1; }
+echo "== tests";   $bin/python -m pytest --quiet --durations=10 "$@"
