@@ -1,0 +1,214 @@
+"""How much privacy training costs: epsilon of composed Gaussian mechanisms, and the noise that a budget needs.
+
+The adjacency is add/remove of one unit. The truth is the privacy loss distribution (PLD) of `dp_accounting`, rounded
+pessimistically; Renyi differential privacy (RDP) is the guard: a valid PLD never exceeds it.
+
+The released noise is a discrete Gaussian on a grid of at most sensitivity * 2^-20 (`client.noise`), while the PLD is
+that of a continuous one. Rounding a continuous Gaussian to the grid is post-processing, so only the step from the
+rounded (R) to the discrete Gaussian (Z) is left to pay. With s = sigma * 2^20 grid steps and z = k/s,
+
+    ln P_R(k)/P_Z(k) = (z^2 - 1)/(24 s^2) + e,    |e| <= (z^4 + 1)/(320 s^4),
+
+from cosh(x) <= exp(x^2/2), cosh(x) >= exp(x^2/2 - x^4/8), Jensen, and |integral of exp(c u^2) - 1 - c/12| <= c^2/80
+(normalising constants agree to exp(-2 pi^2 s^2)). Summed over all N released numbers of a ledger the first term is
+a centred chi-square, so by Laurent and Massart (2000), lemma 1, with x = 1500 and outside of a set of probability
+beta < 1e-600,
+
+    |ln P_R/P_Z| <= eta = (2 sqrt(1500 N) + 3000)/(24 s^2) + (30 N + 40000)/s^4,
+
+and (epsilon, delta) of R gives (epsilon + 2 eta, exp(eta) delta + beta (1 + exp(epsilon))) of Z. Here N = 2^40
+(a million parameters for a million steps) is allowed for; at sigma = 1, 2 eta = 6.2e-6 is added to epsilon and 3.1e-6
+of delta to delta; the beta term is below 1e-200 up to epsilon 1000. The total variation bound, which adds to delta
+alone, would cost (1 + exp(epsilon)) N 0.02/s^2: too much to be of use.
+
+References:
+    Koskela, Jalkö, Honkela, 2020, arXiv:1906.03049; Doroshenko et al., 2022, arXiv:2207.04380 (pessimistic PLD).
+    Canonne, Kamath, Steinke, 2020, arXiv:2004.00010 (discrete Gaussian).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import dp_accounting
+from dp_accounting.pld import PLDAccountant
+from dp_accounting.rdp import RdpAccountant
+
+from common.errors import LedgerError, LocalProtocolError, PlanError
+
+GRID_BITS = 20
+_NUMBERS_RELEASED = 2.0**40
+_INTERVAL = 1e-4
+# Fractional orders do not always converge for subsampled Gaussians in dp_accounting; without them RDP is only looser.
+_ORDERS_FULL = (*(1 + x / 10 for x in range(1, 100)), *range(11, 64), 128, 256, 512, 1024)
+_ORDERS_POISSON = (*range(2, 64), 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyEvent:
+    """Some steps of one Gaussian mechanism.
+
+    Attributes:
+        q: Probability that a unit takes part in a step, in (0, 1]; 1 is the full batch, less is Poisson sampling.
+        sigma: Standard deviation of the noise in units of the sensitivity, > 0.
+        steps: How many steps, >= 1.
+
+    Raises:
+        LocalProtocolError: If a value is out of its range.
+    """
+
+    q: float
+    sigma: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not (0 < self.q <= 1 and 0 < self.sigma < math.inf and self.steps >= 1):
+            raise LocalProtocolError(
+                f"a privacy event has q {self.q}, sigma {self.sigma}, {self.steps} steps; "
+                "0 < q <= 1, sigma > 0 and steps >= 1 are allowed"
+            )
+
+
+def epsilon_of(events: Sequence[PrivacyEvent], delta: float) -> float:
+    """Epsilon at `delta` of all events together, for a discrete Gaussian on the grid of `client.noise`.
+
+    Args:
+        events: In any order; equal ones are grouped.
+        delta: In (0, 1).
+
+    Raises:
+        LocalProtocolError: If delta is not in (0, 1).
+        LedgerError: If the two accountants contradict each other.
+
+    Guarantees:
+        Never below the true epsilon of the released numbers (see the module).
+    """
+    if not 0 < delta < 1:
+        raise LocalProtocolError(f"delta is {delta}; a number between 0 and 1 is allowed")
+    groups: Counter[tuple[float, float]] = Counter()
+    for event in events:
+        groups[event.q, event.sigma] += event.steps
+    return _epsilon_of_groups(tuple(sorted((q, sigma, n) for (q, sigma), n in groups.items())), delta)
+
+
+@lru_cache(maxsize=4096)
+def _epsilon_of_groups(groups: tuple[tuple[float, float, int], ...], delta: float) -> float:
+    if not groups:
+        return 0.0
+    eta = _log_ratio_to_rounded_gaussian(min(sigma for _, sigma, _ in groups))
+    inner_delta = delta * math.exp(-eta)
+    bound = _compose(RdpAccountant(_ORDERS_FULL if all(q == 1 for q, _, _ in groups) else _ORDERS_POISSON), groups)
+    rdp = float(bound.get_epsilon(inner_delta))
+    if not math.isfinite(rdp):
+        return math.inf
+    # A coarser grid for large epsilon keeps the number of points, and so the time, bounded; it stays pessimistic.
+    interval = _INTERVAL * 2.0 ** max(0, math.ceil(math.log2(max(rdp, 1e-9) / 16)))
+    pld = float(_compose(PLDAccountant(value_discretization_interval=interval), groups).get_epsilon(inner_delta))
+    tolerance = interval * (1 + sum(n for q, _, n in groups if q < 1) + len(groups))
+    if pld > rdp + tolerance:
+        raise LedgerError(
+            f"the PLD accountant gives epsilon {pld:.6f} where RDP bounds it by {rdp:.6f}; "
+            "one of them is wrong, so nothing is trained: reinstall the pinned dp-accounting"
+        )
+    return pld + 2 * eta
+
+
+def _log_ratio_to_rounded_gaussian(sigma: float) -> float:
+    """The bound eta of the module's docstring."""
+    grid_sd = sigma * 2.0**GRID_BITS
+    count = _NUMBERS_RELEASED
+    return (2 * math.sqrt(1500 * count) + 3000) / (24 * grid_sd**2) + (30 * count + 40_000) / grid_sd**4
+
+
+def _compose(
+    accountant: PLDAccountant | RdpAccountant, groups: tuple[tuple[float, float, int], ...]
+) -> PLDAccountant | RdpAccountant:
+    # Full-batch Gaussians compose to one Gaussian exactly: their 1/sigma^2 add up (an adaptive sum of
+    # Gaussian privacy losses is dominated by the Gaussian one of the total, Dong, Roth, Su, 2019, corollary 3.3).
+    precision = math.fsum(n / sigma**2 for q, sigma, n in groups if q == 1)
+    if precision > 0:
+        accountant.compose(dp_accounting.GaussianDpEvent(1 / math.sqrt(precision)))
+    for q, sigma, n in groups:
+        if q < 1:
+            accountant.compose(dp_accounting.PoissonSampledDpEvent(q, dp_accounting.GaussianDpEvent(sigma)), n)
+    return accountant
+
+
+@lru_cache(maxsize=256)
+def solve_sigma(*, epsilon: float, delta: float, q: float, steps: int) -> float:
+    """Smallest sigma whose `steps` steps at rate `q` stay within (epsilon, delta), to 1e-4 relative.
+
+    Raises:
+        PlanError: If epsilon <= 0, delta is not in (0, 1), q is not in (0, 1] or steps < 1.
+
+    Guarantees:
+        `epsilon_of([PrivacyEvent(q, sigma, steps)], delta) <= epsilon`.
+    """
+    if not (0 < epsilon < math.inf and 0 < delta < 1):
+        raise PlanError(
+            f"seen epsilon {epsilon:g} and delta {delta:g}; epsilon > 0 and 0 < delta < 1 are allowed; "
+            "set privacy.epsilon and privacy.delta"
+        )
+    if not (0 < q <= 1 and steps >= 1):
+        raise PlanError(f"seen sampling rate {q:g} and {steps} steps; a rate in (0, 1] and steps >= 1 are allowed")
+    mu = 1 / _gaussian_sigma(epsilon, delta)
+    # Central limit of the Poisson-sampled Gaussian (Bu et al., 2019, arXiv:1911.11607): only a first guess.
+    guess = math.sqrt(steps) / mu if q == 1 else 1 / math.sqrt(math.log1p(mu**2 / (q**2 * steps)))
+
+    def log_ratio(log_sigma: float) -> float:
+        spent = epsilon_of([PrivacyEvent(q, math.exp(log_sigma), steps)], delta)
+        return math.log(max(spent, epsilon * 1e-9) / epsilon)
+
+    return _smallest(log_ratio, guess)
+
+
+def _smallest(log_ratio: Callable[[float], float], guess: float) -> float:
+    """Smallest x with log_ratio(log x) <= 0 for a decreasing function, to 5e-5 relative, from a good guess."""
+    x, slope = math.log(guess), -1.0
+    seen = log_ratio(x)
+    low, high = (x, math.inf) if seen > 0 else (-math.inf, x)
+    while high - low > 5e-5:
+        # Secant in logarithms, with a hair beyond the root so that the next point brackets it from the other side.
+        following = x - seen / slope + math.copysign(2e-5, seen)
+        if not low < following < high:
+            following = (low + high) / 2
+        value = log_ratio(following)
+        slope = min(max((value - seen) / (following - x), -4.0), -0.25)
+        x, seen = following, value
+        low, high = (x, high) if seen > 0 else (low, x)
+    return math.exp(high)
+
+
+def _gaussian_sigma(epsilon: float, delta: float) -> float:
+    """Sigma of one Gaussian mechanism of sensitivity 1, to 1e-9 (Balle and Wang, 2018, arXiv:1805.06530, theorem 8)."""
+    low, high = 1e-6, 1e6
+    while high > low * (1 + 1e-9):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if gaussian_delta(middle, epsilon) > delta else (low, middle)
+    return high
+
+
+def gaussian_delta(sigma: float, epsilon: float) -> float:
+    """Exact delta of one continuous Gaussian mechanism of sensitivity 1 at `epsilon`."""
+    upper = 0.5 * math.erfc((epsilon * sigma - 0.5 / sigma) / math.sqrt(2))
+    lower = 0.5 * math.erfc((epsilon * sigma + 0.5 / sigma) / math.sqrt(2))
+    return upper - (math.exp(epsilon) * lower if lower > 0 else 0.0)
+
+
+def check_delta(delta: float, units: int) -> None:
+    """Refuse a delta that would allow publishing one unit outright.
+
+    Raises:
+        PlanError: If delta is not in (0, 1/units).
+    """
+    if units < 1:
+        raise PlanError(f"seen {units} training units; at least one is needed to train")
+    if not 0 < delta < 1 / units:
+        raise PlanError(
+            f"privacy.delta: seen {delta:g} with {units} units; more than 0 and less than 1/n = {1 / units:.3g} "
+            "is allowed; lower privacy.delta"
+        )
