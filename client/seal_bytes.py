@@ -106,7 +106,7 @@ def seeded_ciphertext(words: NDArray[np.uint64], seed: bytes, *, parms_id: bytes
 
 
 def coefficient_ciphertext(coefficients: NDArray[np.uint64], *, parms_id: bytes) -> bytes:
-    """Bytes that SEAL loads as a ciphertext in coefficient form, both of its polynomials `coefficients` of shape (N,)."""
+    """Bytes that SEAL loads as a ciphertext in coefficient form; `coefficients`, shape (N,), serve as c0 and as c1."""
     head = _CIPHERTEXT.pack(parms_id, 0, 2, len(coefficients), 1, 1.0, 1)
     return _object(head + _array(np.tile(coefficients, 2)))
 
