@@ -1,0 +1,220 @@
+"""Local training under differential privacy: Opacus' per-unit gradients, our own clipping sum, noise and sampling.
+
+What Opacus does here: per-unit gradients of any supported module (`GradSampleModule`) and the optimizer's life cycle.
+What it must not do: draw noise or batches from torch's global generator (a `manual_seed` would make them predictable),
+divide by its own expected batch size (it comes from the real number of units), or let one NaN spoil the sum.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus import PrivacyEngine
+from opacus.grad_sample import GradSampleModule
+from opacus.validators import ModuleValidator
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
+
+from client.accountant import PrivacyEvent
+from client.batches import CoinSampler, Units, unit_loader
+from client.grid_optimizer import GridOptimizer, NoiseSampler
+from client.model import trainable_vector
+from client.noise import bernoulli, discrete_gaussian
+from common.errors import LocalProtocolError, PlanError, UnsupportedLayer
+
+# Per-unit gradients are held in the model's type and as float64 on the grid: about 16 bytes per parameter and unit.
+_GRADIENT_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """How one hospital trains between two aggregations.
+
+    Attributes:
+        steps: DP-SGD steps, >= 1.
+        clip: L2 bound C on one unit's gradient, > 0, in gradient units.
+        learning_rate: Step on the mean clipped gradient, > 0.
+        momentum: Of the local steps, in [0, 1); starts from zero in each call.
+        sampling: `full`: every unit in every step; `poisson`: each unit with probability `rate`, independently.
+        rate: 1 for `full`, in (0, 1) for `poisson`.
+        declared_units: The hospital's public number of training units, >= 1; divisors are rate * declared_units.
+
+    Raises:
+        PlanError: If a value is out of its range; shuffled batches of fixed size are not offered, since no accountant
+            here covers them.
+    """
+
+    steps: int
+    clip: float
+    learning_rate: float
+    momentum: float
+    sampling: Literal["full", "poisson"]
+    rate: float
+    declared_units: int
+
+    def __post_init__(self) -> None:
+        if self.sampling not in ("full", "poisson"):
+            raise PlanError(
+                f"training.sampling: seen '{self.sampling}'; 'full' and 'poisson' are allowed, "
+                "because only these are what the accountant charges for; choose one of them"
+            )
+        if (self.rate == 1) != (self.sampling == "full") or not 0 < self.rate <= 1:
+            raise PlanError(
+                f"training.sampling: seen rate {self.rate:g} with '{self.sampling}'; "
+                "1 with 'full' and more than 0 but less than 1 with 'poisson' is allowed; correct the rate"
+            )
+        positive = min(self.steps, self.declared_units, 1) >= 1 and 0 < self.clip < math.inf
+        if not (positive and 0 < self.learning_rate < math.inf and 0 <= self.momentum < 1):
+            raise PlanError(
+                f"seen steps {self.steps}, clip {self.clip:g}, learning rate {self.learning_rate:g}, "
+                f"momentum {self.momentum:g}, {self.declared_units} declared units; steps and units >= 1, "
+                "clip and learning rate > 0, 0 <= momentum < 1 are allowed"
+            )
+
+    def event(self, sigma: float) -> PrivacyEvent:
+        """What the ledger charges for one call of `train_local` with `sigma`."""
+        return PrivacyEvent(q=self.rate, sigma=sigma, steps=self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Randomness:
+    """Where noise and batches come from; anything but the default voids the privacy guarantee.
+
+    Attributes:
+        noise: Draws (count, standard deviation in grid steps), int64.
+        coins: Draws (count, probability), bool.
+    """
+
+    noise: NoiseSampler = discrete_gaussian
+    coins: CoinSampler = bernoulli
+
+
+CSPRNG = Randomness()
+
+
+def train_local(  # noqa: PLR0913 -- keyword-only
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    settings: TrainingSettings,
+    sigma: float,
+    on_step: Callable[[int], None],
+    randomness: Randomness = CSPRNG,
+) -> NDArray[np.float64]:
+    """Train `model` in place for `settings.steps` DP-SGD steps.
+
+    Args:
+        model: Its trainable parameters are trained from where they are; no hook is left on it.
+        x: One row per unit, shape (units, ...), on the model's device.
+        y: Class of each unit, shape (units,), int64.
+        settings: See `TrainingSettings`.
+        sigma: Noise standard deviation in units of the sensitivity, > 0: the one that was charged.
+        on_step: Called with 1, 2, ... after each step; must not depend on data.
+        randomness: See `Randomness`; the tests' oracle replaces it.
+
+    Returns:
+        Trained minus initial parameters, shape (parameters,), float64, in the order of `trainable_vector`.
+
+    Raises:
+        UnsupportedLayer: If a trained layer mixes units or keeps statistics of them.
+        LocalProtocolError: If the shapes do not fit or sigma is not positive. Never for a value in `x`.
+
+    Guarantees:
+        Each step releases sum of round(clip(g_u)) + discrete Gaussian on the grid C*2^-20, and nothing else of the
+        data: (epsilon, delta) as `epsilon_of([settings.event(sigma)], delta)` says, per unit, under add/remove.
+    """
+    if len(x) != len(y) or not 0 < sigma < math.inf:
+        raise LocalProtocolError(f"{len(x)} inputs, {len(y)} labels, sigma {sigma}; equal lengths and sigma > 0 needed")
+    refuse_unsupported_layers(model)
+    before = trainable_vector(model)
+    _train_mode(model)
+    module, optimizer, batches = _make_private(model, Units(x, y), settings, sigma=sigma, randomness=randomness)
+    chunk = max(1, _GRADIENT_BYTES // (16 * len(before)))
+    try:
+        for step, (inputs, labels) in enumerate(batches, start=1):
+            _step(module, optimizer, inputs, labels=labels, chunk=chunk)
+            on_step(step)
+    finally:
+        module.to_standard_module()
+    return trainable_vector(model) - before
+
+
+def refuse_unsupported_layers(model: nn.Module) -> None:
+    """Refuse layers that mix units within a batch or keep statistics of them.
+
+    Raises:
+        UnsupportedLayer: Names the layer and what to use.
+    """
+    for name, layer in model.named_modules():
+        trained = any(p.requires_grad for p in layer.parameters(recurse=False))
+        if isinstance(layer, _BatchNorm) and (trained or not layer.track_running_stats):
+            raise UnsupportedLayer(f"{type(layer).__name__} at {name or 'the top'}, use GroupNorm")
+        if trained and list(layer.buffers(recurse=False)):
+            raise UnsupportedLayer(f"{type(layer).__name__} at {name or 'the top'} keeps buffers, use GroupNorm")
+    for error in ModuleValidator.validate(model, strict=False):
+        raise UnsupportedLayer(f"a trained layer is not supported by Opacus: {error}") from error
+
+
+def _make_private(
+    model: nn.Module, units: Units, settings: TrainingSettings, *, sigma: float, randomness: Randomness
+) -> tuple[GradSampleModule, GridOptimizer, DataLoader[tuple[Tensor, Tensor]]]:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    sgd = torch.optim.SGD(trained, lr=settings.learning_rate, momentum=settings.momentum)
+    loader = unit_loader(units, steps=settings.steps, rate=settings.rate, coins=randomness.coins)
+    with warnings.catch_warnings():
+        # It says that Opacus' own generator is not secure; neither its noise nor its sampler is used below.
+        warnings.filterwarnings("ignore", message="Secure RNG turned off")
+        engine = PrivacyEngine(accountant="rdp")
+    module, theirs, batches = engine.make_private(
+        module=model,
+        optimizer=sgd,
+        data_loader=loader,
+        noise_multiplier=sigma,
+        max_grad_norm=settings.clip,
+        poisson_sampling=False,  # `_Batches` samples already
+        clipping="flat",
+        loss_reduction="sum",
+    )
+    divisor = settings.rate * settings.declared_units
+    ours = GridOptimizer(
+        theirs.original_optimizer, sigma=sigma, clip=settings.clip, divisor=divisor, noise=randomness.noise
+    )
+    return module, ours, batches
+
+
+def _step(module: GradSampleModule, optimizer: GridOptimizer, inputs: Tensor, *, labels: Tensor, chunk: int) -> None:
+    """One step on one batch, in chunks that bound the memory; an empty batch is a step of pure noise."""
+    optimizer.zero_grad()
+    if len(labels) == 0:
+        for p in optimizer.params:
+            p.grad_sample = torch.zeros((0, *p.shape), dtype=p.dtype, device=p.device)
+        optimizer.step()
+        return
+    for start in range(0, len(labels), chunk):
+        stop = start + chunk
+        optimizer.signal_skip_step(do_skip=stop < len(labels))
+        # A sum, not a mean: with a mean Opacus would scale each unit's gradient by the size of its chunk.
+        # Inputs that require gradients: else torch warns at each backward hook of a first layer.
+        logits = module(inputs[start:stop].detach().requires_grad_())
+        loss = nn.functional.cross_entropy(logits, labels[start:stop], reduction="sum")
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if stop < len(labels):
+            optimizer.zero_grad()
+
+
+def _train_mode(model: nn.Module) -> None:
+    """Hooks capture in train mode only; a frozen BatchNorm must keep to its fixed statistics."""
+    model.train()
+    for layer in model.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.eval()

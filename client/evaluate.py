@@ -1,0 +1,77 @@
+"""Counts of the model's decisions on held-out units, and what they say."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from client.accountant import GRID_BITS
+from client.noise import discrete_gaussian
+from common.errors import LocalProtocolError
+
+_BATCH = 256
+
+
+def confusion(model: nn.Module, x: Tensor, y: Tensor, *, classes: int) -> NDArray[np.int64]:
+    """Count units by true class (row) and predicted class (column).
+
+    Args:
+        model: Is put into eval mode.
+        x: One row per unit, shape (units, ...), on the model's device; may be empty.
+        y: True class of each unit, shape (units,), int64, in [0, classes).
+        classes: Outputs of the model.
+
+    Returns:
+        Shape (classes, classes), int64; sums to the number of units: one unit is one cell.
+
+    Raises:
+        LocalProtocolError: If inputs and labels differ in number.
+    """
+    if len(x) != len(y):
+        raise LocalProtocolError(f"{len(x)} inputs but {len(y)} labels are counted; equal numbers are needed")
+    model.eval()
+    counts = np.zeros((classes, classes), np.int64)
+    with torch.inference_mode():
+        for start in range(0, len(y), _BATCH):
+            predicted = model(x[start : start + _BATCH]).argmax(1).cpu().numpy()
+            np.add.at(counts, (y[start : start + _BATCH].cpu().numpy(), predicted), 1)
+    return counts
+
+
+def noisy_counts(counts: NDArray[np.int64], *, sigma: float) -> NDArray[np.int64]:
+    """Counts with the full noise of one hospital, as the policy `final-dp` releases them.
+
+    Args:
+        counts: Any shape, int64; adding or removing one unit changes one cell by one (sensitivity 1).
+        sigma: Noise standard deviation, > 0: `solve_sigma(epsilon=..., delta=..., q=1, steps=1)`.
+
+    Returns:
+        The same shape, int64; cells may be negative.
+
+    Guarantees:
+        `epsilon_of([PrivacyEvent(1.0, sigma, 1)], delta)` per unit: the noise is a discrete Gaussian on the grid 2^-20,
+        which holds the counts exactly, and rounding to integers afterwards is post-processing.
+    """
+    steps = discrete_gaussian(counts.size, sigma * 2.0**GRID_BITS).reshape(counts.shape)
+    return counts + ((steps + (1 << (GRID_BITS - 1))) >> GRID_BITS)
+
+
+def accuracy(counts: NDArray[np.int64]) -> float:
+    """Share of units on the diagonal; negative cells (noise) count as zero; NaN without units."""
+    cells = np.maximum(counts, 0)
+    total = int(cells.sum())
+    return float(np.trace(cells)) / total if total else math.nan
+
+
+def balanced_accuracy(counts: NDArray[np.int64]) -> float:
+    """Mean over classes of the share recognised; classes without units are left out; NaN without units."""
+    cells = np.maximum(counts, 0)
+    units = cells.sum(axis=1)
+    present = units > 0
+    if not present.any():
+        return math.nan
+    return float(np.mean(np.diagonal(cells)[present] / units[present]))
