@@ -1,0 +1,183 @@
+"""Deal one image folder to several hospitals: every class in equal parts, a lesion's images always together."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import shutil
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.data import ImageRecord, ImageTable, OnUndecodable, check_decodable, load_table
+from client.data.index import INDEX_NAME
+from common.errors import AlreadyExists, DataError, SiteStorageError
+
+_INDEX_COLUMNS = ("path", "label", "lesion_id", "isic_id", "keep_clean")
+
+
+@dataclass(frozen=True, slots=True)
+class HospitalShare:
+    """What one hospital was dealt.
+
+    Attributes:
+        name: `hospital-1` and so on.
+        data: Its folder of class folders and index.csv.
+        images: Number of images by class, in the report's order of classes.
+        units: Number of lesions (or images, see `SplitReport.unit_name`) by class.
+    """
+
+    name: str
+    data: Path
+    images: tuple[int, ...]
+    units: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitReport:
+    """What `split_dataset` did.
+
+    Attributes:
+        classes: Class names, sorted.
+        unit_name: `lesion` or `image`: what was kept together.
+        shares: One per hospital.
+        left_out: Files that nobody was dealt, by reason.
+        warnings: Sentences about duplicates, contradictions and unreadable files.
+    """
+
+    classes: tuple[str, ...]
+    unit_name: str
+    shares: tuple[HospitalShare, ...]
+    left_out: Mapping[str, int]
+    warnings: tuple[str, ...]
+
+
+def deal(table: ImageTable, hospitals: int, *, seed: int) -> dict[str, int]:
+    """Decide which hospital gets which unit.
+
+    Within a class, units with most images are dealt first, each to the hospital that has fewest images of the class
+    so far; among equals the one with fewest units of it, then fewest images in all, decides.
+
+    Args:
+        table: Images with their units.
+        hospitals: How many hospitals, >= 1.
+        seed: Public seed of the order among equals; any integer.
+
+    Returns:
+        Hospital number, 0 to hospitals - 1, by unit.
+
+    Raises:
+        DataError: If a class has fewer units than there are hospitals.
+    """
+    sizes = Counter(record.unit for record in table.records)
+    by_class: dict[int, list[str]] = defaultdict(list)
+    for unit, label_index in table.unit_labels().items():
+        by_class[label_index].append(unit)
+    assignment: dict[str, int] = {}
+    totals = [0] * hospitals
+    for label_index, name in enumerate(table.classes):
+        units = sorted(by_class[label_index], key=lambda unit: (-sizes[unit], _shuffle_key(seed, unit)))
+        if len(units) < hospitals:
+            raise DataError(
+                f"class {name!r} has {len(units)} usable {table.unit_name}(s) for {hospitals} hospitals; each hospital "
+                f"needs one at least: add images, remove the class, or deal to fewer hospitals"
+            )
+        images, counts = [0] * hospitals, [0] * hospitals
+        for unit in units:
+            chosen = min(range(hospitals), key=lambda k: (images[k], counts[k], totals[k], k))
+            assignment[unit] = chosen
+            images[chosen] += sizes[unit]
+            counts[chosen] += 1
+            totals[chosen] += sizes[unit]
+    return assignment
+
+
+def _shuffle_key(seed: int, unit: str) -> bytes:
+    """Order that looks random, and is the same in every version of Python and numpy."""
+    return hashlib.sha256(f"{seed}:{unit}".encode()).digest()
+
+
+def split_dataset(
+    source: Path, target: Path, *, hospitals: int, seed: int, on_undecodable: OnUndecodable
+) -> SplitReport:
+    """Deal `source` into `target/hospital-1/data/<class>/` and so on, all of it or nothing.
+
+    Images are hard links where the disk allows it (no second copy of a large data set), else copies. An official
+    `Test` folder beside `Train` is not dealt.
+
+    Args:
+        source: `Train/<class>/*.jpg` or `<class>/*.jpg`, with or without index.csv.
+        target: Folder to make; may exist if it is empty.
+        hospitals: How many parts, >= 1.
+        seed: Public seed.
+        on_undecodable: Leave out images that cannot be decoded, or refuse.
+
+    Raises:
+        AlreadyExists: If `target` holds anything.
+        DataError: If `source` is wrong, or a class has fewer units than hospitals.
+        SiteStorageError: If the disk refuses; nothing is left behind.
+    """
+    if hospitals < 1:
+        raise DataError(f"{hospitals} hospitals: at least one must be dealt to")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise AlreadyExists(f"{target} exists and is not empty; choose another folder, or delete it first")
+    loaded = load_table(source, on_undecodable=on_undecodable, unit="patient")
+    table = check_decodable(loaded, on_undecodable=on_undecodable)
+    assignment = deal(table, hospitals, seed=seed)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-", suffix=".partial"))
+    except OSError as error:
+        raise SiteStorageError(f"{target.parent} cannot be written: {error.strerror}; choose another folder") from error
+    try:
+        shares = tuple(
+            _write_share(table, [r for r in table.records if assignment[r.unit] == k], partial, number=k + 1)
+            for k in range(hospitals)
+        )
+        partial.chmod(0o755)
+        partial.rename(target)
+    except OSError as error:
+        raise SiteStorageError(
+            f"the parts cannot be written below {target.parent}: {error.strerror}; free disk space and try again"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # gone already after the rename
+    placed = tuple(
+        HospitalShare(each.name, target / each.data.relative_to(partial), each.images, each.units) for each in shares
+    )
+    return SplitReport(table.classes, table.unit_name, placed, table.left_out, table.warnings)
+
+
+def _write_share(table: ImageTable, records: list[ImageRecord], root: Path, *, number: int) -> HospitalShare:
+    name = f"hospital-{number}"
+    data = root / name / "data"
+    rows = []
+    for record in records:
+        original = table.file(record)
+        label = original.parent.name
+        copy = data / label / original.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        _link_or_copy(original, copy)
+        kind, _, identifier = record.unit.partition(":")
+        lesion, isic = (identifier if kind == wanted else "" for wanted in ("lesion", "isic"))
+        rows.append((f"{label}/{original.name}", label, lesion, isic, "True"))
+    with (data / INDEX_NAME).open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(_INDEX_COLUMNS)
+        writer.writerows(rows)
+    units = {record.unit: record.label_index for record in records}
+    classes = range(len(table.classes))
+    images = Counter(record.label_index for record in records)
+    return HospitalShare(
+        name, data, tuple(images[c] for c in classes), tuple(list(units.values()).count(c) for c in classes)
+    )
+
+
+def _link_or_copy(original: Path, copy: Path) -> None:
+    try:
+        os.link(original, copy)
+    except OSError:  # another disk, a file system without links, or a file of another user
+        shutil.copyfile(original, copy)
