@@ -1,0 +1,96 @@
+"""A hospital's gateway as processes: SuperNode, fork server, SuperExec. It owns nothing secret but its node key."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from client.forkserver import READY_LINE, write_shim
+from common.child import Child, Refusal
+from common.flower import flower_command, flower_environment
+from common.identity import read_secret
+from common.site_config import GatewaySettings
+
+SITE_SOCKET = "FEDWARD_SITE_SOCKET"
+LOOPBACK = "127.0.0.1"
+
+
+def gateway_children(
+    settings: GatewaySettings, site_socket: Path, *, connect_timeout_s: float
+) -> tuple[tuple[Child, ...], ...]:
+    """The gateway's processes, in stages for `common.supervise`; the site service belongs in front of them.
+
+    Args:
+        settings: The gateway's part of the site file, with absolute paths.
+        site_socket: Where the site service listens.
+        connect_timeout_s: How long to try for a connection to the coordinator, seconds. One that still counts an
+            earlier gateway of this hospital as connected refuses for up to 70 s.
+
+    Raises:
+        KeyFileError: If the node key or the SuperExec secret is missing or readable by others.
+    """
+    for secret in (settings.node_key, settings.superexec_secret):
+        read_secret(secret)
+    folder = settings.folder
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fork_socket = folder / "fork.sock"
+    shim = write_shim(folder / "bin", fork_socket)
+    environment = flower_environment(folder, first_on_path=shim.parent) | {SITE_SOCKET: str(site_socket)}
+
+    def child(name: str, argv: tuple[str, ...], *, ready: str | None, timeout_s: float = 60.0) -> Child:
+        return Child(
+            name=name,
+            argv=argv,
+            env=environment,
+            cwd=folder,
+            log_path=folder / "logs" / f"{name}.log",
+            ready_pattern=ready,
+            ready_timeout_s=timeout_s,
+            ports=((LOOPBACK, settings.runtime_port),) if name == "supernode" else (),
+            refusals=_refusals(settings) if name == "supernode" else (),
+        )
+
+    supernode = child("supernode", _supernode(settings), ready=r"SuperNode ID: ", timeout_s=connect_timeout_s)
+    forker = (sys.executable, "-m", "client.forkserver", str(fork_socket))
+    return (
+        (supernode, child("forkserver", forker, ready=READY_LINE)),
+        (child("superexec", _superexec(settings), ready=None),),
+    )
+
+
+def _supernode(settings: GatewaySettings) -> tuple[str, ...]:
+    return (
+        flower_command("flower-supernode"),
+        *("--superlink", settings.superlink),
+        *("--root-certificates", str(settings.root_certificates)),
+        *("--auth-supernode-private-key", str(settings.node_key)),
+        *("--isolation", "process"),
+        *("--superexec-auth-secret-file", str(settings.superexec_secret)),
+        *("--host", LOOPBACK, "--port", str(settings.runtime_port)),
+    )
+
+
+def _superexec(settings: GatewaySettings) -> tuple[str, ...]:
+    return (
+        flower_command("flower-superexec"),
+        "--insecure",  # loopback, and every call carries an HMAC under the secret
+        *("--runtime-api-address", f"{LOOPBACK}:{settings.runtime_port}"),
+        *("--superexec-auth-secret-file", str(settings.superexec_secret)),
+    )
+
+
+def _refusals(settings: GatewaySettings) -> tuple[Refusal, ...]:
+    return (
+        Refusal(
+            "CERTIFICATE_VERIFY_FAILED",
+            f"{settings.superlink} shows a certificate that {settings.root_certificates} did not sign; "
+            "ask the coordinator for its ca.crt, or check the host name in 'superlink'",
+            final=True,
+        ),
+        Refusal(
+            r"\[code: 2004\]",
+            f"{settings.superlink} refuses this gateway's node key; ask the coordinator to list its public key under "
+            "'nodes' in server.yaml; after a crash of this gateway wait 70 s, until its old connection has expired",
+            final=False,
+        ),
+    )
