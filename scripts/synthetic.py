@@ -182,7 +182,7 @@ def _lesion_mask(x: Plane, y: Plane, look: _Look, rng: np.random.Generator) -> t
     radius = look.radius * rng.uniform(0.8, 1.2)
     squeeze = rng.uniform(0.75, 1.0)
     distance = np.hypot(x, y / squeeze) / (radius * np.maximum(border, 0.3))
-    return distance, 1 / (1 + np.exp((distance - 1) / (0.25 * look.soft)))
+    return distance, 0.5 - 0.5 * np.tanh((distance - 1) / (0.5 * look.soft))
 
 
 def _noise(rng: np.random.Generator, cells: int) -> Plane:
