@@ -1,0 +1,273 @@
+"""What a data source has spent of its privacy, over all runs: charged before data is read, never refunded."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from client.accountant import PrivacyEvent, epsilon_of
+from client.ledger_chain import genesis, read_entries
+from client.ledger_entry import Account, Charge, Kind, LedgerEntry, Mode
+from client.ledger_file import create_file, explain, open_file
+from common.errors import BudgetExceeded, LedgerError
+from common.identity import Identity
+
+_CAP_SLACK = 1e-9
+_CLOCK_SLACK_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """What no unit of the source may ever pass.
+
+    Attributes:
+        epsilon: > 0.
+        delta: In (0, 1), less than one over the number of units (`check_delta`).
+
+    Raises:
+        LedgerError: If a value is out of its range.
+    """
+
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.epsilon < math.inf and 0 < self.delta < 1):
+            raise LedgerError(
+                f"the cap is epsilon {self.epsilon:g}, delta {self.delta:g}; epsilon > 0 and 0 < delta < 1 are allowed"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """Epsilon spent at the cap's delta, per account; the accounts cover different units."""
+
+    train: float
+    eval: float
+    delta: float
+
+    @property
+    def epsilon(self) -> float:
+        """The larger one: what is reported."""
+        return max(self.train, self.eval)
+
+
+class Ledger:
+    """The privacy ledger of one data source of one site; held by one process at a time.
+
+    Guarantees:
+        A charge that was returned is on the disk. Epsilon of each account over all entries stays within the cap.
+        A (run, round, kind) is charged once.
+    """
+
+    def __init__(  # noqa: PLR0913 -- keyword-only
+        self,
+        path: Path,
+        *,
+        hospital: str,
+        source: str,
+        identity: Identity,
+        cap: Cap,
+        clock: Callable[[], float],
+    ) -> None:
+        self._path, self._hospital, self._source, self._identity = path, hospital, source, identity
+        self._cap, self._clock = cap, clock
+        self._lock = threading.Lock()
+        self._broken = False
+        create_file(path, source=source, public_key=identity.public_hex)
+        self._connection = open_file(path, source=source, public_key=identity.public_hex)
+        try:
+            self._entries = self._read()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @classmethod
+    def open(  # noqa: PLR0913 -- keyword-only
+        cls,
+        path: Path,
+        *,
+        hospital: str,
+        source: str,
+        identity: Identity,
+        cap: Cap,
+        clock: Callable[[], float] = time.time,
+    ) -> Self:
+        """Open the ledger, or begin it where no file is, and verify it.
+
+        Args:
+            path: SQLite file.
+            hospital: Name in messages.
+            source: Name of the data source; must be the one that the file was begun with.
+            identity: The site's key; signs each entry.
+            cap: The site's own limit.
+            clock: Seconds since 1970.
+
+        Raises:
+            LedgerError: If the file is damaged, altered, read-only, held by another process, or not this site's.
+            SiteStorageError: If the disk refuses.
+        """
+        return cls(path, hospital=hospital, source=source, identity=identity, cap=cap, clock=clock)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+    def charge(  # noqa: PLR0913 -- keyword-only
+        self,
+        *,
+        kind: Kind,
+        run: str,
+        round_number: int,
+        plan_hash: str,
+        event: PrivacyEvent,
+        clip: float,
+        units_digest: str,
+        mode: Mode = "local",
+    ) -> LedgerEntry:
+        """Charge, durably, before the data is read; the same charge again is found, not paid twice.
+
+        Args:
+            kind: `train` and `stat` are paid by the account of the training units, `eval` by that of the held-out ones.
+            run: Identifier of the run.
+            round_number: Round of the run, >= 0.
+            plan_hash: Digest of the plan, hex.
+            event: Steps of the mechanism.
+            clip: Sensitivity in gradient units (1 for counts).
+            units_digest: HMAC of the set of units, hex; a changed set continues the same spending.
+            mode: Who adds the noise.
+
+        Returns:
+            The entry: new, or the one that stands for this (run, round, kind).
+
+        Raises:
+            BudgetExceeded: If the account would pass the cap. Nothing is written.
+            LedgerError: If this (run, round, kind) stands with other parameters, or the clock runs backwards.
+            SiteStorageError: If the disk refuses; nothing may be trained.
+        """
+        asked = Charge(
+            run=run,
+            round_number=round_number,
+            kind=kind,
+            plan_hash=plan_hash,
+            units_digest=units_digest,
+            event=event,
+            clip=clip,
+            mode=mode,
+        )
+        with self._lock:
+            self._require_sound()
+            standing = self._find(asked.key)
+            if standing is not None:
+                return self._same(standing, asked)
+            entry = self._next(asked).sealed(self._identity)
+            self._append(entry)
+            return entry
+
+    def is_charged(self, *, run: str, round_number: int, kind: Kind) -> bool:
+        """Whether a charge stands for this (run, round, kind)."""
+        return self._find((run, round_number, kind)) is not None
+
+    def epsilon_after(self, account: Account, event: PrivacyEvent) -> float:
+        """Epsilon of an account at the cap's delta if `event` were charged to it."""
+        return epsilon_of([*self._events(account), event], self._cap.delta)
+
+    def spent(self) -> float:
+        """Epsilon spent at the cap's delta: the larger of the two accounts, which is what is reported."""
+        return self.spending().epsilon
+
+    def spending(self) -> Spending:
+        """Epsilon of both accounts at the cap's delta, over all entries."""
+        delta = self._cap.delta
+        return Spending(
+            train=epsilon_of(self._events("train"), delta), eval=epsilon_of(self._events("eval"), delta), delta=delta
+        )
+
+    def entries(self) -> tuple[LedgerEntry, ...]:
+        """All entries, oldest first."""
+        return tuple(self._entries)
+
+    def sequence(self) -> int:
+        """Number of entries."""
+        return len(self._entries)
+
+    def head(self) -> str:
+        """Hash of the last entry, hex; of source and site if there is none."""
+        return self._entries[-1].hash if self._entries else genesis(self._source, self._identity.public_hex)
+
+    def verify(self) -> None:
+        """Read the file again and check chain, signatures, order and spending.
+
+        Raises:
+            LedgerError: If anything does not hold.
+        """
+        with self._lock:
+            self._require_sound()
+            if self._read() != self._entries:
+                raise LedgerError(f"{self._path}: changed under the process that holds it; restore it from a backup")
+
+    def _read(self) -> list[LedgerEntry]:
+        return read_entries(self._connection, self._path, source=self._source, public_key=self._identity.public_hex)
+
+    def _find(self, key: tuple[str, int, str]) -> LedgerEntry | None:
+        return next((entry for entry in self._entries if entry.charge.key == key), None)
+
+    def _events(self, account: Account) -> list[PrivacyEvent]:
+        return [entry.charge.event for entry in self._entries if entry.charge.account == account]
+
+    def _same(self, entry: LedgerEntry, charge: Charge) -> LedgerEntry:
+        if entry.charge != charge:
+            raise LedgerError(
+                f"{self._hospital}: {charge.kind} of round {charge.round_number} of run {charge.run} is charged "
+                "already with other parameters; the same ones are allowed again; start a new run"
+            )
+        return entry
+
+    def _next(self, charge: Charge) -> LedgerEntry:
+        spent = epsilon_of(self._events(charge.account), self._cap.delta)
+        after = max(spent, self.epsilon_after(charge.account, charge.event))
+        if not after <= self._cap.epsilon * (1 + _CAP_SLACK):
+            raise BudgetExceeded(
+                f"{self._hospital}: epsilon {spent:.3f} spent + {after - spent:.3f} for round "
+                f"{charge.round_number} > cap {self._cap.epsilon:.3f}; stop here, "
+                "or raise privacy.cap_epsilon in site.yaml"
+            )
+        now, last = self._clock(), self._entries[-1].time if self._entries else 0.0
+        if now < last - _CLOCK_SLACK_S:
+            raise LedgerError(
+                f"{self._hospital}: the clock is {last - now:.0f} s behind the ledger's last entry; "
+                f"{_CLOCK_SLACK_S:.0f} s are allowed; set the clock right, nothing is trained until then"
+            )
+        return LedgerEntry(
+            sequence=len(self._entries) + 1,
+            source=self._source,
+            charge=charge,
+            epsilon=after,
+            delta=self._cap.delta,
+            time=max(now, last),
+            previous=self.head(),
+        )
+
+    def _append(self, entry: LedgerEntry) -> None:
+        row = (entry.sequence, *entry.charge.key, entry.body.decode("ascii"), entry.hash, entry.signature)
+        try:
+            # One statement is one transaction: it is on the disk when `execute` returns, or it is not there at all.
+            self._connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        except sqlite3.Error as error:
+            # After a failed write only a new process, which reads the disk again, can know what stands there.
+            self._broken = True
+            raise explain(error, self._path) from error
+        self._entries.append(entry)
+
+    def _require_sound(self) -> None:
+        if self._broken:
+            raise LedgerError(
+                f"{self._path}: a write failed before, so nothing more is charged or trained; "
+                "mend the disk and start the site service again"
+            )

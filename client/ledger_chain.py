@@ -1,0 +1,65 @@
+"""Reading a ledger: every entry in its place in the hash chain, signed, and with the spending that it must record."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from client.accountant import epsilon_of
+from client.ledger_entry import LedgerEntry, parse_entry
+from client.ledger_file import explain
+from common.canonical import sha256_hex
+from common.errors import LedgerError
+
+
+def genesis(source: str, public_key: str) -> str:
+    """What the first entry's `previous` is: it ties the chain to one source of one site."""
+    return sha256_hex(b"fedward/ledger-genesis/1", source.encode(), public_key.encode())
+
+
+def read_entries(connection: sqlite3.Connection, path: Path, *, source: str, public_key: str) -> list[LedgerEntry]:
+    """All entries, oldest first, verified.
+
+    Args:
+        connection: The open file.
+        path: Its name, for messages.
+        source: Name of the data source.
+        public_key: The site's identity, 64 hex digits.
+
+    Raises:
+        LedgerError: If hash, signature, order or spending of an entry is wrong, or the file is damaged.
+    """
+    try:
+        rows = connection.execute(
+            "SELECT sequence, run, round, kind, body, hash, signature FROM entries ORDER BY sequence"
+        ).fetchall()
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
+    entries: list[LedgerEntry] = []
+    previous = genesis(source, public_key)
+    for number, (sequence, run, round_number, kind, body, digest, signature) in enumerate(rows, start=1):
+        entry = parse_entry(body, digest, signature=signature, public_key=public_key)
+        in_order = sequence == entry.sequence == number and entry.previous == previous
+        if not in_order or (run, round_number, kind) != entry.charge.key or entry.source != source:
+            raise LedgerError(f"{path}: entry {number} is out of its place in the chain; it was altered")
+        entries.append(entry)
+        previous = entry.hash
+    _check_spending(entries, path)
+    return entries
+
+
+def _check_spending(entries: list[LedgerEntry], path: Path) -> None:
+    """Recorded epsilons never fall while delta stays, time never falls, and the last ones are what accounting gives."""
+    last: dict[str, LedgerEntry] = {}
+    newest = 0.0
+    for entry in entries:
+        before = last.get(entry.charge.account)
+        falls = before is not None and before.delta == entry.delta and entry.epsilon < before.epsilon
+        if falls or entry.time < newest:
+            raise LedgerError(f"{path}: entry {entry.sequence} records less than what stood before; it was altered")
+        last[entry.charge.account], newest = entry, entry.time
+    for account, entry in last.items():
+        events = [e.charge.event for e in entries if e.charge.account == account]
+        # Another version of the accountant may differ in the third digit; what is enforced is always computed anew.
+        if entry.epsilon < epsilon_of(events, entry.delta) * 0.99:
+            raise LedgerError(f"{path}: entry {entry.sequence} records less epsilon than its events cost; refuse it")

@@ -1,0 +1,119 @@
+"""One line of the privacy ledger: what it says, its place in the hash chain, and its signature."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+from client.accountant import PrivacyEvent
+from common.canonical import canonical_bytes, sha256_hex
+from common.errors import BadSignature, LedgerError
+from common.identity import Identity, verify
+
+Kind = Literal["train", "eval", "stat"]
+Account = Literal["train", "eval"]
+Mode = Literal["local", "distributed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What is asked to be charged; (run, round, kind) names it, and is charged once.
+
+    Attributes:
+        run: Identifier of the run.
+        round_number: Round of the run, >= 0.
+        kind: `train` and `stat` are charged to the training account, `eval` to that of the held-out units.
+        plan_hash: Digest of the plan, hex.
+        units_digest: HMAC of the set of units, hex; a changed set continues the same spending.
+        event: Steps of the mechanism.
+        clip: Sensitivity in gradient units (1 for counts).
+        mode: Who adds the noise; `local` is the full noise of this hospital.
+    """
+
+    run: str
+    round_number: int
+    kind: Kind
+    plan_hash: str
+    units_digest: str
+    event: PrivacyEvent
+    clip: float
+    mode: Mode
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """What is charged once."""
+        return self.run, self.round_number, self.kind
+
+    @property
+    def account(self) -> Account:
+        """The account that pays."""
+        return "eval" if self.kind == "eval" else "train"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """A charge as it stands in the ledger.
+
+    Attributes:
+        sequence: 1, 2, ... without gaps.
+        source: Name of the data source.
+        charge: What was charged.
+        epsilon: Of the charge's account, after it, at `delta`.
+        delta: The cap's delta at that time.
+        time: Seconds since 1970, never decreasing.
+        previous: Hash of the entry before, or of the source and site for the first.
+        hash: SHA-256 of all the above, hex.
+        signature: Ed25519 of the hash by the site's identity key, hex.
+    """
+
+    sequence: int
+    source: str
+    charge: Charge
+    epsilon: float
+    delta: float
+    time: float
+    previous: str
+    hash: str = ""
+    signature: str = ""
+
+    @property
+    def body(self) -> bytes:
+        """Canonical JSON of all that is hashed."""
+        values = asdict(self)
+        del values["hash"], values["signature"]
+        return canonical_bytes(values)
+
+    def sealed(self, identity: Identity) -> LedgerEntry:
+        """The entry with its hash and the site's signature."""
+        digest = _hash(self.body)
+        return replace(self, hash=digest, signature=identity.sign(_signed(digest)).hex())
+
+
+def parse_entry(body: str, digest: str, *, signature: str, public_key: str) -> LedgerEntry:
+    """Read one stored entry, signed under `public_key` (64 hex digits).
+
+    Raises:
+        LedgerError: If hash, signature or content is wrong.
+    """
+    try:
+        values = json.loads(body)
+        charge = values.pop("charge")
+        event = PrivacyEvent(**charge.pop("event"))
+        entry = LedgerEntry(**values, charge=Charge(**charge, event=event), hash=digest, signature=signature)
+        if _hash(entry.body) != digest:
+            raise LedgerError(f"ledger entry {entry.sequence} does not hash to what it says; it was altered")
+        verify(public_key, bytes.fromhex(signature), _signed(digest))
+    except BadSignature as error:
+        raise LedgerError("a ledger entry is not signed by this site's identity key; it is not this site's") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise LedgerError("a ledger entry cannot be read; the file is damaged, restore it from a backup") from error
+    return entry
+
+
+def _hash(body: bytes) -> str:
+    return sha256_hex(b"fedward/ledger-entry/1", body)
+
+
+def _signed(digest: str) -> bytes:
+    return b"fedward/ledger-signature/1" + bytes.fromhex(digest)

@@ -1,0 +1,138 @@
+"""The ledger's SQLite file: append-only, durable at each commit, held by one process."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from contextlib import closing
+from pathlib import Path
+
+from common.errors import FedwardError, LedgerError, SiteStorageError
+
+_FORMAT = 1
+_SCHEMA = """
+CREATE TABLE ledger (source TEXT NOT NULL, public_key TEXT NOT NULL) STRICT;
+CREATE TABLE entries (
+    sequence INTEGER PRIMARY KEY,
+    run TEXT NOT NULL,
+    round INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    body TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    signature TEXT NOT NULL,
+    UNIQUE (run, round, kind)
+) STRICT;
+CREATE TRIGGER ledger_update BEFORE UPDATE ON ledger BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+CREATE TRIGGER ledger_delete BEFORE DELETE ON ledger BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+CREATE TRIGGER entries_update BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+CREATE TRIGGER entries_delete BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+"""
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_UNWRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
+
+
+def create_file(path: Path, *, source: str, public_key: str) -> None:
+    """Make an empty ledger unless the file exists; it appears whole or not at all.
+
+    Raises:
+        LedgerError, SiteStorageError: If the folder cannot be written.
+    """
+    if path.exists():
+        return
+    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.unlink(missing_ok=True)
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with closing(_connect(draft)) as connection:
+            connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_FORMAT};COMMIT;")
+            connection.execute("INSERT INTO ledger VALUES (?, ?)", (source, public_key))
+        _publish(draft, path)
+    except OSError as error:
+        raise SiteStorageError(f"{path}: cannot be made ({error.strerror}); give the ledger a writable disk") from error
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _publish(draft: Path, path: Path) -> None:
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return  # another process made it meanwhile; the lock decides who may use it
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def open_file(path: Path, *, source: str, public_key: str) -> sqlite3.Connection:
+    """Open an existing ledger for this process alone.
+
+    Raises:
+        LedgerError: If it is read-only, held by another process, damaged, or of another source or site.
+        SiteStorageError: If the disk refuses.
+    """
+    if not stat.S_IMODE(path.stat().st_mode) & stat.S_IWUSR:
+        raise LedgerError(f"{path}: is read-only, so no charge can be written; make it writable for the site's user")
+    try:
+        connection = _connect(path)
+        try:
+            _take(connection, path)
+            _identify(connection, path, source=source, public_key=public_key)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
+    return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    # EXTRA is FULL and a flush of the folder: without it a power cut can bring back the journal and undo a commit.
+    connection.execute("PRAGMA synchronous = EXTRA")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    return connection
+
+
+def _take(connection: sqlite3.Connection, path: Path) -> None:
+    """Hold the file until the connection closes, and prove that it can be written."""
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("BEGIN EXCLUSIVE")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != _FORMAT:
+        connection.execute("ROLLBACK")
+        raise LedgerError(f"{path}: is no ledger of format {_FORMAT} but of {version}; restore it from a backup")
+    connection.execute(f"PRAGMA user_version = {_FORMAT}")
+    connection.execute("COMMIT")
+
+
+def _identify(connection: sqlite3.Connection, path: Path, *, source: str, public_key: str) -> None:
+    damage = connection.execute("PRAGMA integrity_check").fetchone()[0]
+    if damage != "ok":
+        raise LedgerError(f"{path}: is damaged, so spending is unknown; restore it from a backup before you train")
+    rows = connection.execute("SELECT source, public_key FROM ledger").fetchall()
+    if len(rows) != 1 or rows[0][1] != public_key:
+        raise LedgerError(f"{path}: belongs to another site's identity key; name this site's own ledger")
+    if rows[0][0] != source:
+        raise LedgerError(
+            f"{path}: is the ledger of source '{rows[0][0]}', the site file says '{source}'; "
+            "one ledger per source: name the right one"
+        )
+
+
+def explain(error: sqlite3.Error, path: Path) -> FedwardError:
+    """The sentence for what SQLite met."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _LOCKED:
+        return LedgerError(f"{path}: is held by another process; stop the other site service of this source first")
+    if code in _UNWRITABLE:
+        return LedgerError(f"{path}: cannot be written, so no charge can be made; make it writable for the site's user")
+    if code in _FULL:
+        return SiteStorageError(f"{path}: the disk refuses ({error}); nothing is trained: free space and start again")
+    return LedgerError(f"{path}: is damaged ({error}); restore it from a backup before you train")
