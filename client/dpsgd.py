@@ -134,9 +134,9 @@ def train_local(  # noqa: PLR0913 -- keyword-only
     """
     if len(x) != len(y) or not 0 < sigma < math.inf:
         raise LocalProtocolError(f"{len(x)} inputs, {len(y)} labels, sigma {sigma}; equal lengths and sigma > 0 needed")
+    _train_mode(model)
     refuse_unsupported_layers(model)
     before = trainable_vector(model)
-    _train_mode(model)
     module, optimizer, batches = _make_private(model, Units(x, y), settings, sigma=sigma, randomness=randomness)
     chunk = max(1, _GRADIENT_BYTES // (16 * len(before)))
     try:

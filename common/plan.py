@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -104,7 +105,9 @@ class EncryptionSettings(Settings):
     """CKKS parameters and the public bound that the headroom is planned with."""
 
     preset: Literal["compact", "precise"]
-    update_norm_bound: Positive = Field(description="L2 bound S on one hospital's update; longer ones are scaled down")
+    update_norm_bound: Positive | Literal["auto"] = Field(
+        description="L2 bound S on a hospital's update; longer ones are scaled down; auto: `fedward provision` sets it"
+    )
 
 
 class CohortSettings(Settings):
@@ -181,6 +184,10 @@ class Plan(Settings):
                     f"privacy.delta: seen {delta:g} for {hospital.name} with {hospital.declared_units} units; "
                     f"less than 1/n = {1 / hospital.declared_units:.3g} is allowed; lower delta"
                 )
+        if self.federation and self.encryption.update_norm_bound == "auto":
+            raise PlanError(
+                "encryption.update_norm_bound: seen 'auto' beside a roster; `fedward provision` sets a number"
+            )
         if self.federation and self.cohort.min_cohort > len(self.federation.hospitals):
             raise PlanError(
                 f"cohort.min_cohort: seen {self.cohort.min_cohort} with {len(self.federation.hospitals)} hospitals; "
@@ -212,6 +219,40 @@ class Plan(Settings):
         if self.federation is None:
             raise PlanError(f"plan '{self.name}' names no hospitals; run `fedward provision` on it first")
         return self.federation
+
+    @property
+    def update_norm_bound(self) -> float:
+        """The bound S in parameter units.
+
+        Raises:
+            PlanError: If the plan is still a template.
+        """
+        if self.encryption.update_norm_bound == "auto":
+            raise PlanError(f"plan '{self.name}' has no update bound yet; run `fedward provision` on it first")
+        return self.encryption.update_norm_bound
+
+    @property
+    def slot_sum_max(self) -> int:
+        """Largest sum of |metric slot| over all slots and hospitals, in counts."""
+        return sum(self.slot_share(h) for h in self.roster)
+
+    def slot_share(self, hospital: Hospital) -> int:
+        """Largest sum of |metric slot| of one hospital: twice its expected held-out units, and room for noise.
+
+        A site whose counts pass it sends none.
+        """
+        expected_held_out = hospital.declared_units * self.data.held_out / (1 - self.data.held_out)
+        return 2 * math.ceil(expected_held_out) + 64 * self.metric_slots if self.metric_slots else 0
+
+    @property
+    def upload_values(self) -> int:
+        """Integers in one upload: the update, the weight slot, the metric slots."""
+        return self.agreed.trainable_parameters + 1 + self.metric_slots
+
+    @property
+    def last_round(self) -> int:
+        """Number of the last round that has an aggregate: R, or R + 1 where a closing `eval` round is due."""
+        return self.training.rounds + (1 if self.metric_slots else 0)
 
     def budget(self, hospital: Hospital) -> tuple[float, float]:
         """Epsilon and delta that the plan gives to one hospital."""

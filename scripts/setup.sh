@@ -13,8 +13,15 @@ case $version in
   *) echo "setup: Python 3.11 is needed, seen ${version} (${python:-no python3}); install it or set FEDWARD_PYTHON" >&2; exit 2 ;;
 esac
 
+requirements=$("$python" - <<'PY'
+import tomllib
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+extras = project["optional-dependencies"]
+print("\n".join(project["dependencies"] + extras["site"] + extras["dev"]))
+PY
+)
 cache=${FEDWARD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/fedward}/environments
-key=$(cat constraints.txt pyproject.toml scripts/setup.sh | { cat; echo "$version $(uname -m)"; } | sha256sum | cut -c1-16)
+key=$({ cat constraints.txt; echo "$requirements $version $(uname -m)"; } | sha256sum | cut -c1-16)
 shared=$cache/$key
 mkdir -p "$cache"
 
@@ -24,14 +31,9 @@ mkdir -p "$cache"
     echo "setup: installing dependencies into $shared (once per lock file; some minutes)" >&2
     rm -rf "$shared"
     "$python" -m venv "$shared"
-    "$shared/bin/python" - > "$shared/requirements.txt" <<'PY'
-import tomllib
-project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-print("\n".join(project["dependencies"] + project["optional-dependencies"]["site"] + project["optional-dependencies"]["dev"]))
-PY
-    "$shared/bin/pip" install --quiet --disable-pip-version-check -c constraints.txt -r "$shared/requirements.txt" \
-      2> "$shared/pip.log" || { tail -n 20 "$shared/pip.log" >&2; exit 1; }
-    touch "$shared/.complete"
+    echo "$requirements" > "$shared/requirements.txt"
+    "$shared/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+      -r "$shared/requirements.txt" 2> "$shared/pip.log" || { tail -n 20 "$shared/pip.log" >&2; exit 1; }
   fi
   touch "$shared/.complete"
   # Each environment is large: the three that were used last stay.
@@ -44,10 +46,13 @@ if [ "$(cat .venv/.key 2>/dev/null || true)" != "$shared $PWD" ]; then
   packages=.venv/lib/python3.11/site-packages
   echo "import site; site.addsitedir('$shared/lib/python3.11/site-packages')" > "$packages/fedward_dependencies.pth"
   for script in "$shared"/bin/*; do
+    [ -e ".venv/bin/$(basename "$script")" ] && continue
     # Start scripts name their interpreter: ours must be this checkout's.
     if head -c 512 "$script" | head -n 1 | grep -q "^#!$shared/bin/python"; then
       { echo "#!$PWD/.venv/bin/python"; tail -n +2 "$script"; } > ".venv/bin/$(basename "$script")"
       chmod 755 ".venv/bin/$(basename "$script")"
+    else
+      ln -s "$script" .venv/bin/
     fi
   done
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . \

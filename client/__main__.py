@@ -1,0 +1,5 @@
+"""`python -m client` is `fedward-client`."""
+
+from client.cli import main
+
+main()

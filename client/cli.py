@@ -1,0 +1,116 @@
+"""The command of a hospital's site: `fedward-client`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.child import Child, ChildEvent
+from common.command import run_command
+from common.site_config import SiteConfig, load_site
+from common.supervise import supervise
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Run one hospital's site: its data and keys stay in the site service, its gateway owns nothing.",
+)
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="This hospital's site file, as written by `fedward provision`.")
+]
+READY_LINE = "site ready on"
+# The first start computes the features of all images; large sites on small machines take hours.
+FEATURE_PASS_TIMEOUT_S = 24 * 3600.0
+CONNECT_TIMEOUT_S = 600.0
+
+
+def main() -> None:
+    """Entry point of `fedward-client`."""
+    run_command(app)
+
+
+@app.command()
+def start(config: ConfigOption) -> None:
+    """Start the site service and its gateway and keep both up until Ctrl-C or SIGTERM.
+
+    The site service reads this hospital's data, computes image features once (they are cached), and opens its ledger.
+    Then the gateway connects to the coordinator; the site waits there for rounds and takes part in each one that the
+    approved plan and this hospital's own budget allow.
+    """
+    site = load_site(config)
+    stages = ((_service_child(site, config),), *_gateway(site))
+    raise typer.Exit(_exit_code(asyncio.run(supervise(stages, on_event=_print_event, restart=True))))
+
+
+@app.command()
+def service(config: ConfigOption) -> None:
+    """Run the site service alone, without a gateway (what `start` runs as its first child)."""
+    # Heavy imports live in the process that needs them: the supervisor stays small.
+    from client.service import serve  # noqa: PLC0415
+    from client.site import open_hospital  # noqa: PLC0415
+    from client.status import StatusFile  # noqa: PLC0415
+
+    site = load_site(config)
+    logging.basicConfig(
+        level=site.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    site.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = StatusFile(site.state / "status.json", site.hospital)
+    status.update(phase="starting")
+    hospital = open_hospital(site, status)
+    serve(hospital.answer, site.socket)
+    status.update(phase="stopped")
+
+
+@app.command()
+def status(config: ConfigOption) -> None:
+    """Show what this site does now, and how much of its privacy budget is spent."""
+    from client.status import read_status  # noqa: PLC0415
+
+    site = load_site(config)
+    current = read_status(site.state / "status.json")
+    if current is None:
+        typer.echo(f"{site.hospital}: was never started; run `fedward-client start --config {config}`")
+        raise typer.Exit(1)
+    typer.echo(f"{current.hospital}: {current.phase}, round {current.round} of {current.rounds}")
+    typer.echo(
+        f"epsilon spent {current.epsilon_spent:.4f} (plan {current.epsilon_budget:g}, cap "
+        f"{site.privacy.cap_epsilon:g}) at delta {site.privacy.cap_delta:g}; unit: {current.unit or 'not known yet'}"
+    )
+    if current.message:
+        typer.echo(current.message)
+
+
+def _service_child(site: SiteConfig, config: Path) -> Child:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLWR_")}
+    return Child(
+        name="site",
+        argv=(sys.executable, "-m", "client", "service", "--config", str(config.resolve())),
+        env=environment | {"PYTHONUNBUFFERED": "1"},
+        cwd=config.resolve().parent,
+        log_path=site.state / "logs" / "site.log",
+        ready_pattern=READY_LINE,
+        ready_timeout_s=FEATURE_PASS_TIMEOUT_S,
+    )
+
+
+def _gateway(site: SiteConfig) -> tuple[tuple[Child, ...], ...]:
+    from client.gateway import gateway_children  # noqa: PLC0415
+
+    return gateway_children(site.gateway, site.socket, connect_timeout_s=CONNECT_TIMEOUT_S)
+
+
+def _print_event(event: ChildEvent) -> None:
+    typer.echo(f"{event.name}: {event.kind}{' (' + event.detail + ')' if event.detail else ''}", err=True)
+
+
+def _exit_code(number: signal.Signals | None) -> int:
+    return 0 if number in (None, signal.SIGTERM) else 128 + number

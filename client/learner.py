@@ -1,0 +1,163 @@
+"""Data and model of one site for one plan: loaded once, warm between rounds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from client.backbone import choose_compute
+from client.data import ImageTable, held_out, load_pixels, load_table
+from client.dpsgd import TrainingSettings, refuse_unsupported_layers, train_local
+from client.evaluate import confusion
+from client.features import FeatureRecipe, extract, unit_features
+from client.model import build_model, load_vector, one_per_unit, trainable_vector
+from common.errors import DataError, PlanError
+from common.plan import FrozenBackboneModel, Plan, SmallCnnModel
+from common.site_config import SiteConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitData:
+    """One row per privacy unit, on the training device.
+
+    `x` has shape (units, ...), float32; `y` shape (units,), int64.
+    """
+
+    x: Tensor
+    y: Tensor
+    units: tuple[str, ...]
+
+    def where(self, chosen: Sequence[bool]) -> UnitData:
+        """The rows where `chosen` is true."""
+        mask = torch.tensor(list(chosen), dtype=torch.bool, device=self.x.device)
+        units = tuple(unit for unit, keep in zip(self.units, chosen, strict=True) if keep)
+        return UnitData(self.x[mask], self.y[mask], units)
+
+
+def plan_model(plan: Plan) -> nn.Module:
+    """The plan's model with its initial weights, the same bits at every hospital."""
+    model, classes = plan.model, len(plan.data.classes)
+    if isinstance(model, FrozenBackboneModel):
+        return build_model(model.kind, classes=classes, features=model.projection)
+    return build_model(model.kind, classes=classes, width=model.width, seed=model.seed)
+
+
+class Learner:
+    """Trains and counts on this site's units; see `client.contribute.Learning`."""
+
+    def __init__(self, plan: Plan, *, hospital: str, train: UnitData, evaluation: UnitData, model: nn.Module) -> None:
+        self.initial = trainable_vector(model)
+        self.training_units, self.held_out_units = len(train.units), len(evaluation.units)
+        self.units = train.units
+        self._plan, self._model, self._train, self._evaluation = plan, model, train, evaluation
+        member = plan.roster[plan.agreed.position(hospital)]
+        self._settings = TrainingSettings(
+            steps=plan.training.local_steps,
+            clip=plan.privacy.clip,
+            learning_rate=plan.training.learning_rate,
+            momentum=plan.training.momentum,
+            sampling=plan.training.sampling.kind,
+            rate=plan.training.sample_rate,
+            declared_units=member.declared_units,
+        )
+
+    def train(self, parameters: NDArray[np.float64], *, sigma: float) -> NDArray[np.float64]:
+        """One round of DP-SGD from `parameters`; the parameter difference, float64, shape (d,)."""
+        load_vector(self._model, parameters)
+        return train_local(
+            self._model, self._train.x, self._train.y, settings=self._settings, sigma=sigma, on_step=_ignore
+        )
+
+    def confusion(self, parameters: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Counts on held-out units, true class by predicted class, shape (classes, classes)."""
+        load_vector(self._model, parameters)
+        return confusion(self._model, self._evaluation.x, self._evaluation.y, classes=len(self._plan.data.classes))
+
+
+def load_learner(config: SiteConfig, plan: Plan, *, on_progress: Callable[[int, int], None]) -> tuple[Learner, str]:
+    """Read this site's data for a plan and build the model.
+
+    Args:
+        config: The site.
+        plan: The agreed plan.
+        on_progress: Called with images done and images in all.
+
+    Returns:
+        The learner, and the name of the privacy unit (`lesion` or `image`).
+
+    Raises:
+        DataError: If the data folder is wrong, or leaves no unit to train on.
+        PlanError: If the model's size is not the plan's.
+        UnsupportedLayer: If a trained layer cannot be trained under differential privacy.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    table = load_table(
+        config.data, plan.data.classes, on_undecodable=plan.data.unreadable_images, unit=plan.privacy.unit
+    )
+    data, table = load_units(table, config, plan, on_progress=on_progress)
+    for warning in table.warnings:
+        log.warning("%s", warning)
+    aside = [held_out(unit, salt=plan.data.held_out_salt, fraction=plan.data.held_out) for unit in data.units]
+    train, evaluation = data.where([not chosen for chosen in aside]), data.where(aside)
+    if not train.units:
+        raise DataError(f"{config.data}: no {table.unit_name} is left to train on; the folder needs more images")
+    model = plan_model(plan).to(data.x.device)
+    # Now, not in the first round: a refusal after the charge would waste it.
+    refuse_unsupported_layers(model)
+    size = trainable_vector(model).size
+    if size != plan.agreed.trainable_parameters:
+        raise PlanError(
+            f"the plan says {plan.agreed.trainable_parameters} trainable parameters, its model has {size}; "
+            "make the plan again with this version of fedward"
+        )
+    return Learner(plan, hospital=config.hospital, train=train, evaluation=evaluation, model=model), table.unit_name
+
+
+def load_units(
+    table: ImageTable, config: SiteConfig, plan: Plan, *, on_progress: Callable[[int, int], None]
+) -> tuple[UnitData, ImageTable]:
+    """Turn images into one input row per unit, as the plan's model takes them."""
+    compute = choose_compute(config.device)
+    if isinstance(plan.model, FrozenBackboneModel):
+        pooled = extract(
+            table,
+            FeatureRecipe(image_size=plan.model.image_size, views=plan.model.views, compute=compute),
+            cache_dir=config.state / "features",
+            on_progress=on_progress,
+            on_undecodable=plan.data.unreadable_images,
+        )
+        rows = unit_features(pooled, projection=plan.model.projection, seed=plan.model.seed)
+        x, y = torch.from_numpy(rows.x), torch.from_numpy(rows.y)
+        return UnitData(x.to(compute.device), y.to(compute.device), rows.units), pooled.table
+    return _pixel_units(table, plan.model, plan, device=compute.device, on_progress=on_progress)
+
+
+def _pixel_units(
+    table: ImageTable,
+    model: SmallCnnModel,
+    plan: Plan,
+    *,
+    device: torch.device,
+    on_progress: Callable[[int, int], None],
+) -> tuple[UnitData, ImageTable]:
+    pixels, kept = load_pixels(table, image_size=model.image_size, on_undecodable=plan.data.unreadable_images)
+    # One image stands for a unit that has several: a unit then never has more than one clipped gradient per step.
+    rows = one_per_unit([record.unit for record in kept.records])
+    x = torch.from_numpy(pixels[rows]).permute(0, 3, 1, 2).float().sub_(127).div_(128)
+    y = torch.tensor([kept.records[row].label_index for row in rows], dtype=torch.int64)
+    units = tuple(kept.records[row].unit for row in rows)
+    on_progress(len(kept.records), len(kept.records))
+    return UnitData(x.to(device), y.to(device), units), kept
+
+
+def _ignore(_step: int) -> None:
+    """Steps take milliseconds: nothing to show."""

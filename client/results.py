@@ -1,0 +1,88 @@
+"""What a hospital keeps of a finished run: the model, the metrics, the plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from safetensors.torch import save as save_tensors
+
+from client.evaluate import accuracy, balanced_accuracy
+from client.learner import plan_model
+from client.ledger import Ledger
+from client.model import named_tensors
+from client.state import RunState
+from client.storage import RunStorage, write_durably
+from common.plan import Plan
+
+
+def round_metrics(rows: dict[int, dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
+    """Accuracy per round from the applied aggregates.
+
+    The counts in aggregate r + 1 describe the model after round r, so the row of the last training round stands in the
+    closing `eval` aggregate. A round whose counts no site released has null accuracies.
+    """
+    classes = len(plan.data.classes)
+    metrics = []
+    for number in sorted(n for n in rows if n <= plan.training.rounds):
+        counts = np.array(rows.get(number + 1, {}).get("counts_before", []), dtype=np.int64)
+        counted = counts.size > 0 and counts.any()
+        confusion: NDArray[np.int64] = counts.reshape(classes, classes) if counted else np.zeros((0, 0), dtype=np.int64)
+        metrics.append(
+            {
+                "round": number,
+                "contributors": rows[number]["contributors"],
+                "accuracy": accuracy(confusion) if counted else None,
+                "balanced_accuracy": balanced_accuracy(confusion) if counted else None,
+                "held_out_units": int(confusion.sum()) if counted else None,
+                "confusion": confusion.tolist() if counted else None,
+            }
+        )
+    return metrics
+
+
+def write_results(  # noqa: PLR0913 -- each is one part of the results
+    folder: Path,
+    *,
+    run: str,
+    plan: Plan,
+    hospital: str,
+    state: RunState,
+    storage: RunStorage,
+    ledger: Ledger,
+    unit: str,
+) -> None:
+    """Write `model.safetensors`, `metrics.json` and `plan.yaml` into `folder`/`run`.
+
+    Raises:
+        SiteStorageError: If the disk refuses.
+    """
+    target = folder / run
+    target.mkdir(parents=True, exist_ok=True)
+    tensors = named_tensors(plan_model(plan), state.optimiser.parameters)
+    described = {
+        "format": "fedward/1",
+        "plan": plan.digest,
+        "model": json.dumps(plan.model.model_dump(mode="json")),
+        "classes": json.dumps(plan.data.classes),
+    }
+    write_durably(target / "model.safetensors", save_tensors(tensors, metadata=described))
+    epsilon, delta = plan.budget(plan.roster[plan.agreed.position(hospital)])
+    metrics = {
+        "run": run,
+        "plan": plan.digest,
+        "hospital": hospital,
+        "privacy": {
+            "unit": unit,
+            "epsilon_spent": ledger.spent(),
+            "epsilon_budget": epsilon,
+            "delta": delta,
+        },
+        "rounds": round_metrics(storage.rounds(), plan),
+    }
+    write_durably(target / "metrics.json", json.dumps(metrics, indent=1).encode())
+    write_durably(target / "plan.yaml", yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False).encode())

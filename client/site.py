@@ -1,0 +1,168 @@
+"""Composes a site: files to keys, plan, data, ledger, and the hospital that answers requests."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from client.accountant import check_delta, solve_sigma
+from client.contribute import Contributor
+from client.encrypt import SecretKey
+from client.learner import load_learner
+from client.ledger import Cap, Ledger
+from client.results import write_results
+from client.round import Hospital, Keys
+from client.status import StatusFile
+from common.canonical import canonical_bytes
+from common.ckks import PRESETS
+from common.config import load_settings
+from common.errors import ConfigError, KeyFileError, WrongPlan
+from common.grid import plan_grid
+from common.identity import Identity, read_secret, write_secret
+from common.plan import Plan
+from common.site_config import SiteConfig
+
+log = logging.getLogger(__name__)
+
+CKKS_FILE_MAGIC = b"FWCKKS/1"
+
+
+def save_ckks_key(path: Path, key: SecretKey) -> None:
+    """Write a CKKS secret key, mode 0600, to a new file."""
+    write_secret(path, CKKS_FILE_MAGIC + key.to_bytes())
+
+
+def load_ckks_key(path: Path, plan: Plan) -> SecretKey:
+    """Read the epoch's CKKS secret key.
+
+    Raises:
+        KeyFileError: If the file is no such key, or one for other parameters.
+    """
+    data = read_secret(path)
+    if not data.startswith(CKKS_FILE_MAGIC):
+        raise KeyFileError(f"{path}: is no CKKS key of this version; name the key file that the key ceremony wrote")
+    return SecretKey.from_bytes(data[len(CKKS_FILE_MAGIC) :], PRESETS[plan.encryption.preset])
+
+
+def load_approved_plan(config: SiteConfig) -> Plan:
+    """Read the site's plan and check that this hospital is in it and agreed to it.
+
+    Raises:
+        WrongPlan: If its digest is not among the approved ones.
+        ConfigError: If the file is wrong or does not name this hospital.
+    """
+    plan = load_settings(config.plan, Plan)
+    names = [hospital.name for hospital in plan.roster]
+    if config.hospital not in names:
+        raise ConfigError(
+            f"{config.plan}: the roster names {', '.join(names)}, not {config.hospital}; ask the organiser"
+        )
+    if plan.digest not in config.approved_plans:
+        raise WrongPlan(
+            f"{config.plan}: digest {plan.digest[:16]}… is not among approved_plans of this site "
+            f"({', '.join(d[:16] + '…' for d in config.approved_plans)}); read the plan, then add its digest, or get "
+            "the plan that was approved"
+        )
+    return plan
+
+
+def keyed_unit_digest(identity: Identity, units: Sequence[str]) -> str:
+    """HMAC of the set of units, hex: tells this site that the set changed, and tells others nothing.
+
+    The key is an Ed25519 signature of a label: deterministic, and nobody without the private key can make it.
+    """
+    key = identity.sign(b"fedward/unit-set/1")
+    return hmac.new(key, canonical_bytes(sorted(units)), hashlib.sha256).hexdigest()
+
+
+def open_hospital(config: SiteConfig, status: StatusFile) -> Hospital:
+    """Load everything that a site needs before its first request: plan, keys, ledger, noise, data, model.
+
+    Raises:
+        FedwardError: If anything is wrong; one sentence.
+    """
+    plan = load_approved_plan(config)
+    keys = Keys(Identity.load(config.identity_key), load_ckks_key(config.ckks_key, plan))
+    member = plan.roster[plan.agreed.position(config.hospital)]
+    if member.identity != keys.identity.public_hex:
+        raise KeyFileError(
+            f"{config.identity_key}: is not the key of {config.hospital} in the roster; name its own key"
+        )
+    epsilon, delta = plan.budget(member)
+    training = plan.training
+    sigma = solve_sigma(
+        epsilon=epsilon, delta=delta, q=training.sample_rate, steps=training.rounds * training.local_steps
+    )
+    counts_sigma = solve_sigma(epsilon=config.privacy.metrics_epsilon, delta=delta, q=1.0, steps=1)
+    cap = Cap(epsilon=config.privacy.cap_epsilon, delta=config.privacy.cap_delta)
+    ledger = Ledger.open(
+        config.ledger,
+        source=config.privacy.source,
+        hospital=config.hospital,
+        identity=keys.identity,
+        cap=cap,
+    )
+    status.update(
+        phase="reading data",
+        rounds=training.rounds,
+        epsilon_budget=epsilon,
+        epsilon_spent=ledger.spent(),
+        delta=delta,
+        sigma=sigma,
+    )
+    learner, unit = load_learner(
+        config, plan, on_progress=lambda done, total: status.update(phase="reading data", done=done, total=total)
+    )
+    check_delta(delta, learner.training_units)
+    status.update(phase="ready", unit=unit, units=learner.training_units, held_out=learner.held_out_units)
+    log.info(
+        "%s: unit of privacy: %s; %d training units (declared %d), %d held out; epsilon %g, delta %g: noise multiplier "
+        "%.4f over %d steps of q = %g; spent so far %.4f of cap %g",
+        config.hospital,
+        unit,
+        learner.training_units,
+        member.declared_units,
+        learner.held_out_units,
+        epsilon,
+        delta,
+        sigma,
+        training.rounds * training.local_steps,
+        training.sample_rate,
+        ledger.spent(),
+        config.privacy.cap_epsilon,
+    )
+    contributor = Contributor(
+        plan=plan,
+        hospital=config.hospital,
+        policy=config.privacy,
+        learner=learner,
+        ledger=ledger,
+        grid=plan_grid(
+            PRESETS[plan.encryption.preset],
+            [h.declared_units for h in plan.roster],
+            update_norm_bound=plan.update_norm_bound,
+            slot_sum_max=plan.slot_sum_max,
+        ),
+        sigma=sigma,
+        counts_sigma=counts_sigma,
+        units_digest=keyed_unit_digest(keys.identity, learner.units),
+    )
+    return Hospital(
+        config,
+        contributor,
+        keys=keys,
+        status=status,
+        finish=lambda run, state, storage: write_results(
+            config.results,
+            run=run,
+            plan=plan,
+            hospital=config.hospital,
+            state=state,
+            storage=storage,
+            ledger=ledger,
+            unit=unit,
+        ),
+    )

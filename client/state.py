@@ -1,0 +1,66 @@
+"""What a hospital knows of a run: the model after the last applied aggregate, and where that came from."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.optimiser import OptimiserState, apply_update
+from common.canonical import canonical_bytes
+from common.messages import Applied
+from common.plan import FedAvg, FedAvgM
+from common.transcript import EMPTY_CHAIN, extend_chain
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """Model and history of one run; a pure function of the plan and the applied aggregates."""
+
+    applied: Applied
+    optimiser: OptimiserState
+
+
+def initial_state(parameters: NDArray[np.float64]) -> RunState:
+    """The state before round 1.
+
+    Args:
+        parameters: The plan's initial trainable parameters, float64, shape (d,).
+    """
+    nothing = Applied(round=0, root="", chain=EMPTY_CHAIN)
+    return RunState(nothing, OptimiserState(parameters, np.zeros_like(parameters)))
+
+
+def advance(
+    state: RunState, mean_update: NDArray[np.float64], *, root: str, trains: bool, optimiser: FedAvg | FedAvgM
+) -> RunState:
+    """The state after one more aggregate.
+
+    Args:
+        state: Before it.
+        mean_update: Decrypted weighted mean, float64, shape (d,).
+        root: Digest of the aggregate's bytes.
+        trains: False for the closing `eval` round, which moves no parameter.
+        optimiser: As the plan says.
+    """
+    number = state.applied.round + 1
+    applied = Applied(round=number, root=root, chain=extend_chain(state.applied.chain, number, root))
+    moved = apply_update(state.optimiser, mean_update, optimiser=optimiser) if trains else state.optimiser
+    return RunState(applied, moved)
+
+
+def state_tag(state: RunState, key: bytes) -> str:
+    """Keyed digest of the whole state, hex: equal tags mean equal models, and tell an outsider nothing.
+
+    Args:
+        state: What is compared.
+        key: 32 bytes derived from the epoch's CKKS secret, which all hospitals and nobody else hold.
+    """
+    tag = hmac.new(key, b"fedward/state/1", hashlib.sha256)
+    tag.update(canonical_bytes(state.applied.model_dump(mode="json")))
+    for vector in (state.optimiser.parameters, state.optimiser.velocity):
+        tag.update(vector.astype("<f8").tobytes())
+    return tag.hexdigest()

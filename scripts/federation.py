@@ -1,0 +1,268 @@
+"""Makes a federation's files at once, as demos and tests need it: keys, certificates, plan, site and server files.
+
+At real sites each hospital makes its own keys; here one command makes them all, so whoever runs it could read
+everything. docs/threat-model.md says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from client.accountant import solve_sigma
+from client.data import held_out, load_table
+from client.encrypt import SecretKey
+from client.learner import plan_model
+from client.model import trainable_vector
+from client.site import save_ckks_key
+from common.ckks import PRESETS
+from common.config import parse_settings
+from common.errors import AlreadyExists, DataError, PlanError
+from common.grid import plan_grid
+from common.identity import Identity
+from common.plan import Hospital, Plan
+from common.site_config import MAX_SOCKET_BYTES, SiteConfig
+from scripts.certificates import write_node_key, write_superexec_secret, write_tls
+
+FIRST_EPOCH = 1
+CERTIFICATE_DAYS = 825
+
+
+@dataclass(frozen=True, slots=True)
+class FederationOptions:
+    """What the organiser chooses beside the plan.
+
+    `ports` are loopback ports of Flower's own APIs: one for the coordinator, then one per hospital.
+    """
+
+    fleet_address: str
+    fleet_bind: str
+    ports: Sequence[int]
+    metrics: str
+    public_data: bool
+    threads: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One hospital before its files exist."""
+
+    name: str
+    data: Path
+    units: int
+    identity: Identity
+
+
+def provision(template: Plan, sites_data: dict[str, Path], target: Path, *, options: FederationOptions) -> Plan:
+    """Write a whole federation into a new folder, all of it or nothing.
+
+    Args:
+        template: A plan without `federation`.
+        sites_data: Data folder of each hospital, by name, in roster order.
+        target: Folder to make.
+        options: See `FederationOptions`.
+
+    Returns:
+        The agreed plan, as written to `target`/plan.yaml.
+
+    Raises:
+        AlreadyExists: If `target` exists and is not empty.
+        DataError: If a hospital's data folder is wrong.
+        PlanError: If the plan is unsound for these hospitals.
+    """
+    if target.exists() and any(target.iterdir()):
+        raise AlreadyExists(f"{target}: is not empty; keys are never overwritten; name a new folder")
+    sites = [Site(n, d, count_units(d, template), Identity.generate()) for n, d in sites_data.items()]
+    coordinator = Identity.generate()
+    plan = agree(template, sites, coordinator)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        _write_plan(staging / "plan.yaml", plan)
+        _write_coordinator(staging / "coordinator", sites, coordinator, options=options)
+        key = SecretKey.generate(PRESETS[plan.encryption.preset])
+        for site, port in zip(sites, options.ports[1:], strict=True):
+            _write_site(staging, target, site, plan=plan, key=key, options=options, port=port)
+        if target.exists():
+            target.rmdir()
+        staging.rename(target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return plan
+
+
+def count_units(data: Path, template: Plan) -> int:
+    """Training units of one data folder under the plan: what its hospital declares."""
+    table = load_table(
+        data, template.data.classes, on_undecodable=template.data.unreadable_images, unit=template.privacy.unit
+    )
+    units = table.unit_labels()
+    settings = template.data
+    kept = [u for u in units if not held_out(u, salt=settings.held_out_salt, fraction=settings.held_out)]
+    if not kept:
+        raise DataError(f"{data}: no unit is left to train on; the folder needs more images")
+    return len(kept)
+
+
+def agree(template: Plan, sites: Sequence[Site], coordinator: Identity) -> Plan:
+    """Fill a template with its federation and, where it says `auto`, the update bound.
+
+    Raises:
+        PlanError: If the plan is unsound for these hospitals, or already names hospitals.
+    """
+    if template.federation is not None:
+        raise PlanError(f"plan '{template.name}' names its hospitals already; give provision a template without them")
+    roster = tuple(Hospital(name=s.name, identity=s.identity.public_hex, declared_units=s.units) for s in sites)
+    size = trainable_vector(plan_model(template)).size
+    content = template.model_dump(mode="json")
+    content["federation"] = {
+        "coordinator": coordinator.public_hex,
+        "epoch": FIRST_EPOCH,
+        "trainable_parameters": int(size),
+        "hospitals": [h.model_dump(mode="json") for h in roster],
+    }
+    if template.encryption.update_norm_bound == "auto":
+        content["encryption"]["update_norm_bound"] = expected_update_norm(template, roster, size)
+    plan = parse_settings(yaml.safe_dump(content), Plan, source=f"plan '{template.name}'")
+    # Room in the modulus is a property of the whole roster: refuse now, not at five sites.
+    plan_grid(
+        PRESETS[plan.encryption.preset],
+        [h.declared_units for h in roster],
+        update_norm_bound=plan.update_norm_bound,
+        slot_sum_max=plan.slot_sum_max,
+    )
+    return plan
+
+
+def expected_update_norm(plan: Plan, roster: Sequence[Hospital], parameters: int) -> float:
+    """A bound S that updates pass rarely: all clipped gradients aligned, plus noise six deviations above its mean norm.
+
+    Step j of K moves the model by learning_rate * c_j times its gradient, c_j = (1 - m^(K-j)) / (1 - m) with local
+    momentum m. Public: it depends on the plan alone.
+
+    Args:
+        plan: The template.
+        roster: The hospitals with their declared units.
+        parameters: Trainable parameters d.
+    """
+    training, privacy = plan.training, plan.privacy
+    steps, momentum = training.local_steps, training.momentum
+    reach = [sum(momentum**i for i in range(steps - j)) for j in range(steps)]
+    bounds = []
+    for hospital in roster:
+        epsilon, delta = plan.budget(hospital)
+        q = training.sample_rate
+        sigma = solve_sigma(epsilon=epsilon, delta=delta, q=q, steps=training.rounds * steps)
+        noise_per_step = sigma * privacy.clip / (q * hospital.declared_units)
+        noise = noise_per_step * math.sqrt(sum(c * c for c in reach)) * (math.sqrt(parameters) + 6)
+        bounds.append(training.learning_rate * (privacy.clip * sum(reach) / q + noise))
+    return float(f"{max(bounds):.3g}")
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """Loopback ports that nothing uses now."""
+    probes = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return tuple(probe.getsockname()[1] for probe in probes)
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def _write_plan(path: Path, plan: Plan) -> None:
+    head = f"# Agreed plan. digest: {plan.digest}\n"
+    path.write_text(head + yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False))
+
+
+def _write_coordinator(folder: Path, sites: Sequence[Site], identity: Identity, *, options: FederationOptions) -> None:
+    (folder / "nodes").mkdir(parents=True)
+    tls = write_tls(folder, [options.fleet_address.rsplit(":", 1)[0]], valid_days=CERTIFICATE_DAYS)
+    identity.save(folder / "identity.key")
+    write_superexec_secret(folder / "superexec.secret")
+    _write_yaml(
+        folder / "server.yaml",
+        {
+            "fleet_address": options.fleet_bind,
+            "runtime_port": options.ports[0],
+            "certificate": tls.certificate.name,
+            "certificate_key": tls.certificate_key.name,
+            "root_certificates": tls.root_certificates.name,
+            "superexec_secret": "superexec.secret",
+            "identity_key": "identity.key",
+            "folder": "work",
+            "nodes": [{"name": s.name, "public_key": f"nodes/{s.name}.pub"} for s in sites],
+        },
+    )
+
+
+def _write_site(  # noqa: PLR0913 -- one site's files from all that the federation shares
+    staging: Path, target: Path, site: Site, *, plan: Plan, key: SecretKey, options: FederationOptions, port: int
+) -> None:
+    folder, coordinator = staging / site.name, staging / "coordinator"
+    (folder / "gateway").mkdir(parents=True)
+    site.identity.save(folder / "identity.key")
+    save_ckks_key(folder / "ckks.key", key)
+    shutil.copy(staging / "plan.yaml", folder / "plan.yaml")
+    write_node_key(folder / "gateway" / "node.key", coordinator / "nodes" / f"{site.name}.pub")
+    write_superexec_secret(folder / "gateway" / "superexec.secret")
+    shutil.copy(coordinator / "ca.crt", folder / "gateway" / "ca.crt")
+    epsilon, delta = plan.budget(plan.roster[plan.agreed.position(site.name)])
+    content = {
+        "hospital": site.name,
+        "plan": "plan.yaml",
+        "approved_plans": [plan.digest],
+        "data": os.path.relpath(site.data.resolve(), (target / site.name).resolve()),
+        "identity_key": "identity.key",
+        "ckks_key": "ckks.key",
+        "ledger": "ledger.sqlite",
+        "state": "state",
+        "results": "results",
+        "socket": _socket_path(target / site.name),
+        "device": options.device,
+        "threads": options.threads,
+        "privacy": {
+            "source": "images",
+            "cap_epsilon": epsilon,
+            "cap_delta": delta,
+            "metrics": options.metrics,
+            "public_data": options.public_data,
+            "min_cohort": plan.cohort.min_cohort,
+        },
+        "gateway": {
+            "superlink": options.fleet_address,
+            "root_certificates": "gateway/ca.crt",
+            "node_key": "gateway/node.key",
+            "superexec_secret": "gateway/superexec.secret",
+            "runtime_port": port,
+            "folder": "gateway/work",
+        },
+    }
+    _write_yaml(folder / f"{site.name}.yaml", content)
+    parse_settings(yaml.safe_dump(content), SiteConfig, source=f"{site.name}.yaml")
+
+
+def _socket_path(folder: Path) -> str:
+    path = str(folder.resolve() / "site.sock")
+    if len(path.encode()) <= MAX_SOCKET_BYTES:
+        return "site.sock"
+    # The kernel's limit is short; a deep work folder gets its sockets in the temporary folder.
+    name = hashlib.sha256(path.encode()).hexdigest()[:16]
+    return str(Path(tempfile.gettempdir()) / f"fedward-{name}" / "site.sock")
+
+
+def _write_yaml(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
