@@ -1,0 +1,98 @@
+"""The ServerApp: composes one run from its folder and hands it to Flower."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import cast
+
+from flwr.app import ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+
+from common.config import load_settings
+from common.errors import FedwardError, PlanError
+from common.identity import Identity
+from common.plan import Plan
+from common.server_config import ServerConfig, load_server
+from server.guard import refuse_learning_code, refuse_secret_key
+from server.one_by_one import OneByOneGrid
+from server.progress import Progress, ProgressFile
+from server.requests import RequestWriter, steps_after
+from server.run_folder import CONFIG_VARIABLE, CONNECT_TIMEOUT_KEY, PLAN_FILE, RUN_KEY, run_folder
+from server.store import Store
+from server.strategy import SecureAggregation
+
+log = logging.getLogger(__name__)
+LOG_FILE = "serverapp.log"
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run, or go on with, the run that the run configuration names."""
+    refuse_learning_code()
+    config_path = Path(os.environ[CONFIG_VARIABLE])
+    config = load_server(config_path)
+    refuse_secret_key(config.folder, config_path.parent)
+    run = str(context.run_config[RUN_KEY])
+    folder = run_folder(config, run)
+    _log_to(folder / LOG_FILE, config.log_level)
+    plan = load_settings(folder / PLAN_FILE, Plan)
+    progress = ProgressFile(folder, Progress(run, plan.name, plan.training.rounds))
+    store = Store(config.folder)
+    try:
+        _run(config, plan, run=run, grid=OneByOneGrid(grid), store=store, progress=progress, context=context)
+    except FedwardError as error:
+        log.error("stopped: %s", error)  # noqa: TRY400 -- a sentence for the operator, not a fault of the program
+        progress.end("stopped", str(error))
+        store.end(run, "stopped", reason=str(error))
+        raise
+    except Exception as error:
+        log.exception("stopped by an unexpected error")
+        progress.end("stopped", f"unexpected {type(error).__name__}; see {folder / LOG_FILE}")
+        raise
+    finally:
+        store.close()
+
+
+def _run(  # noqa: PLR0913 -- the parts of one run
+    config: ServerConfig,
+    plan: Plan,
+    *,
+    run: str,
+    grid: OneByOneGrid,
+    store: Store,
+    progress: ProgressFile,
+    context: Context,
+) -> None:
+    identity = Identity.load(config.identity_key)
+    if identity.public_hex != plan.agreed.coordinator:
+        raise PlanError(
+            f"plan '{plan.name}' names another coordinator than the key {config.identity_key}; "
+            "use the plan of this federation"
+        )
+    writer = RequestWriter(plan, run, identity.sign, lambda first, last: store.aggregates(run, first, last))
+    steps = steps_after(plan, store.last_complete_round(run))
+    strategy = SecureAggregation(
+        writer,
+        steps,
+        grid=grid,
+        store=store,
+        progress=progress,
+        connect_timeout_s=float(context.run_config[CONNECT_TIMEOUT_KEY]),
+    )
+    # The stock loop calls nothing of a Grid but send_and_receive.
+    strategy.start(cast(Grid, grid), ArrayRecord(), num_rounds=len(steps), timeout=plan.cohort.round_timeout_s)
+    refuse_learning_code()
+    store.end(run, "finished", reason="")
+    progress.end("finished", "")
+
+
+def _log_to(path: Path, level: str) -> None:
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logger = logging.getLogger("server")
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())

@@ -1,0 +1,153 @@
+"""`fedward-server`: the coordinator's commands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.canonical import canonical_bytes
+from common.child import ChildEvent
+from common.command import run_command
+from common.config import load_settings
+from common.errors import DeploymentError, FedwardError
+from common.plan import Plan
+from common.server_config import ServerConfig, load_server
+from common.supervise import supervise
+from server.display import ProgressDisplay
+from server.guard import refuse_secret_key
+from server.processes import coordinator_children, register_nodes
+from server.progress import read_progress
+from server.run_folder import run_folder, write_run_folder
+from server.store import Store
+from server.watch import cancel, follow, run_summary, submit
+
+READY_LINE = "coordinator ready"
+
+app = typer.Typer(
+    name="fedward-server",
+    help="The coordinator of a federation: it adds up encrypted updates that it cannot read.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="The coordinator's YAML file (configs/server.yaml).")
+]
+
+
+@app.command()
+def start(config: ConfigOption) -> None:
+    """Start the coordinator and keep it up until Ctrl-C or SIGTERM.
+
+    Starts Flower's SuperLink (TLS, known gateways only) and SuperExec, lets the gateways listed under 'nodes' connect,
+    and restarts what dies. Then start the hospitals, and a run with `fedward-server run`.
+    """
+    settings = _load(config)
+    settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    stages = coordinator_children(settings, config)
+
+    async def serve() -> None:
+        await register_nodes(settings)
+        typer.echo(f"{READY_LINE}: {len(settings.nodes)} hospitals may connect to {settings.fleet_address}")
+        await asyncio.Event().wait()
+
+    asyncio.run(supervise(stages, on_event=_print_event, restart=True, work=serve))
+    typer.echo("coordinator stopped")
+
+
+@app.command()
+def run(
+    plan: Annotated[Path, typer.Argument(help="The plan that all hospitals approved (YAML, filled by provision).")],
+    config: ConfigOption,
+    *,
+    run_id: Annotated[
+        str | None,
+        typer.Option(help="Go on with this interrupted or stopped run after its last complete round."),
+    ] = None,
+    connect_timeout_s: Annotated[
+        float, typer.Option(min=0.0, max=86_400.0, help="How long to wait for all hospitals before the first round.")
+    ] = 60.0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+) -> None:
+    """Run a plan to its end and show its progress. The coordinator must be up (`fedward-server start`).
+
+    Ends with status 0 if the run finished, and with the reason if it stopped. Ctrl-C stops the run; a stopped run can
+    be resumed with --run-id.
+    """
+    settings = _load(config)
+    agreed = load_settings(plan, Plan)
+    identifier = run_id or secrets.token_hex(16)
+    folder = run_folder(settings, identifier)
+    settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.closing(Store(settings.folder)) as store:
+        plan_json = canonical_bytes(agreed.model_dump(mode="json")).decode()
+        # `roster` refuses a template before anything is recorded.
+        names = tuple(hospital.name for hospital in agreed.roster)
+        store.begin(identifier, plan_digest=agreed.digest, plan_json=plan_json, now=time.time())
+        write_run_folder(settings, identifier, plan_text=plan.read_text(encoding="utf-8"))
+        typer.echo(f"run {identifier}: plan '{agreed.name}', {len(names)} hospitals", err=True)
+        state, reason = asyncio.run(_run(settings, store, identifier, names=names, connect_timeout_s=connect_timeout_s))
+        if json_output:
+            typer.echo(json.dumps(run_summary(store, identifier), indent=2))
+    if state != "finished":
+        raise DeploymentError(f"run {identifier} stopped: {reason}; its log is {folder}")
+
+
+@app.command()
+def status(config: ConfigOption) -> None:
+    """List the runs of this coordinator, oldest first, each with its state and last complete round."""
+    settings = _load(config)
+    if not settings.folder.is_dir():
+        raise DeploymentError(f"{settings.folder}: no such folder; nothing was run with this file yet")
+    with contextlib.closing(Store(settings.folder)) as store:
+        for known in store.runs():
+            progress = read_progress(run_folder(settings, known.run))
+            connected = f", connected: {', '.join(progress.connected) or 'none'}" if progress else ""
+            typer.echo(
+                f"{known.run} {known.state}, last complete round {store.last_complete_round(known.run)}{connected}"
+                f"{f', reason: {known.reason}' if known.reason else ''}"
+            )
+
+
+def main() -> None:
+    """Entry point of `fedward-server`."""
+    run_command(app)
+
+
+async def _run(
+    settings: ServerConfig, store: Store, identifier: str, *, names: tuple[str, ...], connect_timeout_s: float
+) -> tuple[str, str]:
+    flower_run = ""
+    try:
+        flower_run = await submit(settings, identifier, connect_timeout_s=connect_timeout_s)
+        with ProgressDisplay(names) as display:
+            state, reason = await follow(settings, identifier, flower_run, on_progress=display.show)
+    except FedwardError as error:
+        state, reason = "stopped", str(error)
+    except asyncio.CancelledError:
+        # Ctrl-C: asyncio cancels this task, and raises KeyboardInterrupt once it has ended.
+        store.end(identifier, "stopped", reason="stopped by the operator")
+        if flower_run:
+            await cancel(settings, flower_run)
+        raise
+    if state == "stopped":
+        store.end(identifier, "stopped", reason=reason)
+    return state, reason
+
+
+def _load(config: Path) -> ServerConfig:
+    settings = load_server(config)
+    refuse_secret_key(settings.folder, config.resolve().parent)
+    return settings
+
+
+def _print_event(event: ChildEvent) -> None:
+    typer.echo(f"{event.name} {event.kind}{f': {event.detail}' if event.detail else ''}", err=event.kind == "died")

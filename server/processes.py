@@ -1,0 +1,157 @@
+"""The coordinator as processes: SuperLink and SuperExec, and Flower's command line for what they offer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from common.child import Child
+from common.errors import DeploymentError
+from common.flower import flower_command, flower_environment
+from common.identity import read_secret
+from common.server_config import NodeEntry, ServerConfig
+from server.run_folder import CONFIG_VARIABLE
+
+LOOPBACK = "127.0.0.1"
+CONNECTION = "fedward"
+# More at once only take turns on the machine's cores: each is a second of Python start-up.
+MOST_COMMANDS_AT_ONCE = 2
+COMMAND_TIMEOUT_S = 60.0
+ALREADY_REGISTERED = "[code: 23]"
+
+
+def coordinator_children(config: ServerConfig, config_path: Path) -> tuple[tuple[Child, ...], ...]:
+    """The coordinator's processes, in stages for `common.supervise`.
+
+    Args:
+        config: The server file, with absolute paths.
+        config_path: Where it is; the ServerApp reads it again.
+
+    Raises:
+        KeyFileError: If a private key or secret is missing or readable by others.
+    """
+    for secret in (config.certificate_key, config.superexec_secret, config.identity_key):
+        read_secret(secret)
+    _write_connection(config)
+    environment = _environment(config) | {CONFIG_VARIABLE: str(config_path.resolve())}
+    host, port = fleet_bind_address(config)
+
+    def child(name: str, argv: tuple[str, ...], *, ready: str | None, ports: tuple[tuple[str, int], ...]) -> Child:
+        return Child(
+            name=name,
+            argv=argv,
+            env=environment,
+            cwd=config.folder,
+            log_path=config.folder / "logs" / f"{name}.log",
+            ready_pattern=ready,
+            ready_timeout_s=60.0,
+            ports=ports,
+        )
+
+    ports = ((host, port), (LOOPBACK, config.runtime_port))
+    return (
+        (child("superlink", _superlink(config), ready="Application startup complete", ports=ports),),
+        (child("superexec", _superexec(config), ready=None, ports=()),),
+    )
+
+
+def fleet_bind_address(config: ServerConfig) -> tuple[str, int]:
+    """Where the SuperLink listens for hospitals: loopback if their address is, else all interfaces."""
+    host, _, port = config.fleet_address.rpartition(":")
+    return (LOOPBACK if host in ("localhost", LOOPBACK) else "0.0.0.0", int(port))  # noqa: S104 -- the public port
+
+
+async def register_nodes(config: ServerConfig) -> None:
+    """Let the gateways of the server file connect, each under its hospital's name.
+
+    Raises:
+        DeploymentError: If the SuperLink refuses one; names the hospital.
+    """
+    turn = asyncio.Semaphore(MOST_COMMANDS_AT_ONCE)
+    async with asyncio.TaskGroup() as group:
+        for node in config.nodes:
+            group.create_task(_register(config, node, turn))
+
+
+async def flwr(config: ServerConfig, *arguments: str) -> dict[str, Any]:
+    """Run one of Flower's commands against this coordinator and return its JSON.
+
+    Raises:
+        DeploymentError: If it does not end in time, or prints no JSON.
+    """
+    process = await asyncio.create_subprocess_exec(
+        flower_command("flwr"),
+        *arguments,
+        "--format",
+        "json",
+        env=_environment(config),
+        cwd=config.folder,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), COMMAND_TIMEOUT_S)
+        answer = json.loads(output)
+    except (TimeoutError, ValueError) as error:
+        raise DeploymentError(f"flwr {arguments[0]}: no answer from the SuperLink; is the coordinator up?") from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return dict(answer)
+
+
+async def _register(config: ServerConfig, node: NodeEntry, turn: asyncio.Semaphore) -> None:
+    if not node.public_key.is_file():
+        raise DeploymentError(f"{node.public_key}: no such file; ask {node.name} for its gateway's public key")
+    async with turn:
+        answer = await flwr(config, "supernode", "register", str(node.public_key), CONNECTION, "--name", node.name)
+    problem = str(answer.get("error-message", "")).strip().splitlines()
+    if not answer.get("success") and ALREADY_REGISTERED not in " ".join(problem):
+        raise DeploymentError(f"{node.name}: the SuperLink refuses its key {node.public_key}: {' '.join(problem)}")
+
+
+def _environment(config: ServerConfig) -> dict[str, str]:
+    return flower_environment(config.folder / "flower")
+
+
+def _write_connection(config: ServerConfig) -> None:
+    home = config.folder / "flower"
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # JSON strings are TOML strings.
+    address, certificates = json.dumps(f"{LOOPBACK}:{config.runtime_port}"), json.dumps(str(config.root_certificates))
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "{CONNECTION}"\n\n'
+        f"[superlink.{CONNECTION}]\naddress = {address}\nroot-certificates = {certificates}\n",
+        encoding="utf-8",
+    )
+
+
+def _superlink(config: ServerConfig) -> tuple[str, ...]:
+    host, port = fleet_bind_address(config)
+    return (
+        flower_command("flower-superlink"),
+        *("--ssl-ca-certfile", str(config.root_certificates)),
+        *("--ssl-certfile", str(config.certificate)),
+        *("--ssl-keyfile", str(config.certificate_key)),
+        "--enable-supernode-auth",
+        *("--database", str(config.folder / "superlink.db")),
+        *("--isolation", "process"),
+        *("--superexec-auth-secret-file", str(config.superexec_secret)),
+        "--disable-runtime-dependency-installation",
+        *("--host", LOOPBACK, "--port", str(config.runtime_port)),
+        *("--fleet-api-type", "grpc-rere"),
+        *("--fleet-api-address", f"{host}:{port}"),
+    )
+
+
+def _superexec(config: ServerConfig) -> tuple[str, ...]:
+    return (
+        flower_command("flower-superexec"),
+        *("--runtime-api-address", f"{LOOPBACK}:{config.runtime_port}"),
+        *("--root-certificates", str(config.root_certificates)),
+        *("--superexec-auth-secret-file", str(config.superexec_secret)),
+    )

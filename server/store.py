@@ -1,0 +1,188 @@
+"""The coordinator's durable store: runs, encrypted aggregates, what each hospital did. SQLite, fully synchronous."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from common.errors import ConfigError, StoreError
+from common.messages import AggregateEntry, Kind, header_bytes
+from server.aggregate import Aggregate
+
+FILE_NAME = "store.db"
+BUSY_TIMEOUT_S = 30.0
+
+RunState = Literal["running", "finished", "stopped"]
+OutcomeKind = Literal["contributed", "observed", "failed", "late", "diverged", "absent"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    run TEXT PRIMARY KEY, plan_digest TEXT NOT NULL, plan TEXT NOT NULL, started REAL NOT NULL,
+    state TEXT NOT NULL, reason TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS exchanges (
+    run TEXT NOT NULL REFERENCES runs(run), round INTEGER NOT NULL, attempt INTEGER NOT NULL, kind TEXT NOT NULL,
+    seconds REAL NOT NULL, outcomes TEXT NOT NULL, entry TEXT, body BLOB, PRIMARY KEY (run, round, attempt));
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one hospital did in one exchange.
+
+    Args:
+        hospital: Its name.
+        outcome: contributed: its upload is in the sum; observed: it answered without one; failed: it, its gateway or
+            the admission refused; late: no answer in time; diverged: it holds another model; absent: not connected.
+        code: Name of the error behind observed or failed, or empty.
+        up_bytes: Bytes of its reply.
+        down_bytes: Bytes of the request to it.
+        seconds: From opening to its reply.
+    """
+
+    hospital: str
+    outcome: OutcomeKind
+    code: str
+    up_bytes: int
+    down_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request to all hospitals and what came back; `complete` if its aggregate (if any is due) exists."""
+
+    round: int
+    attempt: int
+    kind: Kind
+    seconds: float
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run as the store knows it; `started` is Unix time."""
+
+    run: str
+    plan_digest: str
+    plan_json: str
+    started: float
+    state: RunState
+    reason: str
+
+
+class Store:
+    """Opens or makes the store in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE_NAME
+        with self._reporting():
+            self._connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def begin(self, run: str, *, plan_digest: str, plan_json: str, now: float) -> None:
+        """Record a run as running, or take up one that was interrupted.
+
+        Raises:
+            ConfigError: If the run exists with another plan, or is finished.
+            StoreError: If the disk refuses.
+        """
+        with self._transaction():
+            known = self.run(run)
+            if known is None:
+                row = (run, plan_digest, plan_json, now, "running", "")
+                self._connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?)", row)
+                return
+            if known.plan_digest != plan_digest:
+                raise ConfigError(f"run {run} belongs to another plan; resume it with its own plan, or start a new run")
+            if known.state == "finished":
+                raise ConfigError(f"run {run} is finished; start a new run")
+            self._connection.execute("UPDATE runs SET state = 'running', reason = '' WHERE run = ?", (run,))
+
+    def end(self, run: str, state: RunState, *, reason: str) -> None:
+        """Record how a run ended."""
+        with self._transaction():
+            self._connection.execute("UPDATE runs SET state = ?, reason = ? WHERE run = ?", (state, reason, run))
+
+    def save(self, run: str, exchange: Exchange, aggregate: Aggregate | None) -> None:
+        """Record an exchange and its aggregate in one transaction; it is on the disk when this returns.
+
+        Raises:
+            StoreError: If the disk refuses; nothing of the exchange is kept then.
+        """
+        outcomes = json.dumps([asdict(outcome) for outcome in exchange.outcomes])
+        entry = header_bytes(aggregate.entry).decode() if aggregate else None
+        body = aggregate.body if aggregate else None
+        row = (run, exchange.round, exchange.attempt, exchange.kind, exchange.seconds, outcomes, entry, body)
+        with self._transaction():
+            # An attempt of a run that was interrupted may be asked for again.
+            self._connection.execute("INSERT OR REPLACE INTO exchanges VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def run(self, run: str) -> Run | None:
+        """One run, or None."""
+        rows = self._rows("SELECT * FROM runs WHERE run = ?", (run,))
+        return Run(*rows[0]) if rows else None
+
+    def runs(self) -> tuple[Run, ...]:
+        """All runs, oldest first."""
+        return tuple(Run(*row) for row in self._rows("SELECT * FROM runs ORDER BY started", ()))
+
+    def exchanges(self, run: str) -> tuple[Exchange, ...]:
+        """All exchanges of a run in their order."""
+        query = "SELECT round, attempt, kind, seconds, outcomes FROM exchanges WHERE run = ? ORDER BY round, attempt"
+        return tuple(
+            Exchange(number, attempt, kind, seconds, tuple(Outcome(**item) for item in json.loads(outcomes)))
+            for number, attempt, kind, seconds, outcomes in self._rows(query, (run,))
+        )
+
+    def last_complete_round(self, run: str) -> int:
+        """Number of the last round with an aggregate; 0 before any."""
+        query = "SELECT COALESCE(MAX(round), 0) FROM exchanges WHERE run = ? AND entry IS NOT NULL"
+        return int(self._rows(query, (run,))[0][0])
+
+    def aggregates(self, run: str, first: int, last: int) -> tuple[Aggregate, ...]:
+        """The aggregates of rounds `first` to `last`, both included, in order.
+
+        Raises:
+            StoreError: If one of them is missing.
+        """
+        query = "SELECT entry, body FROM exchanges WHERE run = ? AND entry IS NOT NULL AND round BETWEEN ? AND ? "
+        rows = self._rows(query + "ORDER BY round", (run, first, last))
+        if len(rows) != max(0, last - first + 1):
+            raise StoreError(f"{self.path}: holds {len(rows)} of the rounds {first} to {last}; restore a backup")
+        return tuple(Aggregate(AggregateEntry.model_validate_json(entry), body) for entry, body in rows)
+
+    def _rows(self, query: str, parameters: tuple[str | int, ...]) -> list[tuple[Any, ...]]:
+        with self._reporting():
+            return self._connection.execute(query, parameters).fetchall()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._reporting():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                # SQLite has rolled back by itself after a full disk.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"{self.path}: the store refuses ({error}); free disk space or restore the file, then resume the run"
+            ) from error
