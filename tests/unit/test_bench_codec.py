@@ -1,0 +1,64 @@
+"""`fedward bench codec` measures every row in one run, and its JSON is what the documents promise."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+FIELDS = {
+    "name",
+    "up_bytes_per_parameter",
+    "down_bytes_per_parameter",
+    "client_seconds_per_million",
+    "server_seconds_per_million",
+    "decrypt_seconds_per_million",
+    "relative_error",
+    "peak_bytes",
+}
+
+
+def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own: the bench starts processes and redirects its standard output."""
+    program = "from common.command import run_command; from scripts.bench import bench_app; run_command(bench_app)"
+    command = [sys.executable, "-c", program, "codec", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)  # noqa: S603 -- our own interpreter
+
+
+def test_the_bench_writes_every_row_with_every_field(tmp_path: Path) -> None:
+    """A small run of the whole bench: codecs, fresh processes for the peaks, table and file."""
+    target = tmp_path / "codec.json"
+    run = run_bench("--parameters", "12000", "--hospitals", "3", "--repeats", "1", "--json", str(target))
+    assert run.returncode == 0, run.stderr
+    assert "WARNING" not in run.stdout
+    result = json.loads(target.read_text())
+    assert (result["parameters"], result["hospitals"]) == (12_000, 3)
+    rows = {row["name"]: row for row in result["rows"]}
+    assert list(rows) == ["compact", "precise", "tenseal-8192", "float32"]
+    assert all(set(row) == FIELDS and all(row[field] > 0 for field in FIELDS - {"name"}) for row in rows.values())
+    assert rows["compact"]["up_bytes_per_parameter"] == 6 * 7488 / 12_000
+    assert rows["float32"]["up_bytes_per_parameter"] == 4
+    # The means are right: a codec that adds wrongly would be off by the size of an update.
+    assert rows["compact"]["relative_error"] < 1e-3
+    assert rows["precise"]["relative_error"] < 1e-10
+    assert rows["tenseal-8192"]["relative_error"] < 1e-4
+    assert rows["float32"]["relative_error"] < 1e-6
+
+
+def test_a_result_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
+    """A bench of minutes must not end in a path that was wrong from the start."""
+    run = run_bench("--parameters", "12000", "--json", str(tmp_path / "no" / "x.json"))
+    assert run.returncode == 2
+    assert "make it first" in run.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--parameters", "--hospitals", "--repeats"])
+def test_impossible_counts_are_refused(option: str) -> None:
+    """Nothing to measure is a wrong command line: exit code 2."""
+    assert run_bench(option, "0").returncode == 2
