@@ -29,7 +29,7 @@ def read_cache(path: Path, *, width: int) -> Vectors:
         Vectors by hex sha256; empty if there is no file or a damaged one, which costs a feature pass and nothing else.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             digests, vectors = archive["sha256"], archive["vectors"]
     except FileNotFoundError:
         return {}

@@ -1,0 +1,120 @@
+"""Decoding: every file becomes the same kind of square, or one clear error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from client.data import check_decodable, decode_image, load_pixels, load_table
+from common.errors import DataError
+
+
+def _photograph(side: int = 64) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two good images, and one that is cut off in the middle of its pixels."""
+    (tmp_path / "mole").mkdir()
+    _photograph().save(tmp_path / "mole" / "a.png")
+    _photograph(48).save(tmp_path / "mole" / "b.jpg")
+    _photograph(96).save(tmp_path / "mole" / "cut.jpg")
+    whole = (tmp_path / "mole" / "cut.jpg").read_bytes()
+    (tmp_path / "mole" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    return tmp_path
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "1", "I;16"])
+def test_every_colour_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    """Scanners write grey, palette and CMYK files; none may stop a hospital."""
+    image = _photograph().convert("L").convert("I").convert("I;16") if mode == "I;16" else _photograph().convert(mode)
+    path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
+    image.save(path)
+    decoded = decode_image(path, 32)
+    assert decoded.shape == (32, 32, 3)
+    assert decoded.dtype == np.uint8
+
+
+def test_an_image_of_the_right_size_keeps_its_pixels(tmp_path: Path) -> None:
+    """No resampling where none is needed."""
+    _photograph().save(tmp_path / "a.png")
+    assert np.array_equal(decode_image(tmp_path / "a.png", 64), np.asarray(_photograph()))
+
+
+def test_a_wide_image_is_cropped_to_its_middle_not_squeezed(tmp_path: Path) -> None:
+    """A squeezed lesion looks asymmetric, which is a sign of melanoma."""
+    pixels = np.zeros((32, 96, 3), dtype=np.uint8)
+    pixels[:, 32:64] = 200
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    assert decode_image(tmp_path / "wide.png", 32).min() == 200
+
+
+def test_a_turned_photograph_is_set_upright(tmp_path: Path) -> None:
+    """Cameras store the turn in EXIF; the pixels must not depend on how the camera was held."""
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    _photograph().save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(decode_image(tmp_path / "turned.png", 64), np.asarray(_photograph())[::-1, ::-1])
+
+
+def test_a_cut_off_jpeg_is_found_and_named_without_its_folder(root: Path) -> None:
+    """Half an image must never be used silently; its path may tell about a patient."""
+    with pytest.raises(DataError, match=r"the image cut\.jpg cannot be decoded") as caught:
+        decode_image(root / "mole" / "cut.jpg", 32)
+    assert str(root) not in str(caught.value)
+
+
+def test_a_cut_off_jpeg_is_skipped_or_refused_by_choice(root: Path) -> None:
+    """Its header is whole, so only decoding finds it."""
+    table = load_table(root, on_undecodable="refuse", unit="patient")
+    assert len(table.records) == 3
+    with pytest.raises(DataError, match=r"mole/cut\.jpg"):
+        check_decodable(table, on_undecodable="refuse")
+    checked = check_decodable(table, on_undecodable="skip")
+    assert checked.images_per_class() == (2,)
+    assert checked.left_out == {"undecodable": 1}
+    assert "mole/cut.jpg" in checked.warnings[-1]
+
+
+def test_pixels_come_with_the_table_of_what_was_decoded(root: Path) -> None:
+    """Rows and records must stay in step when a file is skipped."""
+    table = load_table(root, on_undecodable="skip", unit="patient")
+    pixels, kept = load_pixels(table, image_size=64, on_undecodable="skip")
+    assert [record.path for record in kept.records] == ["mole/a.png", "mole/b.jpg"]
+    assert np.array_equal(pixels[0], np.asarray(_photograph()))
+    assert pixels.shape == (2, 64, 64, 3)
+
+
+def test_a_folder_of_nothing_but_broken_images_is_refused_even_when_skipping(root: Path) -> None:
+    """Nothing to train on is an error, not an empty training."""
+    (root / "mole" / "a.png").unlink()
+    (root / "mole" / "b.jpg").unlink()
+    table = load_table(root, on_undecodable="skip", unit="patient")
+    with pytest.raises(DataError, match="not one image"):
+        load_pixels(table, image_size=64, on_undecodable="skip")
+
+
+def test_damaged_bytes_give_pixels_or_a_data_error_and_nothing_else(tmp_path: Path) -> None:
+    """Pillow raises many kinds of exception; a flipped bit must not end a site with a traceback."""
+    rng = np.random.default_rng(1)
+    refused = 0
+    for suffix in ("jpg", "png"):
+        _photograph(32).save(tmp_path / f"whole.{suffix}")
+        whole = np.frombuffer((tmp_path / f"whole.{suffix}").read_bytes(), dtype=np.uint8)
+        for trial in range(150):
+            damaged = whole.copy()
+            damaged[rng.integers(0, len(whole), 1 + trial % 8)] = rng.integers(0, 256)
+            path = tmp_path / f"damaged.{suffix}"
+            path.write_bytes(
+                damaged[: rng.integers(1, len(whole) + 1)].tobytes() if trial % 3 == 0 else damaged.tobytes()
+            )
+            try:
+                assert decode_image(path, 32).shape == (32, 32, 3)
+            except DataError:
+                refused += 1
+    assert refused > 50
