@@ -225,7 +225,7 @@ def _table(rows: Sequence[Row], parameters: int, hospitals: int) -> Table:
         "client\ns/M",
         "server\ns/M",
         "decrypt\ns/M",
-        "relative\nerror",
+        "rel.\nerror",
         "peak\nMB",
     ):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
