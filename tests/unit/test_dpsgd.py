@@ -1,0 +1,303 @@
+"""DP-SGD: clipping, divisor, noise and sampling against hand computation and against stock Opacus."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from opacus import PrivacyEngine
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from client.dpsgd import Randomness, TrainingSettings, train_local
+from client.model import build_model, trainable_vector
+from client.noise import bernoulli
+from common.errors import LocalProtocolError, PlanError, UnsupportedLayer
+
+UNITS, FEATURES, CLASSES = 40, 12, 3
+GRID = 2.0**-20
+
+
+def silence(count: int, _sd: float) -> NDArray[np.int64]:
+    """No noise: the oracle's seam."""
+    return np.zeros(count, np.int64)
+
+
+SILENT = Randomness(noise=silence)
+
+
+def full(steps: int = 1, *, clip: float = 0.5, momentum: float = 0.0, declared: int = 50) -> TrainingSettings:
+    """Full batch, learning rate 1."""
+    return TrainingSettings(
+        steps=steps, clip=clip, learning_rate=1.0, momentum=momentum, sampling="full", rate=1.0, declared_units=declared
+    )
+
+
+def poisson(rate: float, *, steps: int = 1) -> TrainingSettings:
+    """Poisson batches, learning rate 1."""
+    return TrainingSettings(
+        steps=steps, clip=0.5, learning_rate=1.0, momentum=0.0, sampling="poisson", rate=rate, declared_units=50
+    )
+
+
+def units(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Inputs of very different lengths, so that some gradients are clipped and some are not."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(UNITS, FEATURES, generator=generator) * torch.logspace(-2, 1, UNITS)[:, None]
+    return x, torch.randint(0, CLASSES, (UNITS,), generator=generator)
+
+
+def head() -> nn.Module:
+    """A head in double precision, so that the grid is the only rounding."""
+    return build_model("lite0-head", classes=CLASSES, features=FEATURES).double()
+
+
+def train(model: nn.Module, x: Tensor, y: Tensor, settings: TrainingSettings, **randomness: Randomness) -> np.ndarray:
+    """Train with sigma 1."""
+    return train_local(model, x, y, settings=settings, sigma=1.0, on_step=lambda _: None, **randomness)
+
+
+def clipped_gradients(vector: np.ndarray, x: Tensor, y: Tensor, clip: float) -> np.ndarray:
+    """Oracle: per-unit gradients of the linear head in closed form, clipped; shape (units, parameters)."""
+    weight = vector[: CLASSES * FEATURES].reshape(CLASSES, FEATURES)
+    logits = x.numpy() @ weight.T + vector[CLASSES * FEATURES :]
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    error = odds / odds.sum(1, keepdims=True) - np.eye(CLASSES)[y.numpy()]
+    gradients = np.concatenate([(error[:, :, None] * x.numpy()[:, None, :]).reshape(len(x), -1), error], axis=1)
+    norms = np.linalg.norm(gradients, axis=1, keepdims=True)
+    clipped: np.ndarray = gradients * np.minimum(1, clip / norms)
+    return clipped
+
+
+def test_without_noise_training_is_clipped_momentum_sgd_by_hand() -> None:
+    """Clipping per unit, the declared divisor (50, not 40), momentum: all as computed in numpy, to the grid."""
+    x, y = units()
+    x = x.double()
+    seen = train(head(), x, y, full(4, momentum=0.9), randomness=SILENT)
+    vector, velocity = np.zeros(CLASSES * (FEATURES + 1)), np.zeros(CLASSES * (FEATURES + 1))
+    for _ in range(4):
+        velocity = 0.9 * velocity + clipped_gradients(vector, x, y, 0.5).sum(0) / 50
+        vector = vector - velocity
+    assert np.abs(vector).max() > 0.01
+    np.testing.assert_allclose(seen, vector, atol=40 * 0.5 * GRID)
+
+
+def test_one_unit_moves_the_sum_by_at_most_the_clip() -> None:
+    """The sensitivity that is charged: whatever the unit, adding it moves the pre-noise sum by C at most."""
+    x, y = units()
+    for scale in (1e-3, 1.0, 1e6, 1e18):
+        extra = torch.full((1, FEATURES), scale)
+        one = full(1, declared=1)
+        without = train(head().float(), x, y, one, randomness=SILENT)
+        with_it = train(head().float(), torch.cat([x, extra]), torch.cat([y, y[:1]]), one, randomness=SILENT)
+        moved = np.linalg.norm(with_it - without)
+        assert moved <= 0.5 * (1 + 1e-5)
+        if scale >= 1:
+            assert moved >= 0.49  # control: it does count, up to the bound
+
+
+def test_a_batch_in_chunks_is_the_same_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks bound the memory; sums are of integers, so even the last bit agrees."""
+    x, y = units()
+    whole = train(head(), x.double(), y, full(3), randomness=SILENT)
+    monkeypatch.setattr("client.dpsgd._GRADIENT_BYTES", 16 * 7 * CLASSES * (FEATURES + 1))
+    chunked = train(head(), x.double(), y, full(3), randomness=SILENT)
+    np.testing.assert_array_equal(whole, chunked)
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+@pytest.mark.parametrize("kind", ["lite0-head", "groupnorm-cnn"])
+def test_a_unit_that_is_not_finite_counts_as_zero(kind: str, poison: float) -> None:
+    """One broken image must neither spoil the update nor stop a round whose budget is spent."""
+    if kind == "lite0-head":
+        x, y = units()
+        models = [head().float() for _ in range(2)]
+    else:
+        x, y = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
+        models = [build_model("groupnorm-cnn", classes=CLASSES, width=4, seed=1) for _ in range(2)]
+    broken = x.clone()
+    broken[1].view(-1)[0] = poison
+    keep = torch.arange(len(x)) != 1
+    seen = train(models[0], broken, y, full(), randomness=SILENT)
+    without = train(models[1], x[keep], y[keep], full(), randomness=SILENT)
+    assert np.isfinite(seen).all()
+    np.testing.assert_allclose(seen, without, atol=len(x) * GRID)
+    assert np.abs(seen).max() > 1e-4
+
+
+def test_an_empty_poisson_batch_is_a_step_of_pure_noise() -> None:
+    """Skipping the step would reveal that nobody was drawn."""
+    x, y = units()
+    nobody = Randomness(coins=lambda count, _rate: np.zeros(count, np.bool_))
+    moved = train(head().float(), x, y, poisson(0.01), randomness=nobody)
+    assert moved.std() == pytest.approx(0.5 / (0.01 * 50), rel=0.5)
+    still = Randomness(noise=silence, coins=nobody.coins)
+    assert not train(head().float(), x, y, poisson(0.01), randomness=still).any()
+
+
+def test_poisson_batches_are_divided_by_rate_times_declared_size() -> None:
+    """An expected batch size from the real number of units would leak it and break the accounting."""
+    x, y = units()
+    chosen = np.arange(UNITS) % 4 == 0
+    fixed = Randomness(noise=silence, coins=lambda _count, _rate: chosen)
+    seen = train(head(), x.double(), y, poisson(0.25), randomness=fixed)
+    due = -clipped_gradients(np.zeros(CLASSES * (FEATURES + 1)), x.double(), y, 0.5)[chosen].sum(0) / (0.25 * 50)
+    np.testing.assert_allclose(seen, due, atol=1e-5)
+
+
+def test_the_noise_has_the_charged_standard_deviation() -> None:
+    """Sigma times C over the divisor, in each coordinate, over the grid's inflation of 1e-4 at most."""
+    x = torch.zeros(1, 2000)
+    model = build_model("lite0-head", classes=5, features=2000)
+    moved = train_local(model, x, torch.tensor([0]), settings=full(declared=10), sigma=3.0, on_step=lambda _: None)
+    assert moved[: 5 * 2000].std() == pytest.approx(3.0 * 0.5 / 10, rel=0.035)
+
+
+def test_equal_torch_seeds_give_different_updates() -> None:
+    """The control shows that stock Opacus repeats its noise under a seed; that is why the noise is our own."""
+    x, y = units()
+    ours, theirs = [], []
+    for _ in range(2):
+        torch.manual_seed(3)
+        ours.append(train(head().float(), x, y, full()))
+        torch.manual_seed(3)
+        theirs.append(stock_opacus(x, y, 1.0))
+    assert np.array_equal(theirs[0], theirs[1])
+    assert not np.array_equal(ours[0], ours[1])
+    assert np.linalg.norm(ours[0] - ours[1]) > 0.01
+
+
+def stock_opacus(x: Tensor, y: Tensor, sigma: float) -> np.ndarray:
+    """One full-batch step of Opacus as its manual says, learning rate 1; divides by the real 40 units."""
+    model = build_model("lite0-head", classes=CLASSES, features=FEATURES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module, optimizer, loader = PrivacyEngine(accountant="rdp").make_private(
+            module=model,
+            optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
+            data_loader=DataLoader(TensorDataset(x, y), batch_size=UNITS),
+            noise_multiplier=sigma,
+            max_grad_norm=0.5,
+            poisson_sampling=False,
+        )
+        for inputs, labels in loader:
+            nn.functional.cross_entropy(module(inputs), labels).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return trainable_vector(model)
+
+
+def test_updates_are_distributed_like_those_of_stock_opacus() -> None:
+    """Same mean (the clipped sum) and same spread over repeats, once both divide by the same number."""
+    x, y = units()
+    repeats = 60
+    ours = np.stack([train(head().float(), x, y, full(declared=UNITS)) for _ in range(repeats)])
+    theirs = np.stack([stock_opacus(x, y, 1.0) for _ in range(repeats)])
+    spread = 0.5 / UNITS
+    pooled = math.sqrt(2 / repeats) * spread
+    assert np.abs(ours.mean(0) - theirs.mean(0)).max() < 5 * pooled
+    for sample in (ours, theirs):
+        assert (sample - sample.mean(0)).std() == pytest.approx(spread * math.sqrt(1 - 1 / repeats), rel=0.07)
+
+
+def test_a_network_trains_and_leaves_no_hook() -> None:
+    """The model is reused in the next round: hooks would pile up and keep activations alive."""
+    x, y = torch.randn(6, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
+    model = build_model("groupnorm-cnn", classes=CLASSES, width=4, seed=1)
+    steps: list[int] = []
+    for _ in range(2):
+        before = trainable_vector(model)
+        moved = train_local(model, x, y, settings=full(2), sigma=1.0, on_step=steps.append)
+        np.testing.assert_array_equal(trainable_vector(model) - before, moved)
+    assert steps == [1, 2, 1, 2]
+    assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
+    assert not any(hasattr(p, "grad_sample") for p in model.parameters())
+
+
+class _Backbone(nn.Module):
+    def __init__(self, *, frozen: bool) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(4, CLASSES)
+        for parameter in self.features.parameters():
+            parameter.requires_grad = not frozen
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))  # type: ignore[no-any-return]
+
+
+def test_a_trained_batchnorm_is_refused_by_name() -> None:
+    """Its statistics mix patients: one gradient is then no longer one patient's."""
+    with pytest.raises(UnsupportedLayer, match=r"BatchNorm2d at features\.1, use GroupNorm"):
+        train(_Backbone(frozen=False), torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0]), full())
+
+
+def test_a_frozen_batchnorm_keeps_its_statistics() -> None:
+    """The control: under a trained head it is allowed, and training must not touch its running mean."""
+    model = _Backbone(frozen=True)
+    before = model.features[1].running_mean.clone()  # type: ignore[operator]
+    train(model, torch.randn(4, 3, 8, 8) + 3, torch.tensor([0, 1, 2, 0]), full())
+    assert torch.equal(model.features[1].running_mean, before)  # type: ignore[arg-type]
+
+
+def test_a_norm_without_fixed_statistics_is_refused_even_frozen() -> None:
+    """It would normalise over the batch in any mode."""
+    model = nn.Sequential(nn.BatchNorm1d(FEATURES, affine=False, track_running_stats=False), nn.Linear(FEATURES, 3))
+    with pytest.raises(UnsupportedLayer, match="BatchNorm1d at 0"):
+        train(model, *units(), full())
+
+
+@pytest.mark.parametrize(
+    ("sampling", "rate"), [("shuffled", 0.1), ("full", 0.5), ("poisson", 1.0), ("poisson", 0.0), ("poisson", -1.0)]
+)
+def test_sampling_that_no_accountant_covers_is_refused(sampling: str, rate: float) -> None:
+    """Shuffled batches of fixed size are not Poisson, whatever is often claimed."""
+    with pytest.raises(PlanError, match=r"training\.sampling"):
+        TrainingSettings(
+            steps=1,
+            clip=1.0,
+            learning_rate=1.0,
+            momentum=0.0,
+            sampling=sampling,  # type: ignore[arg-type]
+            rate=rate,
+            declared_units=9,
+        )
+
+
+@pytest.mark.parametrize("field", ["steps", "clip", "learning_rate", "momentum", "declared_units"])
+def test_settings_out_of_range_are_refused(field: str) -> None:
+    """Each would train without the bound that is charged."""
+    values = {"steps": 1, "clip": 1.0, "learning_rate": 1.0, "momentum": 0.0, "declared_units": 9, field: -1}
+    with pytest.raises(PlanError, match="are allowed"):
+        TrainingSettings(**values, sampling="full", rate=1.0)  # type: ignore[arg-type]
+
+
+def test_the_charge_is_what_is_trained() -> None:
+    """The ledger's event comes from the settings that training uses."""
+    event = poisson(0.25, steps=7).event(1.5)
+    assert (event.q, event.sigma, event.steps) == (0.25, 1.5, 7)
+
+
+def test_inputs_without_labels_are_our_own_mistake() -> None:
+    """A wrong pairing would train on other patients' labels."""
+    x, y = units()
+    with pytest.raises(LocalProtocolError):
+        train(head().float(), x, y[:-1], full())
+
+
+def test_real_coins_choose_different_batches_each_step() -> None:
+    """Poisson sampling by the CSPRNG: sizes vary as they should."""
+    sizes: list[int] = []
+
+    def counted(count: int, rate: float) -> NDArray[np.bool_]:
+        drawn = bernoulli(count, rate)
+        sizes.append(int(drawn.sum()))
+        return drawn
+
+    train(head().float(), *units(), poisson(0.5, steps=30), randomness=Randomness(noise=silence, coins=counted))
+    assert len(sizes) == 30
+    assert 13 < np.mean(sizes) < 27
+    assert len(set(sizes)) > 3
