@@ -44,18 +44,18 @@ def create_file(path: Path, *, source: str, public_key: str) -> None:
     draft = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.unlink(missing_ok=True)
-        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        with closing(_connect(draft)) as connection:
-            connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_FORMAT};COMMIT;")
-            connection.execute("INSERT INTO ledger VALUES (?, ?)", (source, public_key))
-        _publish(draft, path)
+        os.close(os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))
+        try:
+            with closing(_connect(draft)) as connection:
+                connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_FORMAT};COMMIT;")
+                connection.execute("INSERT INTO ledger VALUES (?, ?)", (source, public_key))
+            _publish(draft, path)
+        finally:
+            draft.unlink()
     except OSError as error:
         raise SiteStorageError(f"{path}: cannot be made ({error.strerror}); give the ledger a writable disk") from error
     except sqlite3.Error as error:
         raise explain(error, path) from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _publish(draft: Path, path: Path) -> None:
