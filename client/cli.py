@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +25,8 @@ app = typer.Typer(
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="This hospital's site file, as written by `fedward provision`.")
 ]
-READY_LINE = "site ready on"
+READY_LINE = "hospital ready"
+SERVICE_READY = r"site ready on"
 # The first start computes the features of all images; large sites on small machines take hours.
 FEATURE_PASS_TIMEOUT_S = 24 * 3600.0
 CONNECT_TIMEOUT_S = 600.0
@@ -47,7 +47,13 @@ def start(config: ConfigOption) -> None:
     """
     site = load_site(config)
     stages = ((_service_child(site, config),), *_gateway(site))
-    raise typer.Exit(_exit_code(asyncio.run(supervise(stages, on_event=_print_event, restart=True))))
+
+    async def wait_for_rounds() -> None:
+        typer.echo(f"{READY_LINE}: {site.hospital} is connected to {site.gateway.superlink} and waits for rounds")
+        await asyncio.Event().wait()
+
+    asyncio.run(supervise(stages, on_event=_print_event, restart=True, work=wait_for_rounds))
+    typer.echo(f"{site.hospital} stopped")
 
 
 @app.command()
@@ -60,7 +66,10 @@ def service(config: ConfigOption) -> None:
 
     site = load_site(config)
     logging.basicConfig(
-        level=site.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=site.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,  # imported libraries have put a handler of their own on the root logger
     )
     site.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     status = StatusFile(site.state / "status.json", site.hospital)
@@ -97,7 +106,7 @@ def _service_child(site: SiteConfig, config: Path) -> Child:
         env=environment | {"PYTHONUNBUFFERED": "1"},
         cwd=config.resolve().parent,
         log_path=site.state / "logs" / "site.log",
-        ready_pattern=READY_LINE,
+        ready_pattern=SERVICE_READY,
         ready_timeout_s=FEATURE_PASS_TIMEOUT_S,
     )
 
@@ -109,8 +118,4 @@ def _gateway(site: SiteConfig) -> tuple[tuple[Child, ...], ...]:
 
 
 def _print_event(event: ChildEvent) -> None:
-    typer.echo(f"{event.name}: {event.kind}{' (' + event.detail + ')' if event.detail else ''}", err=True)
-
-
-def _exit_code(number: signal.Signals | None) -> int:
-    return 0 if number in (None, signal.SIGTERM) else 128 + number
+    typer.echo(f"{event.name} {event.kind}{f': {event.detail}' if event.detail else ''}", err=event.kind == "died")

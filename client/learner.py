@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -103,7 +105,9 @@ def load_learner(config: SiteConfig, plan: Plan, *, on_progress: Callable[[int, 
     table = load_table(
         config.data, plan.data.classes, on_undecodable=plan.data.unreadable_images, unit=plan.privacy.unit
     )
-    data, table = load_units(table, config, plan, on_progress=on_progress)
+    data, table = load_units(
+        table, plan, device=config.device, cache=config.state / "features", on_progress=on_progress
+    )
     for warning in table.warnings:
         log.warning("%s", warning)
     aside = [held_out(unit, salt=plan.data.held_out_salt, fraction=plan.data.held_out) for unit in data.units]
@@ -123,15 +127,31 @@ def load_learner(config: SiteConfig, plan: Plan, *, on_progress: Callable[[int, 
 
 
 def load_units(
-    table: ImageTable, config: SiteConfig, plan: Plan, *, on_progress: Callable[[int, int], None]
+    table: ImageTable,
+    plan: Plan,
+    *,
+    device: Literal["auto", "cpu", "cuda"],
+    cache: Path,
+    on_progress: Callable[[int, int], None],
 ) -> tuple[UnitData, ImageTable]:
-    """Turn images into one input row per unit, as the plan's model takes them."""
-    compute = choose_compute(config.device)
+    """Turn images into one input row per unit, as the plan's model takes them.
+
+    Args:
+        table: The images.
+        plan: The agreed plan.
+        device: Where to compute.
+        cache: Folder for computed features.
+        on_progress: Called with images done and images in all.
+
+    Returns:
+        The units, and the table of the images that could be decoded.
+    """
+    compute = choose_compute(device)
     if isinstance(plan.model, FrozenBackboneModel):
         pooled = extract(
             table,
             FeatureRecipe(image_size=plan.model.image_size, views=plan.model.views, compute=compute),
-            cache_dir=config.state / "features",
+            cache_dir=cache,
             on_progress=on_progress,
             on_undecodable=plan.data.unreadable_images,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ class SiteStatus:
     done: int = 0
     total: int = 0
     message: str = ""
+    peak_rss_bytes: int = 0
     updated: float = 0.0
 
 
@@ -47,7 +49,8 @@ class StatusFile:
 
     def update(self, **changes: str | float) -> None:
         """Change some fields and write the file."""
-        self.current = replace(self.current, **changes, updated=time.time())  # type: ignore[arg-type]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.current = replace(self.current, **changes, peak_rss_bytes=peak, updated=time.time())  # type: ignore[arg-type]
         temporary = self._path.with_suffix(f".{os.getpid()}")
         try:
             temporary.write_text(json.dumps(asdict(self.current)))

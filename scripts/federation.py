@@ -46,7 +46,6 @@ class FederationOptions:
     """
 
     fleet_address: str
-    fleet_bind: str
     ports: Sequence[int]
     metrics: str
     public_data: bool
@@ -196,7 +195,7 @@ def _write_coordinator(folder: Path, sites: Sequence[Site], identity: Identity, 
     _write_yaml(
         folder / "server.yaml",
         {
-            "fleet_address": options.fleet_bind,
+            "fleet_address": options.fleet_address,
             "runtime_port": options.ports[0],
             "certificate": tls.certificate.name,
             "certificate_key": tls.certificate_key.name,

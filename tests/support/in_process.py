@@ -32,7 +32,6 @@ def make_federation(
     data = {f"hospital-{k}": folder / "shards" / f"hospital-{k}" / "data" for k in range(1, hospitals + 1)}
     options = FederationOptions(
         fleet_address="127.0.0.1:9092",
-        fleet_bind="127.0.0.1:9092",
         ports=range(20_000, 20_001 + hospitals),
         metrics=metrics,
         public_data=metrics == "aggregate",

@@ -1,0 +1,192 @@
+"""The command `fedward`: demo, split, provision, evaluate, bench."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from common.command import run_command
+from common.config import load_settings
+from common.errors import OperatorError
+from common.plan import Plan
+from scripts.bench import bench_app
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train one model at several hospitals; images, updates and keys stay where they belong.",
+)
+app.add_typer(bench_app, name="bench")
+
+
+def main() -> None:
+    """Entry point of `fedward`."""
+    run_command(app)
+
+
+@app.command()
+def demo(  # noqa: PLR0913 -- one parameter per option
+    *,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Image folder: Train/<class>/*.jpg or <class>/*.jpg. Without it synthetic lesions are drawn."
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Plan to run. Default: skin9 with --data, else the small demo plan.")
+    ] = None,
+    hospitals: Annotated[int, typer.Option(min=3, max=50, help="Number of hospitals.")] = 5,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Training rounds, instead of the plan's.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Privacy budget per patient, instead of the plan's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split and the projection; never of noise.")] = 0,
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for keys, shards and ledgers; kept. A second demo there runs the same hospitals again."
+        ),
+    ] = None,
+    results: Annotated[Path, typer.Option(help="Where the results folder is made.")] = Path("fedward-results"),
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the temporary work folder.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report to this file.")] = None,
+) -> None:
+    """Run a whole federation on this machine: one coordinator, several hospitals, each in processes of its own."""
+    # torch and the like load only for the commands that need them.
+    from scripts.demo import DemoOptions, run_demo  # noqa: PLC0415
+    from scripts.demo_results import print_report  # noqa: PLC0415
+
+    with as_file(files("configs") / "plans" / ("skin9.yaml" if data else "demo.yaml")) as default:
+        report = run_demo(
+            DemoOptions(
+                data=data,
+                plan=plan or default,
+                hospitals=hospitals,
+                rounds=rounds,
+                epsilon=epsilon,
+                seed=seed,
+                work=work,
+                results=results,
+                keep=keep,
+            )
+        )
+    print_report(report, Console())
+    if json_file is not None:
+        write_json(json_file, report)
+
+
+@app.command()
+def split(
+    *,
+    source: Annotated[Path, typer.Argument(help="Image folder: Train/<class>/*.jpg or <class>/*.jpg.")],
+    out: Annotated[Path, typer.Option(help="New folder; gets hospital-1/data/<class>/ and so on.")],
+    hospitals: Annotated[int, typer.Option(min=1, max=1000, help="Number of parts.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the dealing.")] = 0,
+    refuse_unreadable: Annotated[
+        bool,
+        typer.Option("--refuse-unreadable", help="Stop at an image that cannot be decoded, instead of skipping it."),
+    ] = False,
+) -> None:
+    """Deal every class of an image folder in equal parts to several hospitals.
+
+    All images of a lesion go to one hospital, where an index.csv beside the folders has lesion ids. Nothing is
+    overwritten: the new folder appears whole or not at all.
+    """
+    from scripts.split import split_dataset  # noqa: PLC0415
+
+    handling: Literal["skip", "refuse"] = "refuse" if refuse_unreadable else "skip"
+    report = split_dataset(source, out, hospitals=hospitals, seed=seed, on_undecodable=handling)
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    for share in report.shares:
+        typer.echo(
+            f"{share.name}: {sum(share.images)} images of {sum(share.units)} {report.unit_name}s in {share.data}"
+        )
+
+
+@app.command()
+def provision(  # noqa: PLR0913 -- one parameter per option
+    *,
+    plan: Annotated[Path, typer.Argument(help="A plan without hospitals, such as configs/plans/skin9.yaml.")],
+    shards: Annotated[Path, typer.Option(help="Folder with hospital-1/data and so on, as `fedward split` makes it.")],
+    out: Annotated[Path, typer.Option(help="New folder for all keys and files of the federation.")],
+    address: Annotated[
+        str, typer.Option(help="host:port of the coordinator, as the hospitals reach it.")
+    ] = "127.0.0.1:9092",
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="What each site lets out of held-out counts: none, final-dp, or aggregate (public data only)."
+        ),
+    ] = "final-dp",
+    public_data: Annotated[
+        bool, typer.Option("--public-data", help="The images are public; allows aggregate.")
+    ] = False,
+) -> None:
+    """Make all keys, certificates and files of a federation at once, for demos and tests.
+
+    Whoever runs this command holds every hospital's keys for a moment. At real sites each hospital makes its own.
+    """
+    from scripts.federation import FederationOptions, free_ports, provision  # noqa: PLC0415
+
+    names = sorted((p.name for p in shards.glob("hospital-*") if (p / "data").is_dir()), key=lambda n: (len(n), n))
+    if not names:
+        raise OperatorError(f"{shards}: holds no hospital-1/data; name a folder made by `fedward split`")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise OperatorError(f"--address: seen '{address}'; host:port is allowed")
+    agreed = provision(
+        load_settings(plan, Plan),
+        {name: shards / name / "data" for name in names},
+        out,
+        options=FederationOptions(
+            fleet_address=address,
+            ports=free_ports(len(names) + 1),
+            metrics=metrics,
+            public_data=public_data,
+            threads=0,
+            device="auto",
+        ),
+    )
+    typer.echo(f"plan {agreed.digest}")
+    for hospital in agreed.roster:
+        typer.echo(f"{hospital.name}: declares {hospital.declared_units} units; start it with")
+        typer.echo(f"  fedward-client start --config {out / hospital.name / hospital.name}.yaml")
+    typer.echo("coordinator:")
+    typer.echo(f"  fedward-server start --config {out / 'coordinator' / 'server.yaml'}")
+    typer.echo(f"  fedward-server run {out / 'plan.yaml'} --config {out / 'coordinator' / 'server.yaml'}")
+
+
+@app.command()
+def evaluate(
+    results: Annotated[Path, typer.Argument(help="A results folder: model.safetensors and plan.yaml.")],
+    images: Annotated[Path, typer.Argument(help="Folder with one folder of images per class.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the score to this file.")] = None,
+) -> None:
+    """Score a finished model on a folder of images. It is a research tool, no medical device."""
+    from scripts.evaluate import evaluate as score_folder  # noqa: PLC0415
+
+    score = score_folder(results, images)
+    typer.echo(f"{score.images} images, {score.units} units")
+    typer.echo(f"accuracy {score.accuracy:.3f}, balanced accuracy {score.balanced_accuracy:.3f}")
+    if json_file is not None:
+        write_json(json_file, score.as_json())
+
+
+def write_json(path: Path, content: dict[str, object]) -> None:
+    """Write a report.
+
+    Raises:
+        OperatorError: If the file cannot be written.
+    """
+    try:
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OperatorError(
+            f"{path}: cannot be written ({error.strerror}); name a file in an existing folder"
+        ) from error

@@ -1,0 +1,164 @@
+"""`fedward demo`: a whole federation on one machine, from images to a finished model."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.config import load_settings, parse_settings
+from common.errors import OperatorError
+from common.plan import Plan
+from scripts.demo_results import Outcome, collect
+from scripts.demo_run import run_federation
+from scripts.federation import FederationOptions, free_ports, provision
+from scripts.split import split_dataset
+from scripts.synthetic import is_synthetic, write_synthetic
+
+SYNTHETIC_IMAGES_PER_CLASS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What the demo's command line says; None: as the plan says."""
+
+    data: Path | None
+    plan: Path
+    hospitals: int
+    rounds: int | None
+    epsilon: float | None
+    seed: int
+    work: Path | None
+    results: Path
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A federation on disk, ready to start."""
+
+    folder: Path
+    plan: Plan
+    synthetic: bool
+    test: Path | None
+
+
+def run_demo(options: DemoOptions) -> dict[str, Any]:
+    """Make a federation, run its plan, write the results.
+
+    Returns:
+        The content of `--json`; docs/demo.md describes it.
+
+    Raises:
+        FedwardError: One sentence; every process has been stopped.
+    """
+    started = time.monotonic()
+    temporary = None if options.work else Path(tempfile.mkdtemp(prefix="fedward-"))
+    work = (options.work or temporary or Path()).resolve()
+    try:
+        prepared = prepare(options, work)
+        prepare_s = time.monotonic() - started
+        run = asyncio.run(run_federation(prepared.folder, prepared.plan, synthetic=prepared.synthetic))
+        outcome = Outcome(
+            plan=prepared.plan,
+            run=run,
+            seconds={"prepare": prepare_s, **run.seconds},
+            synthetic=prepared.synthetic,
+            test=prepared.test,
+            options={"seed": options.seed, "data": str(options.data) if options.data else "synthetic"},
+        )
+        return collect(prepared.folder, outcome, results=options.results, started=started)
+    finally:
+        if temporary is not None and options.keep:
+            print(f"work folder kept: {temporary}", file=sys.stderr)
+        elif temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def prepare(options: DemoOptions, work: Path) -> Prepared:
+    """Deal the data and make the federation's files, or find those of an earlier demo in `work`.
+
+    A second demo in one work folder is a new run of the same hospitals: their ledgers remember what was spent.
+
+    Raises:
+        FedwardError: If the data, the plan or the folder is wrong.
+    """
+    folder, source = work / "federation", options.data or work / "synthetic"
+    if (folder / "plan.yaml").exists():
+        if options.rounds is not None or options.epsilon is not None:
+            raise OperatorError(f"{folder}: its plan is agreed; --rounds and --epsilon need a new --work folder")
+        plan = load_settings(folder / "plan.yaml", Plan)
+        print(f"using the federation in {folder} again: same plan, same hospitals, same ledgers", file=sys.stderr)
+        return Prepared(folder, plan, is_synthetic(source), _test_folder(source))
+    if options.data is None:
+        print("no --data: drawing synthetic lesions (toy images; results say nothing about medicine)", file=sys.stderr)
+        write_synthetic(source, images_per_class=SYNTHETIC_IMAGES_PER_CLASS, seed=options.seed)
+    template = adapt(load_settings(options.plan, Plan), options, class_folders(source))
+    report = split_dataset(
+        source,
+        work / "shards",
+        hospitals=options.hospitals,
+        seed=options.seed,
+        on_undecodable=template.data.unreadable_images,
+    )
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    for share in report.shares:
+        print(f"{share.name}: {sum(share.images)} images of {sum(share.units)} {report.unit_name}s", file=sys.stderr)
+    ports = free_ports(options.hospitals + 2)
+    plan = provision(
+        template,
+        {share.name: share.data for share in report.shares},
+        folder,
+        options=FederationOptions(
+            fleet_address=f"127.0.0.1:{ports[0]}",
+            ports=ports[1:],
+            metrics="aggregate",
+            # The demo's images are public or drawn: exact counts of held-out images may be shown.
+            public_data=True,
+            threads=1,
+            device="auto",
+        ),
+    )
+    return Prepared(folder, plan, is_synthetic(source), _test_folder(source))
+
+
+def class_folders(source: Path) -> tuple[str, ...]:
+    """Names of the class folders of a data set, sorted; empty where there are none."""
+    root = source / "Train" if (source / "Train").is_dir() else source
+    if not root.is_dir():
+        return ()
+    return tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")))
+
+
+def adapt(template: Plan, options: DemoOptions, classes: tuple[str, ...]) -> Plan:
+    """The plan with the command line's wishes, and with the data's own classes where they differ.
+
+    Raises:
+        OperatorError: If the plan already names its hospitals, or a wish is out of range.
+    """
+    if template.federation is not None:
+        raise OperatorError(f"{options.plan}: names its hospitals already; the demo makes its own: give it a template")
+    content = template.model_dump(mode="json")
+    if len(classes) >= 2 and set(classes) != set(template.data.classes):
+        print(f"the data has {len(classes)} classes of its own; the plan's are replaced", file=sys.stderr)
+        content["data"]["classes"] = list(classes)
+    content["data"]["held_out_salt"] = f"seed-{options.seed}"
+    content["model"]["seed"] = options.seed
+    if options.rounds is not None:
+        content["training"]["rounds"] = options.rounds
+    if options.epsilon is not None:
+        content["privacy"]["epsilon"] = options.epsilon
+    content["cohort"]["min_cohort"] = min(template.cohort.min_cohort, max(3, options.hospitals - 1))
+    return parse_settings(yaml.safe_dump(content), Plan, source=f"{options.plan} with the command line's options")
+
+
+def _test_folder(source: Path) -> Path | None:
+    return source / "Test" if (source / "Train").is_dir() and (source / "Test").is_dir() else None

@@ -1,0 +1,179 @@
+"""What a demo leaves behind: the results folder, the table, the JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from client.status import read_status
+from common.errors import AlreadyExists, DeploymentError
+from common.plan import Plan
+from scripts.demo_display import size
+from scripts.demo_run import FinishedRun
+from scripts.evaluate import evaluate
+from server.store import Exchange, Store
+
+SYNTHETIC_NOTE = "synthetic images drawn by a program: these numbers say nothing about medicine"
+COVERAGE_NOTE = (
+    "not covered yet: a hospital that obtains a peer's upload can read that peer's update, since all hospitals share "
+    "the CKKS key; and hospitals cannot recompute the sum (docs/threat-model.md)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished demo before its results are written."""
+
+    plan: Plan
+    run: FinishedRun
+    seconds: dict[str, float]
+    synthetic: bool
+    test: Path | None
+    options: dict[str, Any]
+
+
+def collect(federation: Path, outcome: Outcome, *, results: Path, started: float) -> dict[str, Any]:
+    """Write the results folder and return what `--json` holds.
+
+    Raises:
+        AlreadyExists: If the results folder of this run is there already.
+        DeploymentError: If no hospital wrote a model.
+    """
+    plan, run = outcome.plan, outcome.run.run
+    target = results / f"{plan.name}-{run[:8]}"
+    if target.exists():
+        raise AlreadyExists(f"{target}: exists; name another --results folder")
+    finished = [federation / h.name / "results" / run for h in plan.roster]
+    source = next((folder for folder in finished if (folder / "model.safetensors").exists()), None)
+    if source is None:
+        raise DeploymentError("the run finished, yet no hospital wrote a model; see the sites' logs")
+    shutil.copytree(source, target)
+    _copy_files(federation, plan, target)
+    report = _report(federation, outcome, json.loads((source / "metrics.json").read_text()))
+    if outcome.test is not None:
+        before = time.monotonic()
+        report["official_test"] = evaluate(target, outcome.test).as_json()
+        report["seconds_by_phase"]["official_test"] = time.monotonic() - before
+    report["seconds"] = time.monotonic() - started
+    report["results"] = str(target)
+    (target / "metrics.json").write_text(json.dumps(report, indent=1))
+    return report
+
+
+def _report(federation: Path, outcome: Outcome, metrics: dict[str, Any]) -> dict[str, Any]:
+    plan = outcome.plan
+    store = Store(federation / "coordinator" / "work")
+    try:
+        exchanges = store.exchanges(outcome.run.run)
+    finally:
+        store.close()
+    return {
+        "run": outcome.run.run,
+        "plan": plan.digest,
+        "synthetic": outcome.synthetic,
+        "notes": [*([SYNTHETIC_NOTE] if outcome.synthetic else []), COVERAGE_NOTE],
+        "options": outcome.options,
+        "unit": metrics["privacy"]["unit"],
+        "trainable_parameters": plan.agreed.trainable_parameters,
+        "rounds": _rounds(plan, exchanges, metrics),
+        "exchanges": [
+            {"kind": e.kind, "round": e.round, "attempt": e.attempt, "seconds": e.seconds} for e in exchanges
+        ],
+        "hospitals": [_hospital(federation, plan, h.name) for h in plan.roster],
+        "seconds_by_phase": dict(outcome.seconds),
+    }
+
+
+def _rounds(plan: Plan, exchanges: tuple[Exchange, ...], metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    scores = {row["round"]: row for row in metrics["rounds"]}
+    rows = []
+    for number in range(1, plan.training.rounds + 1):
+        attempts = [e for e in exchanges if e.round == number and e.kind == "train"]
+        score = scores.get(number, {})
+        rows.append(
+            {
+                "round": number,
+                "balanced_accuracy": score.get("balanced_accuracy"),
+                "accuracy": score.get("accuracy"),
+                "held_out_units": score.get("held_out_units"),
+                "contributors": score.get("contributors", []),
+                "seconds": sum(e.seconds for e in attempts),
+                "up_bytes": sum(o.up_bytes for e in attempts for o in e.outcomes),
+                "down_bytes": sum(o.down_bytes for e in attempts for o in e.outcomes),
+                "by_hospital": {
+                    o.hospital: {"up_bytes": o.up_bytes, "down_bytes": o.down_bytes, "outcome": o.outcome}
+                    for e in attempts
+                    for o in e.outcomes
+                },
+            }
+        )
+    return rows
+
+
+def _hospital(federation: Path, plan: Plan, name: str) -> dict[str, Any]:
+    status = read_status(federation / name / "state" / "status.json")
+    epsilon, delta = plan.budget(plan.roster[plan.agreed.position(name)])
+    return {
+        "name": name,
+        "epsilon_spent": status.epsilon_spent if status else None,
+        "epsilon_budget": epsilon,
+        "delta": delta,
+        "sigma": status.sigma if status else None,
+        "units": status.units if status else None,
+        "held_out_units": status.held_out if status else None,
+        "peak_rss_bytes": status.peak_rss_bytes if status else None,
+        "message": status.message if status else "",
+    }
+
+
+def _copy_files(federation: Path, plan: Plan, target: Path) -> None:
+    """The YAML files and the log of each process; no key and no data."""
+    homes = {"coordinator": federation / "coordinator"} | {h.name: federation / h.name for h in plan.roster}
+    for name, home in homes.items():
+        for path in home.rglob("*"):
+            if path.is_file() and (path.suffix == ".log" or (path.suffix == ".yaml" and path.parent == home)):
+                folder = target / ("logs" if path.suffix == ".log" else "config") / name
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, folder / path.name)
+
+
+def print_report(report: dict[str, Any], console: Console) -> None:
+    """The table per round, and what to read with it."""
+    hospitals = len(report["hospitals"])
+    table = Table(
+        "round", "balanced accuracy", "accuracy", "up per hospital", "down per hospital", "hospitals", "seconds"
+    )
+    for row in report["rounds"]:
+        table.add_row(
+            str(row["round"]),
+            _share(row["balanced_accuracy"]),
+            _share(row["accuracy"]),
+            size(row["up_bytes"] / hospitals),
+            size(row["down_bytes"] / hospitals),
+            str(len(row["contributors"])),
+            f"{row['seconds']:.1f}",
+        )
+    console.print(table)
+    spent = ", ".join(f"{h['name']} {h['epsilon_spent']:.3f} of {h['epsilon_budget']:g}" for h in report["hospitals"])
+    console.print(f"epsilon spent per {report['unit']}: {spent} (delta {report['hospitals'][0]['delta']:g})")
+    if "official_test" in report:
+        test = report["official_test"]
+        console.print(
+            f"official Test folder ({test['images']} images, some related to training images): accuracy "
+            f"{_share(test['accuracy'])}, balanced accuracy {_share(test['balanced_accuracy'])}"
+        )
+    for note in report["notes"]:
+        console.print(f"note: {note}")
+    phases = ", ".join(f"{name} {seconds:.0f}" for name, seconds in report["seconds_by_phase"].items())
+    console.print(f"{report['seconds']:.0f} s in all ({phases}); results: {report['results']}")
+
+
+def _share(value: float | None) -> str:
+    return "not released" if value is None else f"{value:.3f}"
