@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,7 +31,10 @@ class HospitalProgress:
 
 @dataclass(slots=True)
 class Progress:
-    """The state of a run. Times are Unix seconds; `rounds` counts training rounds."""
+    """The state of a run.
+
+    Times are Unix seconds; `rounds` counts training rounds; `peak_rss_bytes` is the ServerApp's own memory.
+    """
 
     run: str
     plan: str
@@ -43,7 +47,7 @@ class Progress:
     connected: tuple[str, ...] = ()
     started: float = 0.0
     updated: float = 0.0
-    rss_bytes: int = 0
+    peak_rss_bytes: int = 0
     hospitals: dict[str, HospitalProgress] = field(default_factory=dict)
 
 
@@ -87,7 +91,7 @@ class ProgressFile:
     def write(self) -> None:
         """Replace the file."""
         self._progress.updated = time.time()
-        self._progress.rss_bytes = _resident_bytes()
+        self._progress.peak_rss_bytes = _peak_resident_bytes()
         temporary = self._path.with_suffix(f".{os.getpid()}")
         try:
             temporary.write_text(json.dumps(asdict(self._progress)))
@@ -106,6 +110,5 @@ def read_progress(folder: Path) -> Progress | None:
         return None
 
 
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def _peak_resident_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
