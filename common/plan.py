@@ -32,7 +32,7 @@ class DataSettings(Settings):
 class FrozenBackboneModel(Settings):
     """EfficientNet-Lite0 with ImageNet weights, frozen; a linear head is trained."""
 
-    kind: Literal["lite0-head"]
+    kind: Literal["lite0-head"] = Field(description="frozen EfficientNet-Lite0, a linear head is trained")
     image_size: int = Field(ge=64, le=320, description="side of the square input in pixels")
     views: int = Field(ge=1, le=8, description="dihedral views averaged per image")
     projection: int = Field(ge=8, le=1280, description="features after the public random projection")
@@ -42,7 +42,7 @@ class FrozenBackboneModel(Settings):
 class SmallCnnModel(Settings):
     """A small convolutional network with GroupNorm, trained whole."""
 
-    kind: Literal["groupnorm-cnn"]
+    kind: Literal["groupnorm-cnn"] = Field(description="four convolution blocks with GroupNorm, trained whole")
     image_size: int = Field(ge=16, le=128, description="side of the square input in pixels")
     width: int = Field(ge=4, le=64, description="channels of the first block; a multiple of 4")
     seed: int = Field(ge=0, lt=2**32, description="seed of the initial weights; public")
@@ -51,34 +51,34 @@ class SmallCnnModel(Settings):
 class FullSampling(Settings):
     """Every unit in every step."""
 
-    kind: Literal["full"]
+    kind: Literal["full"] = Field(description="every unit in every step")
 
 
 class PoissonSampling(Settings):
     """Each unit in a step with probability `rate`, independently."""
 
-    kind: Literal["poisson"]
+    kind: Literal["poisson"] = Field(description="each unit with probability `rate`, independently")
     rate: float = Field(gt=0, lt=1, description="probability that a unit takes part in a step")
 
 
 class FedAvg(Settings):
     """The model moves by the weighted mean of the updates."""
 
-    kind: Literal["fedavg"]
+    kind: Literal["fedavg"] = Field(description="the model moves by the weighted mean of the updates")
 
 
 class FedAvgM(Settings):
     """FedAvg with momentum over rounds, applied by each hospital after decryption."""
 
-    kind: Literal["fedavgm"]
-    momentum: float = Field(ge=0, lt=1)
-    learning_rate: Positive
+    kind: Literal["fedavgm"] = Field(description="the same with momentum over rounds")
+    momentum: float = Field(ge=0, lt=1, description="share of the last round's movement that goes on")
+    learning_rate: Positive = Field(description="factor on each round's movement; 1 takes it whole")
 
 
 class TrainingSettings(Settings):
     """How each hospital trains between two aggregations."""
 
-    rounds: int = Field(ge=1, le=10_000)
+    rounds: int = Field(ge=1, le=10_000, description="training rounds; a closing round that only counts comes on top")
     local_steps: int = Field(ge=1, le=10_000, description="DP-SGD steps per round at each hospital")
     sampling: FullSampling | PoissonSampling = Field(discriminator="kind")
     learning_rate: Positive = Field(description="step size on the mean clipped gradient")
@@ -97,14 +97,18 @@ class PrivacySettings(Settings):
     mode: Literal["local"] = Field(description="local: each hospital adds the full noise for its own epsilon")
     unit: Literal["patient", "record"] = Field(description="patient: all images of a lesion or patient count as one")
     epsilon: float = Field(gt=0, le=1000, description="budget of one unit for the whole run")
-    delta: float = Field(gt=0, lt=1)
+    delta: float = Field(
+        gt=0, lt=1, description="probability by which the bound may fail; below 1/n for each hospital's n units"
+    )
     clip: Positive = Field(description="L2 bound C on one unit's gradient")
 
 
 class EncryptionSettings(Settings):
     """CKKS parameters and the public bound that the headroom is planned with."""
 
-    preset: Literal["compact", "precise"]
+    preset: Literal["compact", "precise"] = Field(
+        description="compact: about 3.7 bytes per parameter; precise: about 6.8, on a far finer grid"
+    )
     update_norm_bound: Positive | Literal["auto"] = Field(
         description="L2 bound S on a hospital's update; longer ones are scaled down; auto: `fedward provision` sets it"
     )
@@ -121,13 +125,15 @@ class CohortSettings(Settings):
 class MetricSettings(Settings):
     """What is counted on held-out units; travels encrypted only."""
 
-    released: Literal["none", "confusion"]
+    released: Literal["none", "confusion"] = Field(
+        description="confusion: counts by true and predicted class, where a site's own policy lets them out; none"
+    )
 
 
 class Hospital(Settings):
     """One row of the roster."""
 
-    name: HospitalName
+    name: HospitalName = Field(description="the hospital's name in messages, tables and logs")
     identity: PublicKeyHex = Field(description="Ed25519 public key, hex")
     declared_units: int = Field(ge=1, le=10**9, description="training units that the hospital declares; its weight")
     epsilon: float | None = Field(default=None, gt=0, description="this hospital's budget where it differs")
@@ -140,7 +146,9 @@ class Federation(Settings):
     coordinator: PublicKeyHex = Field(description="Ed25519 public key that signs requests, hex")
     epoch: int = Field(ge=1, description="number of the CKKS key that is in force")
     trainable_parameters: int = Field(ge=1, le=10**9, description="length of an update, without slots")
-    hospitals: tuple[Hospital, ...] = Field(min_length=3, max_length=1000)
+    hospitals: tuple[Hospital, ...] = Field(
+        min_length=3, max_length=1000, description="the roster; its order is the order of transcripts and seeds"
+    )
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -161,7 +169,9 @@ class Federation(Settings):
 class Plan(Settings):
     """All that the hospitals agree to. Without `federation` it is a template that `fedward provision` fills."""
 
-    name: Annotated[str, StringConstraints(pattern=HOSPITAL_NAME)]
+    name: Annotated[str, StringConstraints(pattern=HOSPITAL_NAME)] = Field(
+        description="name of the plan; the results folder begins with it"
+    )
     data: DataSettings
     model: FrozenBackboneModel | SmallCnnModel = Field(discriminator="kind")
     training: TrainingSettings

@@ -14,7 +14,7 @@ from common.plan import HospitalName
 class NodeEntry(Settings):
     """One hospital's gateway as the SuperLink knows it."""
 
-    name: HospitalName
+    name: HospitalName = Field(description="the hospital's name in the plan's roster")
     public_key: Path = Field(description="EC P-384 public key of the node, OpenSSH form")
 
 
@@ -23,14 +23,16 @@ class ServerConfig(Settings):
 
     fleet_address: str = Field(pattern=r"^[^:\s]+:\d{1,5}$", description="host:port that hospitals connect to")
     runtime_port: int = Field(ge=1024, le=65535, description="loopback port of Flower's Runtime and Control API")
-    certificate: Path
-    certificate_key: Path
-    root_certificates: Path
+    certificate: Path = Field(description="TLS certificate of the coordinator, PEM; names the host of fleet_address")
+    certificate_key: Path = Field(description="its private key, PEM, mode 0600")
+    root_certificates: Path = Field(description="certificate authority that signed it, PEM; hospitals get a copy")
     superexec_secret: Path = Field(description="32 random bytes, mode 0600")
     identity_key: Path = Field(description="Ed25519 private key that signs requests, mode 0600")
     folder: Path = Field(description="store, Flower's database and logs")
-    nodes: tuple[NodeEntry, ...] = Field(min_length=1)
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    nodes: tuple[NodeEntry, ...] = Field(min_length=1, description="gateways that may connect, one per hospital")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severity that the ServerApp logs"
+    )
 
 
 def load_server(path: Path) -> ServerConfig:

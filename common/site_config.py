@@ -20,7 +20,7 @@ class SitePrivacy(Settings):
 
     source: str = Field(min_length=1, max_length=100, description="name of the data source; one ledger per source")
     cap_epsilon: float = Field(gt=0, le=1000, description="epsilon that no unit of this source may ever pass")
-    cap_delta: float = Field(gt=0, lt=1)
+    cap_delta: float = Field(gt=0, lt=1, description="delta at which that epsilon is counted")
     metrics: Literal["none", "final-dp", "aggregate"] = Field(
         description="none: no counts leave; final-dp: noisy, of the final model; aggregate: exact, each round"
     )
@@ -52,19 +52,21 @@ class GatewaySettings(Settings):
 class SiteConfig(Settings):
     """configs/site.yaml; paths are relative to the file."""
 
-    hospital: HospitalName
-    plan: Path
+    hospital: HospitalName = Field(description="this hospital's name in the plan's roster")
+    plan: Path = Field(description="the agreed plan, YAML")
     approved_plans: tuple[str, ...] = Field(min_length=1, description="digests of the plans this hospital agreed to")
     data: Path = Field(description="folder with one folder per class")
-    identity_key: Path
-    ckks_key: Path
-    ledger: Path
+    identity_key: Path = Field(description="Ed25519 private key that signs replies and ledger entries, mode 0600")
+    ckks_key: Path = Field(description="CKKS secret key of the epoch, mode 0600; the same at all hospitals")
+    ledger: Path = Field(description="privacy ledger of the data source, SQLite; made at the first start")
     state: Path = Field(description="folder for model state, replies and caches")
     results: Path = Field(description="folder where the finished model and metrics are written")
     socket: Path = Field(description="Unix socket between site service and gateway")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: CUDA where present, else the CPU")
     threads: int = Field(default=0, ge=0, le=1024, description="torch threads; 0: all cores")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severity that the site service logs"
+    )
     privacy: SitePrivacy
     gateway: GatewaySettings
 
