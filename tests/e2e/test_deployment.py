@@ -1,0 +1,169 @@
+"""The federation by hand, in real processes over real TLS, with one hospital killed in mid-round."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from common.plan import Plan
+from scripts.federation import free_ports
+from scripts.synthetic import write_synthetic
+from server.progress import read_progress
+from server.store import Exchange, Store
+from tests.support.deployment import Deployment, command, wait_until
+
+HOSPITALS = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a run left on the disks."""
+
+    folder: Path
+    plan: Plan
+    run: str
+    exchanges: tuple[Exchange, ...]
+    updates: dict[str, bytes]
+
+
+def tiny_plan(path: Path) -> Path:
+    """A head on small images: seconds on two cores."""
+    content = yaml.safe_load((Path(__file__).parents[2] / "configs" / "plans" / "demo.yaml").read_text())
+    content["model"] |= {"image_size": 64, "projection": 32}
+    content["training"] |= {"rounds": ROUNDS}
+    content["cohort"] = {"min_cohort": 3, "round_timeout_s": 20, "attempts": 2}
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """Four hospitals; hospital-4 is killed as round 2 opens."""
+    base = tmp_path_factory.mktemp("fw")
+    write_synthetic(base / "images", images_per_class=12, seed=0)
+    dealt = command("fedward", "split", str(base / "images"), "--out", str(base / "shards"), "--hospitals", "4")
+    assert dealt.returncode == 0, dealt.stderr
+    folder = base / "fed"
+    made = command(
+        *("fedward", "provision", str(tiny_plan(base / "plan.yaml")), "--shards", str(base / "shards")),
+        *("--out", str(folder), "--address", f"127.0.0.1:{_free_port()}", "--metrics", "aggregate", "--public-data"),
+    )
+    assert made.returncode == 0, made.stderr
+    plan = Plan.model_validate(yaml.safe_load((folder / "plan.yaml").read_text()))
+    with Deployment(folder) as deployment:
+        deployment.start_coordinator()
+        for name in HOSPITALS:
+            deployment.start_hospital(name)
+        for name in HOSPITALS:
+            deployment.until_printed(name, "hospital ready")
+        plan_path, server_yaml = str(folder / "plan.yaml"), str(deployment.server_yaml)
+        deployment.start("run", "fedward-server", "run", plan_path, "--config", server_yaml)
+        runs = folder / "coordinator" / "work" / "runs"
+        wait_until(lambda: any(runs.glob("*/progress.json")), timeout_s=60, what="the run starts")
+        run = next(runs.iterdir()).name
+
+        def round_two_is_open() -> bool:
+            progress = read_progress(runs / run)
+            return progress is not None and progress.round == 2
+
+        wait_until(round_two_is_open, timeout_s=60, what="round 2 opens")
+        deployment.kill("hospital-4")
+        updates = _watch_updates(folder, run, deployment)
+        assert deployment.processes.pop("run").wait(timeout=120) == 0, deployment.log("run").read_text()
+        for name in ("hospital-1", "hospital-2", "hospital-3", "coordinator"):
+            assert deployment.stop(name) == 0
+    store = Store(folder / "coordinator" / "work")
+    exchanges = store.exchanges(run)
+    store.close()
+    return Ended(folder, plan, run, exchanges, updates)
+
+
+def _free_port() -> int:
+    return free_ports(1)[0]
+
+
+def _watch_updates(folder: Path, run: str, deployment: Deployment) -> dict[str, bytes]:
+    """Copies of the plaintext integers while they lie on the sites' disks."""
+    found: dict[str, bytes] = {}
+
+    def three_seen() -> bool:
+        for name in HOSPITALS:
+            for path in (folder / name / "state" / "runs" / run).glob("round-*.update"):
+                try:
+                    found[f"{name}/{path.name}"] = path.read_bytes()
+                except FileNotFoundError:
+                    continue
+        return len({key.split("/")[0] for key in found}) >= 3 or deployment.processes["run"].poll() is not None
+
+    wait_until(three_seen, timeout_s=90, what="three hospitals hold an update")
+    return found
+
+
+def test_every_round_completes_and_one_of_them_by_three_hospitals(ended: Ended) -> None:
+    """A hospital that dies in mid-round costs the others its own share, not the round."""
+    trained = {e.round: {o.hospital for o in e.outcomes if o.outcome == "contributed"} for e in ended.exchanges}
+    assert set(range(1, ROUNDS + 2)) <= set(trained)
+    assert trained[1] == set(HOSPITALS)
+    assert trained[ROUNDS] == set(HOSPITALS[:3])
+
+
+def test_the_survivors_hold_bit_identical_models(ended: Ended) -> None:
+    """All replay the same aggregates; the dead one has no result of this run."""
+    paths = [ended.folder / name / "results" / ended.run / "model.safetensors" for name in HOSPITALS[:3]]
+    models = [load_file(path) for path in paths]
+    for other in models[1:]:
+        assert all(np.array_equal(models[0][key], other[key]) for key in models[0])
+    assert not (ended.folder / "hospital-4" / "results" / ended.run).exists()
+
+
+def test_metrics_tell_the_accuracy_of_each_round(ended: Ended) -> None:
+    """The sums of held-out counts travel encrypted and are read at the hospitals."""
+    metrics = json.loads((ended.folder / "hospital-1" / "results" / ended.run / "metrics.json").read_text())
+    assert [row["round"] for row in metrics["rounds"]] == list(range(1, ROUNDS + 1))
+    assert all(0 <= row["accuracy"] <= 1 for row in metrics["rounds"])
+    assert metrics["privacy"]["epsilon_spent"] <= ended.plan.privacy.epsilon
+
+
+def windows(data: bytes, width: int = 24) -> list[bytes]:
+    """Pieces of `data` that are not mostly zeros: what a search for it would look for."""
+    pieces = (data[i : i + width] for i in range(128, len(data) - width, 1024))
+    return [piece for piece in pieces if len(set(piece)) > 6]
+
+
+def holds(folder: Path, needles: list[bytes]) -> bool:
+    """Whether any file below `folder` holds one of the pieces."""
+    contents = (path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    return any(needle in content for content in contents for needle in needles)
+
+
+def test_the_coordinator_has_no_plaintext_update(ended: Ended, tmp_path: Path) -> None:
+    """Every byte that the coordinator keeps (store, Flower's database, logs) is searched for the hospitals' updates.
+
+    They are looked for as integers and as floats; the control finds an update that was put there in the clear.
+    """
+    assert ended.updates, "no update was seen on a site's disk"
+    needles = []
+    for data in ended.updates.values():
+        integers = np.frombuffer(data[128:], dtype="<i8")
+        for kind in ("<i8", "<i4", "<f8", "<f4"):
+            needles += windows(b"\0" * 128 + integers.astype(kind).tobytes())
+    assert len(needles) > 10
+    assert not holds(ended.folder / "coordinator", needles)
+    (tmp_path / "leak.bin").write_bytes(b"head" + next(iter(ended.updates.values())))
+    assert holds(tmp_path, needles)
+
+
+def test_the_coordinator_has_no_plaintext_model(ended: Ended) -> None:
+    """The finished model lies at the hospitals only; the control finds it there."""
+    model = load_file(ended.folder / "hospital-1" / "results" / ended.run / "model.safetensors")
+    parameters = np.concatenate([tensor.reshape(-1) for tensor in model.values()])
+    needles = [w for kind in ("<f4", "<f8") for w in windows(b"\0" * 128 + parameters.astype(kind).tobytes())]
+    assert not holds(ended.folder / "coordinator", needles)
+    assert holds(ended.folder / "hospital-1" / "results", needles)
