@@ -121,7 +121,8 @@ async def _end_seen_by_flower(config: ServerConfig, flower_run: str, folder: Pat
     await asyncio.sleep(LAST_WRITE_S)
     progress = read_progress(folder)
     if progress is not None and progress.state != "running":
-        return progress.reason
+        # It did say how it ended, a moment after Flower did; `follow` reads that.
+        return None
     return f"the ServerApp ended ({status}): {_one_line(rows[0].get('status-details'))}"
 
 
