@@ -30,8 +30,8 @@ from client.model import trainable_vector
 from client.noise import bernoulli, discrete_gaussian
 from common.errors import LocalProtocolError, PlanError, UnsupportedLayer
 
-# Per-unit gradients are held in the model's type and as float64 on the grid: about 16 bytes per parameter and unit.
-_GRADIENT_BYTES = 64 << 20
+# Per-unit gradients, in the model's type and as float64, take about 16 bytes per parameter and unit; this bounds them.
+_GRADIENT_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
