@@ -17,6 +17,8 @@ from client.ledger import Ledger
 from client.model import named_tensors
 from client.state import RunState
 from client.storage import RunStorage, write_durably
+from common.errors import SiteStorageError
+from common.coverage import NOT_COVERED
 from common.plan import Plan
 
 
@@ -62,7 +64,10 @@ def write_results(  # noqa: PLR0913 -- each is one part of the results
         SiteStorageError: If the disk refuses.
     """
     target = folder / run
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SiteStorageError(f"{target}: cannot be made ({error.strerror}); give the results a folder") from error
     tensors = named_tensors(plan_model(plan), state.optimiser.parameters)
     described = {
         "format": "fedward/1",
@@ -82,6 +87,7 @@ def write_results(  # noqa: PLR0913 -- each is one part of the results
             "epsilon_budget": epsilon,
             "delta": delta,
         },
+        "notes": [NOT_COVERED],
         "rounds": round_metrics(storage.rounds(), plan),
     }
     write_durably(target / "metrics.json", json.dumps(metrics, indent=1).encode())

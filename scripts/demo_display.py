@@ -52,9 +52,11 @@ class Display:
             self._live.update(Group(Text(self._headline(progress)), self._table(statuses, progress), Text(self._note)))
             return
         for status in statuses:
-            self._line(status.hospital, _site_line(status))
+            line = _site_line(status)
+            if line:
+                self._line(status.hospital, line)
         if progress is not None:
-            self._line("coordinator", f"{progress.phase}, round {progress.round} of {progress.rounds}")
+            self._line("coordinator", _where(progress))
 
     def say(self, sentence: str) -> None:
         """Print one line that stays."""
@@ -69,8 +71,7 @@ class Display:
             return f"{self._title} · starting · {elapsed}"
         up = sum(h.up_bytes for h in progress.hospitals.values())
         down = sum(h.down_bytes for h in progress.hospitals.values())
-        where = f"{progress.phase} {min(progress.round, progress.rounds)}/{progress.rounds}"
-        return f"{self._title} · {where} · {size(up)} up, {size(down)} down · {elapsed}"
+        return f"{self._title} · {_where(progress)} · {size(up)} up, {size(down)} down · {elapsed}"
 
     def _table(self, statuses: list[SiteStatus], progress: Progress | None) -> Table:
         table = Table("hospital", "phase", "round", "epsilon spent of budget", "up", "down", "note")
@@ -107,9 +108,27 @@ def _phase(status: SiteStatus) -> str:
 
 
 def _site_line(status: SiteStatus) -> str:
+    """One line per change that matters; empty for phases that pass in a moment."""
+    if status.phase in ("training", "evaluating", "encrypting"):
+        return ""
     if status.phase == "reading data":
-        tenth = 10 * status.done // status.total * 10 if status.total else 0
-        return f"reading data, {tenth} %"
+        quarter = 4 * status.done // status.total * 25 if status.total else 0
+        return f"reading data, {quarter} %"
+    if not status.rounds:
+        return status.phase
     note = f" ({status.message})" if status.message else ""
     spent = f"epsilon {status.epsilon_spent:.3f} of {status.epsilon_budget:g}"
     return f"{status.phase}, round {status.round} of {status.rounds}, {spent}{note}"
+
+
+def _where(progress: Progress) -> str:
+    words = {
+        "waiting": f"waiting for hospitals, {len(progress.connected)} connected",
+        "hello": "asking the hospitals whether they are ready",
+        "train": f"round {progress.round} of {progress.rounds}",
+        "eval": "closing evaluation of the final model",
+        "finish": "delivering the last aggregate",
+        "done": progress.state,
+    }
+    attempt = f", attempt {progress.attempt + 1}" if progress.attempt else ""
+    return words[progress.phase] + attempt

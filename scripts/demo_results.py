@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from client.status import read_status
+from common.coverage import NOT_COVERED
 from common.errors import AlreadyExists, DeploymentError
 from common.plan import Plan
 from scripts.demo_display import size
@@ -21,10 +22,6 @@ from scripts.evaluate import evaluate
 from server.store import Exchange, Store
 
 SYNTHETIC_NOTE = "synthetic images drawn by a program: these numbers say nothing about medicine"
-COVERAGE_NOTE = (
-    "not covered yet: a hospital that obtains a peer's upload can read that peer's update, since all hospitals share "
-    "the CKKS key; and hospitals cannot recompute the sum (docs/threat-model.md)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +75,7 @@ def _report(federation: Path, outcome: Outcome, metrics: dict[str, Any]) -> dict
         "run": outcome.run.run,
         "plan": plan.digest,
         "synthetic": outcome.synthetic,
-        "notes": [*([SYNTHETIC_NOTE] if outcome.synthetic else []), COVERAGE_NOTE],
+        "notes": [*([SYNTHETIC_NOTE] if outcome.synthetic else []), NOT_COVERED],
         "options": outcome.options,
         "unit": metrics["privacy"]["unit"],
         "trainable_parameters": plan.agreed.trainable_parameters,

@@ -16,6 +16,7 @@ from common.canonical import canonical_bytes
 from common.child import ChildEvent
 from common.command import run_command
 from common.config import load_settings
+from common.coverage import NOT_COVERED
 from common.errors import DeploymentError, FedwardError
 from common.plan import Plan
 from common.server_config import ServerConfig, load_server
@@ -94,6 +95,7 @@ def run(
         store.begin(identifier, plan_digest=agreed.digest, plan_json=plan_json, now=time.time())
         write_run_folder(settings, identifier, plan_text=plan.read_text(encoding="utf-8"))
         typer.echo(f"run {identifier}: plan '{agreed.name}', {len(names)} hospitals", err=True)
+        typer.echo(f"note: {NOT_COVERED}", err=True)
         state, reason = asyncio.run(_run(settings, store, identifier, names=names, connect_timeout_s=connect_timeout_s))
         if json_output:
             typer.echo(json.dumps(run_summary(store, identifier), indent=2))
