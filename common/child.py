@@ -103,7 +103,7 @@ class Keeper:
         Raises:
             DeploymentError: If the child was not ready in time, was refused for good, or died and may not be restarted.
         """
-        child, failures = self._child, 0
+        child, failures, cause = self._child, 0, ""
         first_deadline = time.monotonic() + child.ready_timeout_s
         while True:
             started = time.monotonic()
@@ -114,7 +114,7 @@ class Keeper:
                 self._tell("ready")
                 self.ready.set()
                 await process.wait()
-            cause = self._cause(process.returncode)
+            cause = self._cause(process.returncode, before=cause)
             self._kill_group(signal.SIGKILL)
             await process.wait()
             self._process = None
@@ -185,9 +185,11 @@ class Keeper:
         lines = [line.strip() for line in self._log().splitlines()]
         return next((line for line in reversed(lines) if line and not _NO_CAUSE.search(line)), "")
 
-    def _cause(self, status: int | None) -> str:
+    def _cause(self, status: int | None, *, before: str) -> str:
         if status is None:
             seen = f"was not ready within {self._child.ready_timeout_s:g} s"
+            if before:
+                return f"{seen}; the last try {before}"
         else:
             seen = f"ended with status {status}" if status >= 0 else f"was ended by {signal.Signals(-status).name}"
         known = [refusal.sentence for refusal in self._child.refusals if re.search(refusal.pattern, self._log())]

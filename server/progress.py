@@ -19,7 +19,7 @@ Phase = Literal["waiting", "hello", "train", "eval", "finish", "done"]
 
 @dataclass(slots=True)
 class HospitalProgress:
-    """The last outcome of one hospital, and its bytes in the whole run."""
+    """What one hospital does ("asked") or did last (see `Outcome`), and its bytes in the whole run."""
 
     outcome: str = ""
     code: str = ""
@@ -67,6 +67,9 @@ class ProgressFile:
         """A request goes out."""
         self._progress.phase, self._progress.round, self._progress.attempt = kind, round_number, attempt
         self._progress.connected = connected
+        for name in connected:
+            hospital = self._progress.hospitals.setdefault(name, HospitalProgress())
+            hospital.outcome, hospital.code, hospital.round = "asked", "", round_number
         self.write()
 
     def waiting(self, connected: tuple[str, ...]) -> None:

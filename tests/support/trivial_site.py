@@ -23,7 +23,7 @@ from client.service import serve
 from common.child import Child, ChildEvent
 from common.ckks import PRESETS, EncryptedVector, chunks_for, encode_upload
 from common.config import load_settings
-from common.errors import TranscriptError, WrongPlan, WrongRound
+from common.errors import FedwardError, TranscriptError, WrongPlan, WrongRound
 from common.identity import Identity
 from common.messages import Applied, Manifest, Request, decode_request, encode_reply
 from common.plan import Plan
@@ -50,6 +50,9 @@ class TrivialSite:
             raise WrongPlan("a request for another hospital or plan; refuse it")
         applied = self._applied()
         for entry, body in zip(request.aggregates, signed.aggregate_bodies(), strict=True):
+            if entry.round <= applied.round:
+                # Asked again after a crash: these are applied already.
+                continue
             if entry.round != applied.round + 1:
                 raise TranscriptError("aggregates out of order; refuse them")
             root = aggregate_root(body)
@@ -138,7 +141,10 @@ def main() -> None:
         ready_timeout_s=30.0,
     )
     stages = ((service,), *gateway_children(settings, socket, connect_timeout_s=content["connect_timeout_s"]))
-    asyncio.run(supervise(stages, on_event=show, restart=True))
+    try:
+        asyncio.run(supervise(stages, on_event=show, restart=True))
+    except FedwardError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,245 @@
+"""The deployment for real: SuperLink with TLS and node keys, four gateways behind fork servers, no learning."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from common.ckks import PRESETS, chunks_for, decode_sum, decode_upload
+from common.config import load_settings
+from common.plan import Plan
+from scripts.certificates import write_node_key, write_tls
+from tests.support.flower_federation import Federation, environment, wait_until
+
+NAMES = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
+ROUNDS = 4
+
+
+@dataclass
+class Finished:
+    """A run that went through two accidents, and what the coordinator printed."""
+
+    federation: Federation
+    summary: dict[str, Any]
+    progress: dict[str, Any]
+    lines: list[str]
+
+    def exchange(self, kind: str, number: int) -> dict[str, dict[str, Any]]:
+        """What each hospital did in the last attempt of an exchange."""
+        rows = [e for e in self.summary["exchanges"] if (e["kind"], e["round"]) == (kind, number)]
+        return {hospital["name"]: hospital for hospital in rows[-1]["hospitals"]}
+
+
+def command(federation: Federation, *arguments: str) -> list[str]:
+    """A `fedward-server` command line."""
+    return [sys.executable, "-m", "server", *arguments, "--config", str(federation.server_file)]
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    """A coordinator and four hospitals, up and connected."""
+    up = Federation(tmp_path_factory.mktemp("flower"), NAMES, rounds=ROUNDS)
+    up.write()
+    try:
+        up.start_coordinator()
+        for name in NAMES:
+            up.start_hospital(name)
+        for name in NAMES:
+            up.wait_connected(name)
+        yield up
+    finally:
+        up.close()
+
+
+@pytest.fixture(scope="module")
+def finished(federation: Federation) -> Finished:
+    """Round 2: the service of hospital 2 is killed at work, and hospital 4 leaves, to come back in round 3."""
+    folder = federation.folder
+    for name, number in (("hospital-2", 2), ("hospital-4", 2), ("hospital-1", 3)):
+        (folder / name / f"hold-{number}").touch()
+    output, errors = folder / "run.json", folder / "run.log"
+    with output.open("w") as out, errors.open("w") as err:
+        argv = command(federation, "run", str(federation.plan_file), "--json")
+        run = subprocess.Popen(argv, env=environment(), stdout=out, stderr=err)  # noqa: S603
+    try:
+        service = folder / "hospital-2" / "service.pid"
+        wait_until(service.exists, "round 2 at hospital 2")
+        os.kill(int(service.read_text()), signal.SIGKILL)
+        wait_until((folder / "hospital-4" / "held-2").exists, "round 2 at hospital 4")
+        federation.processes["hospital-4"].terminate()
+        wait_until(lambda: "supernode stopped" in federation.log("hospital-4"), "leave of hospital 4")
+        (folder / "hospital-4" / "go-2").touch()
+        federation.stop("hospital-4")
+        wait_until((folder / "hospital-1" / "held-3").exists, "round 3")
+        federation.start_hospital("hospital-4")
+        federation.wait_connected("hospital-4")
+        (folder / "hospital-1" / "go-3").touch()
+        assert run.wait(timeout=120) == 0, errors.read_text()
+    finally:
+        run.kill()
+        run.wait()
+    progress = next((federation.server_file.parent / "work" / "runs").iterdir()) / "progress.json"
+    return Finished(
+        federation,
+        json.loads(output.read_text()),
+        json.loads(progress.read_text()),
+        errors.read_text().splitlines(),
+    )
+
+
+def test_every_stored_aggregate_is_the_sum_modulo_q_of_the_uploads(finished: Finished) -> None:
+    """Decoded independently of the coordinator: the hospitals kept what they sent and what they got."""
+    plan = load_settings(finished.federation.plan_file, Plan)
+    parameters = PRESETS[plan.encryption.preset]
+    chunks = chunks_for(plan.upload_values, parameters)
+    folder = finished.federation.folder
+    for number in range(1, ROUNDS + 1):
+        entry = json.loads((folder / "hospital-1" / f"aggregate-{number}.json").read_text())
+        body = (folder / "hospital-1" / f"aggregate-{number}.bin").read_bytes()
+        names = [survivor["manifest"]["hospital"] for survivor in entry["survivors"]]
+        total = decode_sum(body, chunks, len(names), parameters)
+        uploads = [(folder / name / f"upload-{number}.bin").read_bytes() for name in names]
+        vectors = [decode_upload(upload, chunks, parameters) for upload in uploads]
+        expected = sum(vector.words.astype(object) for vector in vectors) % parameters.modulus
+        np.testing.assert_array_equal(total.words.astype(object), expected)
+        assert total.seeds == tuple(vector.seeds for vector in vectors)
+
+
+def test_a_round_goes_on_without_a_hospital_that_leaves(finished: Finished) -> None:
+    """Three of four are enough; the fourth is named with what Flower saw."""
+    outcomes = finished.exchange("train", 2)
+    assert [outcomes[name]["outcome"] for name in NAMES[:3]] == ["contributed"] * 3
+    assert (outcomes["hospital-4"]["outcome"], outcomes["hospital-4"]["code"]) == ("failed", "NodeUnavailable")
+    assert finished.summary["state"] == "finished"
+
+
+def test_a_site_whose_service_is_killed_at_work_is_asked_again_in_the_same_round(finished: Finished) -> None:
+    """Its supervisor restarts it and the relay repeats the request: no attempt is lost."""
+    outcome = finished.exchange("train", 2)["hospital-2"]
+    assert outcome["outcome"] == "contributed"
+    assert all(exchange["attempt"] == 0 for exchange in finished.summary["exchanges"])
+    assert "was ended by SIGKILL" in finished.federation.log("hospital-2")
+
+
+def test_a_hospital_that_comes_back_gets_all_that_it_missed_and_contributes(finished: Finished) -> None:
+    """Same node key, same name; its history ends like everyone's."""
+    outcomes = finished.exchange("train", ROUNDS)
+    assert outcomes["hospital-4"]["outcome"] == "contributed"
+    folder = finished.federation.folder
+    states = [(folder / name / "applied.json").read_text() for name in NAMES]
+    assert len(set(states)) == 1
+    assert json.loads(states[0])["round"] == ROUNDS
+
+
+def test_bytes_and_outcomes_are_reported_per_hospital(finished: Finished) -> None:
+    """What the demo's table shows."""
+    plan = load_settings(finished.federation.plan_file, Plan)
+    parameters = PRESETS[plan.encryption.preset]
+    body_bytes = chunks_for(plan.upload_values, parameters) * (parameters.chunk_bytes + 64)
+    row = finished.exchange("train", 1)["hospital-1"]
+    assert body_bytes < row["up_bytes"] < body_bytes + 2000
+    assert finished.exchange("train", 2)["hospital-1"]["down_bytes"] > body_bytes
+    assert [(e["kind"], e["round"]) for e in finished.summary["exchanges"]] == [
+        ("hello", 0),
+        *(("train", number) for number in range(1, ROUNDS + 1)),
+        ("finish", ROUNDS + 1),
+    ]
+    assert finished.progress["state"] == "finished"
+    assert set(finished.progress["hospitals"]) == set(NAMES)
+    assert finished.progress["peak_rss_bytes"] < 250e6
+    assert finished.lines[-1].startswith("run finished")
+
+
+def test_messages_pass_through_the_fork_server(finished: Finished) -> None:
+    """Else each would cost a cold start, and this test would not notice."""
+    log = finished.federation.folder / "hospital-1" / "gateway" / "logs"
+    assert (log / "forkserver.log").read_text().count("Start `flwr-clientapp` process") >= ROUNDS
+    assert "Start `flwr-clientapp` process" not in (log / "superexec.log").read_text()
+
+
+def test_a_finished_run_is_not_run_again(finished: Finished) -> None:
+    """One line, no traceback, status 2."""
+    federation = finished.federation
+    argv = command(federation, "run", str(federation.plan_file), "--run-id", finished.summary["run"])
+    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 2
+    assert "is finished; start a new run" in done.stderr
+    argv = command(federation, "status")
+    status = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=True)  # noqa: S603
+    assert f"{finished.summary['run']} finished, last complete round {ROUNDS}" in status.stdout
+
+
+def test_a_wrong_authority_is_one_sentence(federation: Federation, tmp_path: Path) -> None:
+    """The hospital's engineer learns which file is wrong; nothing is tried again."""
+    write_tls(tmp_path, [], valid_days=2)
+    path = stranger(federation, tmp_path, root_certificates=str(tmp_path / "ca.crt"))
+    done = run_site(path)
+    assert done.returncode != 0
+    assert "did not sign; ask the coordinator for its ca.crt" in done.stderr
+
+
+def test_an_unregistered_node_key_is_refused(federation: Federation, tmp_path: Path) -> None:
+    """TLS alone lets nobody in."""
+    done = run_site(stranger(federation, tmp_path, connect_timeout_s=8.0))
+    assert done.returncode != 0
+    assert "refuses this gateway's node key; ask the coordinator" in done.stderr
+
+
+def test_a_taken_port_stops_the_coordinator_before_it_starts(federation: Federation) -> None:
+    """A second coordinator on the same ports."""
+    done = subprocess.run(command(federation, "start"), env=environment(), capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 2
+    assert f"port {federation.fleet_port} on 127.0.0.1 cannot be used" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_too_few_hospitals_stop_the_run_with_a_reason_and_stopping_leaves_no_process(
+    finished: Finished,
+) -> None:
+    """All hospitals of one plan have spent their budgets: the run says so instead of asking for ever."""
+    federation = finished.federation
+    for name in NAMES:
+        (federation.folder / name / "observe").touch()
+        (federation.folder / name / "applied.json").unlink()
+    argv = command(federation, "run", str(federation.plan_file))
+    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 2
+    reason = done.stderr.splitlines()[-1]
+    assert "train 1 stopped at attempt 1 of 2: 0 of 4 hospitals answered as asked, 3 are needed" in reason
+    assert "hospital-1 observed (BudgetExceeded), hospital-2 observed (BudgetExceeded)" in reason
+    families = [psutil.Process(p.pid).children(recursive=True) for p in federation.processes.values()]
+    assert sum(len(family) for family in families) >= 2 + 4 * len(NAMES)
+    federation.close()
+    _, alive = psutil.wait_procs([process for family in families for process in family], timeout=5.0)
+    assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def stranger(federation: Federation, folder: Path, *, connect_timeout_s: float = 20.0, **gateway: str) -> Path:
+    """The site file of a fifth hospital, whose node key nobody has registered."""
+    home = federation.folder / f"stranger-{folder.name}"
+    home.mkdir()
+    for name in ("identity.key", "site.secret"):
+        (home / name).write_bytes((federation.folder / "hospital-1" / name).read_bytes())
+        (home / name).chmod(0o600)
+    write_node_key(home / "node.key", home / "node.pub")
+    path = federation.write_site(home.name, **gateway)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"connect_timeout_s": connect_timeout_s}))
+    return path
+
+
+def run_site(path: Path) -> subprocess.CompletedProcess[str]:
+    """Run a site until it gives up."""
+    site = Path(__file__).parents[1] / "support" / "trivial_site.py"
+    argv = [sys.executable, str(site), "supervise", str(path)]
+    return subprocess.run(argv, env=environment(), capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
