@@ -126,7 +126,7 @@ class MetricSettings(Settings):
     """What is counted on held-out units; travels encrypted only."""
 
     released: Literal["none", "confusion"] = Field(
-        description="confusion: counts by true and predicted class, where a site's own policy lets them out; none"
+        description="confusion: counts by true and predicted class, as a site's own policy allows; none: no counts"
     )
 
 
