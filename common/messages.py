@@ -23,7 +23,10 @@ from common.plan import HospitalName
 
 REQUEST_MAGIC = b"FWREQ/1\n"
 REPLY_MAGIC = b"FWREP/1\n"
-MAX_HEADER_BYTES = 8 << 20
+MAX_REQUEST_HEADER_BYTES = 8 << 20
+# A manifest takes about 1 KiB. It is parsed before its signature can be checked, since it names the signer.
+MAX_MANIFEST_BYTES = 8 << 10
+_MAX_HEADER_BYTES = {REQUEST_MAGIC: MAX_REQUEST_HEADER_BYTES, REPLY_MAGIC: MAX_MANIFEST_BYTES}
 _PREFIX = struct.Struct(">8sI")
 
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
@@ -219,7 +222,7 @@ def _unframe(magic: bytes, frame: bytes) -> tuple[bytes, bytes, bytes]:
         raise MalformedMessage(f"a message has {len(frame)} bytes, less than a frame's prefix; refuse it")
     seen_magic, header_length = _PREFIX.unpack_from(frame)
     body_start = _PREFIX.size + header_length + SIGNATURE_BYTES
-    if seen_magic != magic or header_length > MAX_HEADER_BYTES or body_start > len(frame):
+    if seen_magic != magic or header_length > _MAX_HEADER_BYTES[magic] or body_start > len(frame):
         raise MalformedMessage("a message is no frame of this protocol version, or is cut short; refuse it")
     header = frame[_PREFIX.size : _PREFIX.size + header_length]
     signature = frame[_PREFIX.size + header_length : body_start]
