@@ -16,7 +16,7 @@ from client.ledger import Ledger
 from client.policy import counts_leave, fit_slots
 from client.state import RunState
 from client.storage import RunStorage
-from common.errors import LedgerError
+from common.errors import BudgetExceeded, LedgerError
 from common.grid import Grid
 from common.messages import Request
 from common.plan import Plan
@@ -65,39 +65,53 @@ class Contributor:
             state: The model before the round.
             storage: Where the round's start is noted before the charge.
 
+        Returns:
+            Integers on the grid, shape (chunks * N,). Without a charge for its counts a closing `eval` round holds
+            zeros, which say nothing: the others need this hospital's weight to close the run.
+
         Raises:
-            BudgetExceeded: If the charge would pass the site's cap; nothing was read then.
-            LedgerError: If the charge stands already and this site cannot know what it released under it.
+            BudgetExceeded: If the charge for training would pass the site's cap; nothing was read then.
+            LedgerError: If that charge stands already and this site cannot know what it released under it, or the
+                ledger cannot be written.
             SiteStorageError: If the disk refuses; nothing was read then.
 
         Guarantees:
             At most one set of integers per charge ever leaves: the start is on disk before the charge, the integers
             are on disk before they are encrypted. A charge without either note means that notes were lost.
         """
-        plan, number = self.plan, request.round
-        kind: Literal["train", "eval"] = "train" if request.kind == "train" else "eval"
-        charges = kind == "train" or (self.policy.metrics == "final-dp" and bool(self.plan.metric_slots))
-        if charges:
-            standing = self.ledger.is_charged(run=request.run, round_number=number, kind=kind)
-            if standing and not storage.was_started(number):
-                raise LedgerError(
-                    f"round {number} of this run is charged already and its notes are gone; sitting the round out, "
-                    "since a second update under one charge could leave"
-                )
-            storage.mark_started(number)
-            self._charge(kind, request)
+        plan = self.plan
         update = np.zeros(plan.agreed.trainable_parameters)
-        if kind == "train":
+        counts = bool(plan.metric_slots) and counts_leave(self.policy, request.kind)
+        if request.kind == "train":
+            self._charge_once("train", request, storage=storage)
             update = self.learner.train(state.optimiser.parameters, sigma=self.sigma)
+        elif counts and self.policy.metrics == "final-dp":
+            counts = self._may_count(request, storage)
         member = plan.roster[plan.agreed.position(self.hospital)]
         return encode_update(
             update,
             declared_size=member.declared_units,
-            slots=self._slots(request, state),
+            slots=self._slots(state) if counts else np.zeros(plan.metric_slots, dtype=np.int64),
             grid=self.grid,
         )
 
-    def _charge(self, kind: Literal["train", "eval"], request: Request) -> None:
+    def _may_count(self, request: Request, storage: RunStorage) -> bool:
+        try:
+            self._charge_once("eval", request, storage=storage)
+        except (BudgetExceeded, LedgerError) as refusal:
+            log.warning("sending no counts of the final model: %s", refusal)
+            return False
+        return True
+
+    def _charge_once(self, kind: Literal["train", "eval"], request: Request, *, storage: RunStorage) -> None:
+        number = request.round
+        standing = self.ledger.is_charged(run=request.run, round_number=number, kind=kind)
+        if standing and not storage.was_started(number):
+            raise LedgerError(
+                f"round {number} of this run is charged already and its notes are gone; sitting the round out, "
+                "since a second update under one charge could leave"
+            )
+        storage.mark_started(number)
         training = self.plan.training
         if kind == "train":
             event = PrivacyEvent(q=training.sample_rate, sigma=self.sigma, steps=training.local_steps)
@@ -113,9 +127,7 @@ class Contributor:
             units_digest=self.units_digest,
         )
 
-    def _slots(self, request: Request, state: RunState) -> NDArray[np.int64]:
-        if not self.plan.metric_slots or not counts_leave(self.policy, request.kind):
-            return np.zeros(self.plan.metric_slots, dtype=np.int64)
+    def _slots(self, state: RunState) -> NDArray[np.int64]:
         counts = self.learner.confusion(state.optimiser.parameters)
         if self.policy.metrics == "final-dp":
             counts = noisy_counts(counts, sigma=self.counts_sigma)
