@@ -1,4 +1,4 @@
-"""Takes one aggregate into the model: verify, decrypt, check the weight, run the server optimiser. No I/O."""
+"""Takes one aggregate into the model: verify, decrypt, check the weight, run the server optimiser."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.encode import decode_sum_of_updates
+from client.encode import DecodedSum, decode_sum_of_updates
 from client.encrypt import SecretKey
+from client.refused import RefusedAggregates
 from client.state import RunState, advance
-from client.verify import Expectation, verify_aggregate
-from common.errors import WeightMismatch
+from client.verify import Expectation, VerifiedAggregate, verify_aggregate
+from common.errors import DecryptionError, WeightMismatch
 from common.grid import Grid
-from common.messages import AggregateEntry, SignedManifest
+from common.messages import AggregateEntry, SignedReply
+from common.plan import Plan
 from common.transcript import aggregate_root
 
 
@@ -35,9 +37,10 @@ def apply_aggregate(  # noqa: PLR0913 -- an aggregate, what is expected of it, a
     *,
     body: memoryview,
     expected: Expectation,
-    own: SignedManifest | None,
+    own: SignedReply | None,
     key: SecretKey,
     grid: Grid,
+    refused: RefusedAggregates,
 ) -> AppliedAggregate:
     """Verify an aggregate, and only then decrypt and apply it.
 
@@ -46,15 +49,36 @@ def apply_aggregate(  # noqa: PLR0913 -- an aggregate, what is expected of it, a
         entry: Its transcript.
         body: Its bytes.
         expected: What this hospital holds against the coordinator's word.
-        own: Our manifest of that round, if we still have it.
+        own: Our reply of that round and attempt, if we still have it.
         key: The epoch's CKKS secret.
         grid: The plan's public grid.
+        refused: What this key has refused before.
 
     Raises:
         PeerError: If any check fails; the state is unchanged then.
+        EpochClosed: If the key has refused too many aggregates.
+        SiteStorageError: If the disk refuses.
     """
-    plan = expected.plan
+    plan, root = expected.plan, aggregate_root(body)
     verified = verify_aggregate(entry, body, expected=expected, own=own)
+    refused.check(root)
+    try:
+        decoded = _open(verified, plan, key=key, grid=grid)
+    except (DecryptionError, WeightMismatch):
+        # Each refusal tells the coordinator something about the key's noise: it is counted before it is told.
+        refused.add(root)
+        raise
+    after = advance(
+        state,
+        decoded.mean_update,
+        root=root,
+        trains=entry.round <= plan.training.rounds,
+        optimiser=plan.training.server_optimiser,
+    )
+    return AppliedAggregate(after, verified.contributors, decoded.slots)
+
+
+def _open(verified: VerifiedAggregate, plan: Plan, *, key: SecretKey, grid: Grid) -> DecodedSum:
     decoded = decode_sum_of_updates(
         key.decrypt(verified.total, grid),
         parameter_count=plan.agreed.trainable_parameters,
@@ -63,14 +87,7 @@ def apply_aggregate(  # noqa: PLR0913 -- an aggregate, what is expected of it, a
     )
     if decoded.weight != verified.declared_units:
         raise WeightMismatch(
-            f"aggregate {entry.round} weighs {decoded.weight} units, its {len(verified.contributors)} hospitals "
+            f"an aggregate weighs {decoded.weight} units, its {len(verified.contributors)} hospitals "
             f"declared {verified.declared_units}; it is not their sum; refuse it"
         )
-    after = advance(
-        state,
-        decoded.mean_update,
-        root=aggregate_root(body),
-        trains=entry.round <= plan.training.rounds,
-        optimiser=plan.training.server_optimiser,
-    )
-    return AppliedAggregate(after, verified.contributors, decoded.slots)
+    return decoded

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from client.apply import apply_aggregate
 from client.contribute import Contributor
 from client.encrypt import SecretKey
+from client.refused import RefusedAggregates
 from client.state import RunState, initial_state, state_tag
 from client.status import StatusFile
 from client.storage import RunStorage
@@ -44,6 +45,7 @@ class Hospital:
         self._plan = contributor.plan
         self._identities = {h.name: h.identity for h in self._plan.roster}
         self._tag_key = keys.ckks.derive(b"fedward/state-tag/1")
+        self._refused = RefusedAggregates(config.state, key_name=keys.ckks.derive(b"fedward/key-name/1").hex())
 
     def answer(self, frame: bytes) -> bytes:
         """Answer one request of the coordinator.
@@ -61,7 +63,7 @@ class Hospital:
         signed = decode_request(frame, self._plan.agreed.coordinator)
         request = signed.request
         self._check_addressed(request)
-        storage = RunStorage(self._config.state / "runs" / request.run)
+        storage = RunStorage(self._config.state / "runs" / request.run, plan=self._plan.digest)
         state = storage.load_state() or initial_state(self._contributor.learner.initial)
         for entry, body in zip(request.aggregates, signed.aggregate_bodies(), strict=True):
             state = self._catch_up(request, state, entry, body=body, storage=storage)
@@ -125,11 +127,12 @@ class Hospital:
                 state_tag=state_tag(state, self._tag_key),
                 applied=state.applied,
             ),
-            own=decode_reply(own_frame, self._identities).signed if own_frame is not None else None,
+            own=decode_reply(own_frame, self._identities) if own_frame is not None else None,
             key=self._keys.ckks,
             grid=self._contributor.grid,
+            refused=self._refused,
         )
-        # History first: a crash in between writes the same row again and loses none.
+        # History first: after a crash in between the row is written again, with the aggregate that comes then.
         row = {"contributors": list(applied.contributors), "counts_before": applied.counts.tolist()}
         storage.record_round(entry.round, row)
         storage.save_state(applied.state)

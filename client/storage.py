@@ -5,39 +5,49 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.optimiser import OptimiserState
 from client.state import RunState
-from common.errors import SiteStorageError
+from common.errors import SiteStorageError, WrongPlan
 from common.messages import Applied
 
 
 class RunStorage:
-    """Folder of one run: `state.npz`, `rounds.json`, and per round the markers, the update and the replies."""
+    """Folder of one run under one plan: `plan`, `state.npz`, `rounds.json`, and per round marker, update and replies.
 
-    def __init__(self, folder: Path) -> None:
-        """Open or make the folder, readable by the owner only.
+    Nothing is made on the disk before there is something to keep: a request alone takes no space.
+    """
+
+    def __init__(self, folder: Path, *, plan: str) -> None:
+        """Open the folder of a run.
+
+        Args:
+            folder: Where it is, or will be, readable by the owner only.
+            plan: Digest of the plan that the run follows.
 
         Raises:
+            WrongPlan: If the run was begun under another plan: its updates lie on another grid.
             SiteStorageError: If the disk refuses.
         """
-        self._folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise _refused(folder, error) from error
+        self._folder, self._plan = folder, plan
+        begun_under = self._read("plan")
+        if begun_under is not None and begun_under != plan.encode():
+            raise WrongPlan("a run that this site began under another plan goes on under this one; refuse it")
 
     def load_state(self) -> RunState | None:
         """The state after the last applied aggregate, or None before any."""
         data = self._read("state.npz")
         if data is None:
             return None
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        with self._intact("state.npz"), np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             applied = Applied.model_validate_json(arrays["applied"].tobytes())
             return RunState(applied, OptimiserState(arrays["parameters"], arrays["velocity"]))
 
@@ -47,9 +57,12 @@ class RunStorage:
         applied = np.frombuffer(state.applied.model_dump_json().encode(), dtype=np.uint8)
         np.savez(buffer, applied=applied, parameters=state.optimiser.parameters, velocity=state.optimiser.velocity)
         self._write("state.npz", buffer.getvalue())
-        for path in self._folder.glob("round-*"):
-            if int(path.name.split("-")[1].split(".")[0]) <= state.applied.round:
-                path.unlink(missing_ok=True)
+        try:
+            for path in (*self._folder.glob("round-*"), *self._folder.glob(".round-*")):
+                if int(path.name.split("-")[1].split(".")[0]) <= state.applied.round:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _refused(self._folder, error) from error
 
     def mark_started(self, round_number: int) -> None:
         """Note on disk that training of a round begins and that no update of it exists yet."""
@@ -67,8 +80,12 @@ class RunStorage:
 
     def load_update(self, round_number: int) -> NDArray[np.int64] | None:
         """The integers of the round, or None."""
-        data = self._read(f"round-{round_number}.update")
-        return None if data is None else np.load(io.BytesIO(data), allow_pickle=False)
+        name = f"round-{round_number}.update"
+        data = self._read(name)
+        if data is None:
+            return None
+        with self._intact(name):
+            return cast(NDArray[np.int64], np.load(io.BytesIO(data), allow_pickle=False))
 
     def save_reply(self, round_number: int, attempt: int, frame: bytes) -> None:
         """Keep a reply: the same request gets the same bytes, also after a crash."""
@@ -79,27 +96,49 @@ class RunStorage:
         return self._read(f"round-{round_number}.reply-{attempt}")
 
     def record_round(self, round_number: int, facts: dict[str, Any]) -> None:
-        """Add one row to the run's history; a row that is there already stays."""
-        rows = self.rounds()
-        if round_number not in rows:
-            rows[round_number] = facts
-            self._write("rounds.json", json.dumps(rows, indent=1).encode())
+        """Set one row of the run's history, before the state that rests on it is saved."""
+        self._write("rounds.json", json.dumps(self.rounds() | {round_number: facts}, indent=1).encode())
 
     def rounds(self) -> dict[int, dict[str, Any]]:
         """The run's history by round."""
         data = self._read("rounds.json")
-        return {int(number): facts for number, facts in json.loads(data).items()} if data else {}
+        with self._intact("rounds.json"):
+            return {int(number): facts for number, facts in json.loads(data).items()} if data else {}
 
     def _read(self, name: str) -> bytes | None:
-        try:
-            return (self._folder / name).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _refused(self._folder / name, error) from error
+        return read_durable(self._folder / name)
 
     def _write(self, name: str, data: bytes) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise _refused(self._folder, error) from error
+        if not (self._folder / "plan").exists():
+            write_durably(self._folder / "plan", self._plan.encode())
         write_durably(self._folder / name, data)
+
+    @contextmanager
+    def _intact(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, EOFError, AttributeError, BadZipFile) as error:
+            raise SiteStorageError(
+                f"{self._folder / name}: is damaged; this site sits this run out; mend the disk and start a new run"
+            ) from error
+
+
+def read_durable(path: Path) -> bytes | None:
+    """What `write_durably` wrote, or None before.
+
+    Raises:
+        SiteStorageError: If the disk refuses.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _refused(path, error) from error
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -108,7 +147,8 @@ def write_durably(path: Path, data: bytes) -> None:
     Raises:
         SiteStorageError: If the disk refuses; the old file is untouched then.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # One process holds a site's folder (the ledger's lock), so what a killed one left is overwritten here.
+    temporary = path.with_name(f".{path.name}.new")
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -121,7 +161,8 @@ def write_durably(path: Path, data: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise _refused(path, error) from error
 
 

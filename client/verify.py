@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.ckks import PRESETS, EncryptedSum, chunks_for, decode_sum
+from common.ckks import PRESETS, EncryptedSum, chunks_for, decode_sum, decode_upload
 from common.errors import DivergenceError, TranscriptError, WrongRound
-from common.messages import AggregateEntry, Applied, Manifest, SignedManifest
+from common.messages import AggregateEntry, Applied, Manifest, SignedReply
 from common.plan import Plan
 
 
@@ -32,7 +32,7 @@ class VerifiedAggregate:
 
 
 def verify_aggregate(
-    entry: AggregateEntry, body: memoryview, *, expected: Expectation, own: SignedManifest | None
+    entry: AggregateEntry, body: memoryview, *, expected: Expectation, own: SignedReply | None
 ) -> VerifiedAggregate:
     """Check the next aggregate of a run against its signed manifests.
 
@@ -40,7 +40,7 @@ def verify_aggregate(
         entry: Who is in the sum, as the coordinator says.
         body: The sum's bytes.
         expected: Plan, run and this hospital's own state before the aggregate.
-        own: The manifest that this hospital sent for that round and attempt, if it still has it.
+        own: The reply that this hospital sent for that round and attempt, if it still has it.
 
     Raises:
         WrongRound: If it is not the round after the last applied one.
@@ -50,8 +50,10 @@ def verify_aggregate(
         MalformedMessage: If the sum has a wrong length or a word outside the ring.
 
     Guarantees:
-        Without masks this does not show that the sum holds just these uploads; the weight slot and the next round's
-        state tags catch omissions and split views, recomputation comes with the masks (docs/threat-model.md).
+        The sum's seeds are distinct, and ours among them exactly if we are a contributor: with other seeds than those
+        of the uploads in it a sum decrypts to nothing, so our upload is in it once or not at all. Without masks this
+        does not show that the others' are; the weight slot and the next round's state tags catch omissions and split
+        views, recomputation comes with the masks (docs/threat-model.md).
     """
     if entry.round != expected.applied.round + 1:
         raise WrongRound(f"seen aggregate {entry.round} after {expected.applied.round}; the next one is allowed")
@@ -65,12 +67,24 @@ def verify_aggregate(
     for signed in entry.survivors:
         signed.check(roster[signed.manifest.hospital].identity)
         _check_manifest(signed.manifest, entry, expected)
-        if own is not None and signed.manifest.hospital == expected.hospital and signed != own:
+        if own is not None and signed.manifest.hospital == expected.hospital and signed != own.signed:
             raise TranscriptError("the transcript holds another manifest of ours than the one we sent; refuse it")
     parameters = PRESETS[plan.encryption.preset]
     chunks = chunks_for(plan.upload_values, parameters)
     total = decode_sum(body, chunks, len(names), parameters)
+    _check_seeds(total, names, expected=expected, own=own)
     return VerifiedAggregate(total, tuple(names), sum(roster[name].declared_units for name in names))
+
+
+def _check_seeds(total: EncryptedSum, names: list[str], *, expected: Expectation, own: SignedReply | None) -> None:
+    if len(set(total.seeds)) < len(total.seeds):
+        raise TranscriptError("one upload stands more than once in an aggregate; refuse it")
+    if own is None or not own.body:
+        return
+    ours = decode_upload(own.body, len(total.words), total.parameters).seeds
+    at = names.index(expected.hospital) if expected.hospital in names else None
+    if [index for index, seeds in enumerate(total.seeds) if seeds == ours] != ([] if at is None else [at]):
+        raise TranscriptError("an aggregate and its manifests disagree whether our upload is in it; refuse it")
 
 
 def _check_manifest(manifest: Manifest, entry: AggregateEntry, expected: Expectation) -> None:

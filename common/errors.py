@@ -16,6 +16,7 @@ The tree is split by who must act::
     │   ├── BudgetExceeded       the charge would pass the cap
     │   ├── LedgerError          the ledger cannot be trusted or written
     │   ├── KeyFileError         a key file is missing, open to others, or not a key
+    │   ├── EpochClosed          the CKKS key has refused too many aggregates; a new one is due
     │   ├── UnsupportedLayer     a layer cannot be trained under differential privacy
     │   └── SiteStorageError     the site's disk refuses
     ├── PeerError                bytes from elsewhere are refused
@@ -101,6 +102,10 @@ class LedgerError(HospitalError):
 
 class KeyFileError(HospitalError):
     """A key file is missing, open to others, or not a key."""
+
+
+class EpochClosed(HospitalError):
+    """The epoch's CKKS key has refused too many aggregates; a new one is due."""
 
 
 class UnsupportedLayer(HospitalError):
