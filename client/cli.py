@@ -13,6 +13,7 @@ import typer
 
 from common.child import Child, ChildEvent
 from common.command import run_command
+from common.errors import SiteStorageError
 from common.site_config import SiteConfig, load_site
 from common.supervise import supervise
 
@@ -71,7 +72,10 @@ def service(config: ConfigOption) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         force=True,  # imported libraries have put a handler of their own on the root logger
     )
-    site.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        site.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise SiteStorageError(f"{site.state}: cannot be made ({error.strerror}); give the state a folder") from error
     status = StatusFile(site.state / "status.json", site.hospital)
     status.update(phase="starting")
     hospital = open_hospital(site, status)

@@ -17,8 +17,8 @@ from client.ledger import Ledger
 from client.model import named_tensors
 from client.state import RunState
 from client.storage import RunStorage, write_durably
-from common.errors import SiteStorageError
 from common.coverage import NOT_COVERED
+from common.errors import SiteStorageError
 from common.plan import Plan
 
 

@@ -19,7 +19,7 @@ from client.status import StatusFile
 from common.canonical import canonical_bytes
 from common.ckks import PRESETS
 from common.config import load_settings
-from common.errors import ConfigError, KeyFileError, WrongPlan
+from common.errors import ConfigError, KeyFileError
 from common.grid import plan_grid
 from common.identity import Identity, read_secret, write_secret
 from common.plan import Plan
@@ -51,20 +51,27 @@ def load_approved_plan(config: SiteConfig) -> Plan:
     """Read the site's plan and check that this hospital is in it and agreed to it.
 
     Raises:
-        WrongPlan: If its digest is not among the approved ones.
-        ConfigError: If the file is wrong or does not name this hospital.
+        ConfigError: If the file is wrong, names no hospitals yet or not this one, or its digest is not approved; or if
+            this site asks for more hospitals than it names.
     """
     plan = load_settings(config.plan, Plan)
+    if plan.federation is None:
+        raise ConfigError(f"{config.plan}: a plan without hospitals; name the agreed plan that provision has written")
     names = [hospital.name for hospital in plan.roster]
     if config.hospital not in names:
         raise ConfigError(
             f"{config.plan}: the roster names {', '.join(names)}, not {config.hospital}; ask the organiser"
         )
     if plan.digest not in config.approved_plans:
-        raise WrongPlan(
+        raise ConfigError(
             f"{config.plan}: digest {plan.digest[:16]}… is not among approved_plans of this site "
             f"({', '.join(d[:16] + '…' for d in config.approved_plans)}); read the plan, then add its digest, or get "
             "the plan that was approved"
+        )
+    if config.privacy.min_cohort > len(names):
+        raise ConfigError(
+            f"privacy.min_cohort: seen {config.privacy.min_cohort} in the site file, {config.plan} names {len(names)} "
+            "hospitals; at most as many as hospitals is allowed, else this site could never take part"
         )
     return plan
 
@@ -76,6 +83,15 @@ def keyed_unit_digest(identity: Identity, units: Sequence[str]) -> str:
     """
     key = identity.sign(b"fedward/unit-set/1")
     return hmac.new(key, canonical_bytes(sorted(units)), hashlib.sha256).hexdigest()
+
+
+def _check_cap_delta(delta: float, units: int) -> None:
+    # All spending is stated at the cap's delta: a large one would make any spending look small.
+    if delta >= 1 / units:
+        raise ConfigError(
+            f"privacy.cap_delta: seen {delta:g} in the site file with {units} units; less than 1/n = {1 / units:.3g} "
+            "is allowed; lower it"
+        )
 
 
 def open_hospital(config: SiteConfig, status: StatusFile) -> Hospital:
@@ -117,6 +133,7 @@ def open_hospital(config: SiteConfig, status: StatusFile) -> Hospital:
         config, plan, on_progress=lambda done, total: status.update(phase="reading data", done=done, total=total)
     )
     check_delta(delta, learner.training_units)
+    _check_cap_delta(config.privacy.cap_delta, learner.training_units)
     status.update(phase="ready", unit=unit, units=learner.training_units, held_out=learner.held_out_units)
     log.info(
         "%s: unit of privacy: %s; %d training units (declared %d), %d held out; epsilon %g, delta %g: noise multiplier "
