@@ -10,6 +10,7 @@ from common.child import Child, Refusal
 from common.flower import flower_command, flower_environment
 from common.identity import read_secret
 from common.site_config import GatewaySettings
+from common.socket_path import socket_path
 
 SITE_SOCKET = "FEDWARD_SITE_SOCKET"
 LOOPBACK = "127.0.0.1"
@@ -33,7 +34,8 @@ def gateway_children(
         read_secret(secret)
     folder = settings.folder
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fork_socket = folder / "fork.sock"
+    fork_socket = socket_path(folder, "fork.sock")
+    fork_socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     shim = write_shim(folder / "bin", fork_socket)
     environment = flower_environment(folder, first_on_path=shim.parent) | {SITE_SOCKET: str(site_socket)}
 

@@ -58,7 +58,7 @@ class Learner:
     def __init__(self, plan: Plan, *, hospital: str, train: UnitData, evaluation: UnitData, model: nn.Module) -> None:
         self.initial = trainable_vector(model)
         self.training_units, self.held_out_units = len(train.units), len(evaluation.units)
-        self.units = train.units
+        self.units = (*train.units, *evaluation.units)
         self._plan, self._model, self._train, self._evaluation = plan, model, train, evaluation
         member = plan.roster[plan.agreed.position(hospital)]
         self._settings = TrainingSettings(

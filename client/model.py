@@ -39,10 +39,10 @@ def build_model(kind: ModelKind, *, classes: int, features: int = 0, width: int 
     if kind == "lite0-head":
         if features < 1:
             raise LocalProtocolError(f"a head on {features} features is asked for; one or more are needed")
-        head = nn.Linear(features, classes)
+        # Without a bias: its constant input would take half of each unit-norm example's clipped gradient.
+        head = nn.Linear(features, classes, bias=False)
         with torch.no_grad():
-            for parameter in head.parameters():
-                parameter.zero_()
+            head.weight.zero_()
         return head
     if width < _GROUPS or width % _GROUPS:
         raise LocalProtocolError(f"a network of width {width} is asked for; a multiple of {_GROUPS} is needed")

@@ -38,7 +38,7 @@ class Refusal:
 
     Args:
         pattern: Regular expression that is searched in the log.
-        sentence: What was seen, what is allowed, what to do.
+        sentence: What was seen, what is allowed, what to do; empty: the last log line says it.
         final: True if trying again cannot help.
     """
 
@@ -192,7 +192,7 @@ class Keeper:
                 return f"{seen}; the last try {before}"
         else:
             seen = f"ended with status {status}" if status >= 0 else f"was ended by {signal.Signals(-status).name}"
-        known = [refusal.sentence for refusal in self._child.refusals if re.search(refusal.pattern, self._log())]
+        known = [r.sentence for r in self._child.refusals if r.sentence and re.search(r.pattern, self._log())]
         return f"{seen}: {known[0]}" if known else f"{seen}; last log line: {self._last_line()!r}"
 
     def _final(self) -> bool:

@@ -10,9 +10,7 @@ from pydantic import Field, model_validator
 from common.config import Settings, load_settings
 from common.errors import ConfigError
 from common.plan import HospitalName
-
-MAX_SOCKET_BYTES = 100
-"""Longest path of a Unix socket; the kernel takes 107, some leave a name behind."""
+from common.socket_path import MAX_SOCKET_BYTES
 
 
 class SitePrivacy(Settings):

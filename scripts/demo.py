@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from scripts.federation import FederationOptions, free_ports, provision
 from scripts.split import split_dataset
 from scripts.synthetic import is_synthetic, write_synthetic
 
-SYNTHETIC_IMAGES_PER_CLASS = 100
+SYNTHETIC_IMAGES_PER_CLASS = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def prepare(options: DemoOptions, work: Path) -> Prepared:
             metrics="aggregate",
             # The demo's images are public or drawn: exact counts of held-out images may be shown.
             public_data=True,
-            threads=1,
+            threads=max(1, (os.cpu_count() or 1) // 2),
             device="auto",
         ),
     )

@@ -62,6 +62,10 @@ class Display:
         """Print one line that stays."""
         self._console.print(f"[{time.monotonic() - self._started:6.1f} s] {sentence}", markup=False, highlight=False)
 
+    def messages(self) -> tuple[str, ...]:
+        """What the sites say about rounds that they sit out."""
+        return tuple(message for h in self._plan.roster if (message := self._status(h.name).message))
+
     def _status(self, name: str) -> SiteStatus:
         return read_status(self._folder / name / "state" / "status.json") or SiteStatus(name, phase="not started")
 

@@ -6,7 +6,6 @@ everything. docs/threat-model.md says so.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import shutil
@@ -31,7 +30,8 @@ from common.errors import AlreadyExists, DataError, PlanError
 from common.grid import plan_grid
 from common.identity import Identity
 from common.plan import Hospital, Plan
-from common.site_config import MAX_SOCKET_BYTES, SiteConfig
+from common.site_config import SiteConfig
+from common.socket_path import socket_path
 from scripts.certificates import write_node_key, write_superexec_secret, write_tls
 
 FIRST_EPOCH = 1
@@ -212,6 +212,7 @@ def _write_site(  # noqa: PLR0913 -- one site's files from all that the federati
     staging: Path, target: Path, site: Site, *, plan: Plan, key: SecretKey, options: FederationOptions, port: int
 ) -> None:
     folder, coordinator = staging / site.name, staging / "coordinator"
+    endpoint = socket_path(target / site.name, "site.sock")
     (folder / "gateway").mkdir(parents=True)
     site.identity.save(folder / "identity.key")
     save_ckks_key(folder / "ckks.key", key)
@@ -230,7 +231,7 @@ def _write_site(  # noqa: PLR0913 -- one site's files from all that the federati
         "ledger": "ledger.sqlite",
         "state": "state",
         "results": "results",
-        "socket": _socket_path(target / site.name),
+        "socket": endpoint.name if endpoint.parent == (target / site.name).resolve() else str(endpoint),
         "device": options.device,
         "threads": options.threads,
         "privacy": {
@@ -252,15 +253,6 @@ def _write_site(  # noqa: PLR0913 -- one site's files from all that the federati
     }
     _write_yaml(folder / f"{site.name}.yaml", content)
     parse_settings(yaml.safe_dump(content), SiteConfig, source=f"{site.name}.yaml")
-
-
-def _socket_path(folder: Path) -> str:
-    path = str(folder.resolve() / "site.sock")
-    if len(path.encode()) <= MAX_SOCKET_BYTES:
-        return "site.sock"
-    # The kernel's limit is short; a deep work folder gets its sockets in the temporary folder.
-    name = hashlib.sha256(path.encode()).hexdigest()[:16]
-    return str(Path(tempfile.gettempdir()) / f"fedward-{name}" / "site.sock")
 
 
 def _write_yaml(path: Path, content: dict[str, Any]) -> None:

@@ -63,11 +63,10 @@ def train(model: nn.Module, x: Tensor, y: Tensor, settings: TrainingSettings, **
 
 def clipped_gradients(vector: np.ndarray, x: Tensor, y: Tensor, clip: float) -> np.ndarray:
     """Oracle: per-unit gradients of the linear head in closed form, clipped; shape (units, parameters)."""
-    weight = vector[: CLASSES * FEATURES].reshape(CLASSES, FEATURES)
-    logits = x.numpy() @ weight.T + vector[CLASSES * FEATURES :]
+    logits = x.numpy() @ vector.reshape(CLASSES, FEATURES).T
     odds = np.exp(logits - logits.max(1, keepdims=True))
     error = odds / odds.sum(1, keepdims=True) - np.eye(CLASSES)[y.numpy()]
-    gradients = np.concatenate([(error[:, :, None] * x.numpy()[:, None, :]).reshape(len(x), -1), error], axis=1)
+    gradients = (error[:, :, None] * x.numpy()[:, None, :]).reshape(len(x), -1)
     norms = np.linalg.norm(gradients, axis=1, keepdims=True)
     clipped: np.ndarray = gradients * np.minimum(1, clip / norms)
     return clipped
@@ -78,7 +77,7 @@ def test_without_noise_training_is_clipped_momentum_sgd_by_hand() -> None:
     x, y = units()
     x = x.double()
     seen = train(head(), x, y, full(4, momentum=0.9), randomness=SILENT)
-    vector, velocity = np.zeros(CLASSES * (FEATURES + 1)), np.zeros(CLASSES * (FEATURES + 1))
+    vector, velocity = np.zeros(CLASSES * FEATURES), np.zeros(CLASSES * FEATURES)
     for _ in range(4):
         velocity = 0.9 * velocity + clipped_gradients(vector, x, y, 0.5).sum(0) / 50
         vector = vector - velocity
@@ -104,7 +103,7 @@ def test_a_batch_in_chunks_is_the_same_batch(monkeypatch: pytest.MonkeyPatch) ->
     """Chunks bound the memory; sums are of integers, so even the last bit agrees."""
     x, y = units()
     whole = train(head(), x.double(), y, full(3), randomness=SILENT)
-    monkeypatch.setattr("client.dpsgd._GRADIENT_BYTES", 16 * 7 * CLASSES * (FEATURES + 1))
+    monkeypatch.setattr("client.dpsgd._GRADIENT_BYTES", 16 * 7 * CLASSES * FEATURES)
     chunked = train(head(), x.double(), y, full(3), randomness=SILENT)
     np.testing.assert_array_equal(whole, chunked)
 
@@ -145,7 +144,7 @@ def test_poisson_batches_are_divided_by_rate_times_declared_size() -> None:
     chosen = np.arange(UNITS) % 4 == 0
     fixed = Randomness(noise=silence, coins=lambda _count, _rate: chosen)
     seen = train(head(), x.double(), y, poisson(0.25), randomness=fixed)
-    due = -clipped_gradients(np.zeros(CLASSES * (FEATURES + 1)), x.double(), y, 0.5)[chosen].sum(0) / (0.25 * 50)
+    due = -clipped_gradients(np.zeros(CLASSES * FEATURES), x.double(), y, 0.5)[chosen].sum(0) / (0.25 * 50)
     np.testing.assert_allclose(seen, due, atol=1e-5)
 
 
