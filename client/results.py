@@ -17,6 +17,7 @@ from client.ledger import Ledger
 from client.model import named_tensors
 from client.state import RunState
 from client.storage import RunStorage, write_durably
+from common.canonical import canonical_bytes
 from common.coverage import NOT_COVERED
 from common.errors import SiteStorageError
 from common.plan import Plan
@@ -72,10 +73,12 @@ def write_results(  # noqa: PLR0913 -- each is one part of the results
     described = {
         "format": "fedward/1",
         "plan": plan.digest,
-        "model": json.dumps(plan.model.model_dump(mode="json")),
-        "classes": json.dumps(plan.data.classes),
+        "model": plan.model.model_dump(mode="json"),
+        "classes": list(plan.data.classes),
     }
-    write_durably(target / "model.safetensors", save_tensors(tensors, metadata=described))
+    # One entry: safetensors writes several in random order, and equal models should be equal files at all hospitals.
+    metadata = {"fedward": canonical_bytes(described).decode("ascii")}
+    write_durably(target / "model.safetensors", save_tensors(tensors, metadata=metadata))
     epsilon, delta = plan.budget(plan.roster[plan.agreed.position(hospital)])
     metrics = {
         "run": run,

@@ -57,7 +57,8 @@ def evaluate(results: Path, images: Path) -> Score:
     path = results / "model.safetensors"
     try:
         with safe_open(path, framework="pt") as file:
-            if json.loads((file.metadata() or {}).get("classes", "[]")) != list(plan.data.classes):
+            described = json.loads((file.metadata() or {}).get("fedward", "{}"))
+            if described.get("classes") != list(plan.data.classes):
                 raise DataError(f"{path}: its classes are not those of plan.yaml beside it; use one results folder")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no mapping
         model.load_state_dict(tensors)
