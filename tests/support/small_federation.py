@@ -17,14 +17,14 @@ from PIL import Image
 from client.round import Hospital
 from client.state import RunState
 from client.storage import RunStorage
-from common.ckks import PRESETS, EncryptedSum, EncryptedVector, decode_upload
+from common.ckks import PRESETS, EncryptedSum, EncryptedVector, add_in_place, decode_upload, encode_sum
 from common.config import parse_settings
 from common.grid import Grid
 from common.identity import Identity
-from common.messages import Request, SignedReply, encode_request
+from common.messages import AggregateEntry, Request, SignedReply, encode_request
 from common.plan import Plan
 from scripts.federation import FederationOptions, provision
-from server.aggregate import Aggregate, RunningSum
+from server.aggregate import Aggregate
 from tests.support.in_process import Coordinator, open_site
 
 NAMES = tuple(f"hospital-{k}" for k in range(1, 5))
@@ -179,18 +179,22 @@ class SmallFederation:
         """The ciphertexts of a reply."""
         return decode_upload(reply.body, reply.manifest.chunks, PRESETS[self.plan.encryption.preset])
 
-    def sum_of(self, replies: Sequence[SignedReply], *, round_number: int, attempt: int = 0) -> Aggregate:
-        """An honest aggregate of just these uploads."""
-        total = RunningSum(PRESETS[self.plan.encryption.preset])
-        for reply in replies:
-            total.add(reply.signed, self.upload(reply))
-        return total.result(NAMES, round_number=round_number, attempt=attempt)
+    def sum_of(self, replies: Sequence[SignedReply], *, round_number: int) -> Aggregate:
+        """The sum of just these uploads, whatever models they start from."""
+        uploads = [self.upload(reply) for reply in replies]
+        words = np.zeros_like(uploads[0].words)
+        for upload in uploads:
+            add_in_place(words, upload.words, upload.parameters)
+        body = encode_sum(EncryptedSum(uploads[0].parameters, words, tuple(upload.seeds for upload in uploads)))
+        survivors = tuple(reply.signed for reply in replies)
+        entry = AggregateEntry(round=round_number, attempt=0, survivors=survivors, body_bytes=len(body))
+        return Aggregate(entry, body)
 
     def frame(
         self,
         kind: str,
         round_number: int,
-        hospital: str,
+        to: str,
         *,
         send: Sequence[Aggregate] = (),
         **changes: Any,  # noqa: ANN401 -- any field
@@ -204,7 +208,7 @@ class SmallFederation:
             "epoch": self.plan.agreed.epoch,
             "round": round_number,
             "attempt": 0,
-            "hospital": hospital,
+            "hospital": to,
             "aggregates": tuple(aggregate.entry for aggregate in send),
             "body_sha256": hashlib.sha256(body).hexdigest(),
         }
