@@ -23,7 +23,7 @@ from common.server_config import ServerConfig, load_server
 from common.supervise import supervise
 from server.display import ProgressDisplay
 from server.guard import refuse_secret_key
-from server.processes import coordinator_children, register_nodes
+from server.processes import coordinator_children, forget_superlink_state, register_nodes
 from server.progress import read_progress
 from server.run_folder import run_folder, write_run_folder
 from server.store import Store
@@ -53,6 +53,7 @@ def start(config: ConfigOption) -> None:
     """
     settings = _load(config)
     settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    forget_superlink_state(settings)
     stages = coordinator_children(settings, config)
 
     async def serve() -> None:

@@ -12,10 +12,12 @@ from common.errors import DeploymentError
 from common.flower import flower_command, flower_environment
 from common.identity import read_secret
 from common.server_config import NodeEntry, ServerConfig
+from common.supervise import require_free
 from server.run_folder import CONFIG_VARIABLE
 
 LOOPBACK = "127.0.0.1"
 CONNECTION = "fedward"
+SUPERLINK_DATABASE = "superlink.db"
 # More at once only take turns on the machine's cores: each is a second of Python start-up.
 MOST_COMMANDS_AT_ONCE = 2
 COMMAND_TIMEOUT_S = 60.0
@@ -55,6 +57,21 @@ def coordinator_children(config: ServerConfig, config_path: Path) -> tuple[tuple
         (child("superlink", _superlink(config), ready="Application startup complete", ports=ports),),
         (child("superexec", _superexec(config), ready=None, ports=()),),
     )
+
+
+def forget_superlink_state(config: ServerConfig) -> None:
+    """Remove the SuperLink's database of an earlier start; ours is in the store.
+
+    It never shrinks and keeps every ciphertext that passed, and a gateway that was taken out of the server file would
+    still be known to it. Gateways that are up lose their node id, end, and are started again by their supervisors.
+
+    Raises:
+        AddressInUse: If a coordinator still runs on this file's ports.
+    """
+    for host, port in (fleet_bind_address(config), (LOOPBACK, config.runtime_port)):
+        require_free(host, port, name="superlink")
+    for path in config.folder.glob(f"{SUPERLINK_DATABASE}*"):
+        path.unlink()
 
 
 def fleet_bind_address(config: ServerConfig) -> tuple[str, int]:
@@ -138,7 +155,7 @@ def _superlink(config: ServerConfig) -> tuple[str, ...]:
         *("--ssl-certfile", str(config.certificate)),
         *("--ssl-keyfile", str(config.certificate_key)),
         "--enable-supernode-auth",
-        *("--database", str(config.folder / "superlink.db")),
+        *("--database", str(config.folder / SUPERLINK_DATABASE)),
         *("--isolation", "process"),
         *("--superexec-auth-secret-file", str(config.superexec_secret)),
         "--disable-runtime-dependency-installation",

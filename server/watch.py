@@ -32,7 +32,10 @@ async def submit(config: ServerConfig, run: str, *, connect_timeout_s: float) ->
     overrides = f"{RUN_KEY}={json.dumps(run)} {CONNECT_TIMEOUT_KEY}={connect_timeout_s:.3f}"
     answer = await flwr(config, "run", str(write_flower_app(config)), CONNECTION, "--run-config", overrides)
     if not answer.get("success"):
-        raise DeploymentError(f"the SuperLink refuses the run: {_one_line(answer.get('error-message'))}")
+        raise DeploymentError(
+            f"the run was not taken: {_last_line(answer.get('error-message'))}; "
+            "is the coordinator up (`fedward-server start`)?"
+        )
     return str(answer["run-id"])
 
 
@@ -115,7 +118,7 @@ async def _end_seen_by_flower(config: ServerConfig, flower_run: str, folder: Pat
     rows = answer.get("runs") or [{}]
     status = str(rows[0].get("status", ""))
     if not answer.get("success"):
-        raise DeploymentError(f"the SuperLink does not answer: {_one_line(answer.get('error-message'))}")
+        raise DeploymentError(f"{_last_line(answer.get('error-message'))}; start the coordinator, then resume the run")
     if not status.startswith("finished"):
         return None
     await asyncio.sleep(LAST_WRITE_S)
@@ -123,8 +126,10 @@ async def _end_seen_by_flower(config: ServerConfig, flower_run: str, folder: Pat
     if progress is not None and progress.state != "running":
         # It did say how it ended, a moment after Flower did; `follow` reads that.
         return None
-    return f"the ServerApp ended ({status}): {_one_line(rows[0].get('status-details'))}"
+    return f"the ServerApp ended ({status}): {_last_line(rows[0].get('status-details'))}"
 
 
-def _one_line(text: object) -> str:
-    return " ".join(str(text or "no details").split())
+def _last_line(text: object) -> str:
+    """What Flower's commands say last; before it they name the connection."""
+    lines = [line.strip() for line in str(text or "").splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else "no details"

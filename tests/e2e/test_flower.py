@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -28,12 +29,13 @@ ROUNDS = 4
 
 @dataclass
 class Finished:
-    """A run that went through two accidents, and what the coordinator printed."""
+    """A run that went through three accidents, and what the coordinator printed."""
 
     federation: Federation
     summary: dict[str, Any]
     progress: dict[str, Any]
     lines: list[str]
+    status_when_stopped: str
 
     def exchange(self, kind: str, number: int) -> dict[str, dict[str, Any]]:
         """What each hospital did in the last attempt of an exchange."""
@@ -64,15 +66,11 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
 
 @pytest.fixture(scope="module")
 def finished(federation: Federation) -> Finished:
-    """Round 2: the service of hospital 2 is killed at work, and hospital 4 leaves, to come back in round 3."""
+    """Round 2: the service of hospital 2 is killed at work, and hospital 4 leaves. Round 3: Ctrl-C. Then all go on."""
     folder = federation.folder
     for name, number in (("hospital-2", 2), ("hospital-4", 2), ("hospital-1", 3)):
         (folder / name / f"hold-{number}").touch()
-    output, errors = folder / "run.json", folder / "run.log"
-    with output.open("w") as out, errors.open("w") as err:
-        argv = command(federation, "run", str(federation.plan_file), "--json")
-        run = subprocess.Popen(argv, env=environment(), stdout=out, stderr=err)  # noqa: S603
-    try:
+    with running(federation, folder / "first") as run:
         service = folder / "hospital-2" / "service.pid"
         wait_until(service.exists, "round 2 at hospital 2")
         os.kill(int(service.read_text()), signal.SIGKILL)
@@ -82,20 +80,41 @@ def finished(federation: Federation) -> Finished:
         (folder / "hospital-4" / "go-2").touch()
         federation.stop("hospital-4")
         wait_until((folder / "hospital-1" / "held-3").exists, "round 3")
-        federation.start_hospital("hospital-4")
-        federation.wait_connected("hospital-4")
-        (folder / "hospital-1" / "go-3").touch()
-        assert run.wait(timeout=120) == 0, errors.read_text()
+        run.send_signal(signal.SIGINT)
+        assert run.wait(timeout=60) == 130
+    stopped = status(federation)
+    federation.start_hospital("hospital-4")
+    federation.wait_connected("hospital-4")
+    (folder / "hospital-1" / "go-3").touch()
+    identifier = next((federation.server_file.parent / "work" / "runs").iterdir())
+    with running(federation, folder / "second", "--run-id", identifier.name) as run:
+        assert run.wait(timeout=120) == 0, (folder / "second.err").read_text()
+    return Finished(
+        federation,
+        json.loads((folder / "second.out").read_text()),
+        json.loads((identifier / "progress.json").read_text()),
+        (folder / "second.err").read_text().splitlines(),
+        stopped,
+    )
+
+
+@contextlib.contextmanager
+def running(federation: Federation, output: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`fedward-server run`, killed at the end if it still runs."""
+    argv = command(federation, "run", str(federation.plan_file), "--json", *arguments)
+    with output.with_suffix(".out").open("w") as out, output.with_suffix(".err").open("w") as err:
+        run = subprocess.Popen(argv, env=environment(), stdout=out, stderr=err)  # noqa: S603
+    try:
+        yield run
     finally:
         run.kill()
         run.wait()
-    progress = next((federation.server_file.parent / "work" / "runs").iterdir()) / "progress.json"
-    return Finished(
-        federation,
-        json.loads(output.read_text()),
-        json.loads(progress.read_text()),
-        errors.read_text().splitlines(),
-    )
+
+
+def status(federation: Federation) -> str:
+    """What `fedward-server status` prints."""
+    argv = command(federation, "status")
+    return subprocess.run(argv, env=environment(), capture_output=True, text=True, check=True).stdout  # noqa: S603
 
 
 def test_every_stored_aggregate_is_the_sum_modulo_q_of_the_uploads(finished: Finished) -> None:
@@ -175,9 +194,15 @@ def test_a_finished_run_is_not_run_again(finished: Finished) -> None:
     done = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 2
     assert "is finished; start a new run" in done.stderr
-    argv = command(federation, "status")
-    status = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=True)  # noqa: S603
-    assert f"{finished.summary['run']} finished, last complete round {ROUNDS}" in status.stdout
+    assert f"{finished.summary['run']} finished, last complete round {ROUNDS}" in status(federation)
+
+
+def test_a_stopped_run_goes_on_behind_its_last_complete_round(finished: Finished) -> None:
+    """Rounds 1 and 2 are not asked for again: their charges and aggregates stand."""
+    assert "stopped, last complete round 2" in finished.status_when_stopped
+    assert "reason: stopped by the operator" in finished.status_when_stopped
+    asked = {line.split(";")[0] for line in finished.lines if line.startswith(("hello", "train", "finish"))}
+    assert asked == {f"hello 0 of {ROUNDS}", "train 3 of 4", "train 4 of 4", "finish 5 of 4"}
 
 
 def test_a_wrong_authority_is_one_sentence(federation: Federation, tmp_path: Path) -> None:
