@@ -11,10 +11,12 @@ from typing import Annotated
 
 import typer
 
+from client.gateway import fork_server_socket, gateway_children
 from common.child import Child, ChildEvent
 from common.command import run_command
 from common.errors import SiteStorageError
 from common.site_config import SiteConfig, load_site
+from common.socket_path import remove_socket
 from common.supervise import supervise
 
 app = typer.Typer(
@@ -53,7 +55,11 @@ def start(config: ConfigOption) -> None:
         typer.echo(f"{READY_LINE}: {site.hospital} is connected to {site.gateway.superlink} and waits for rounds")
         await asyncio.Event().wait()
 
-    asyncio.run(supervise(stages, on_event=_print_event, restart=True, work=wait_for_rounds))
+    try:
+        asyncio.run(supervise(stages, on_event=_print_event, restart=True, work=wait_for_rounds))
+    finally:
+        for path in (site.socket, fork_server_socket(site.gateway)):
+            remove_socket(path)
     typer.echo(f"{site.hospital} stopped")
 
 
@@ -121,8 +127,6 @@ def _service_child(site: SiteConfig, config: Path) -> Child:
 
 
 def _gateway(site: SiteConfig) -> tuple[tuple[Child, ...], ...]:
-    from client.gateway import gateway_children  # noqa: PLC0415
-
     return gateway_children(site.gateway, site.socket, connect_timeout_s=CONNECT_TIMEOUT_S)
 
 

@@ -34,7 +34,7 @@ def gateway_children(
         read_secret(secret)
     folder = settings.folder
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fork_socket = socket_path(folder, "fork.sock")
+    fork_socket = fork_server_socket(settings)
     fork_socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     shim = write_shim(folder / "bin", fork_socket)
     environment = flower_environment(folder, first_on_path=shim.parent) | {SITE_SOCKET: str(site_socket)}
@@ -58,6 +58,11 @@ def gateway_children(
         (supernode, child("forkserver", forker, ready=READY_LINE)),
         (child("superexec", _superexec(settings), ready=None),),
     )
+
+
+def fork_server_socket(settings: GatewaySettings) -> Path:
+    """Where the gateway's fork server listens."""
+    return socket_path(settings.folder, "fork.sock")
 
 
 def _supernode(settings: GatewaySettings) -> tuple[str, ...]:

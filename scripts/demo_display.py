@@ -60,7 +60,9 @@ class Display:
 
     def say(self, sentence: str) -> None:
         """Print one line that stays."""
-        self._console.print(f"[{time.monotonic() - self._started:6.1f} s] {sentence}", markup=False, highlight=False)
+        self._console.print(
+            f"[{time.monotonic() - self._started:6.1f} s] {sentence}", markup=False, highlight=False, soft_wrap=True
+        )
 
     def messages(self) -> tuple[str, ...]:
         """What the sites say about rounds that they sit out."""

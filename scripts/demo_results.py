@@ -159,7 +159,9 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         )
     console.print(table)
     spent = ", ".join(f"{h['name']} {h['epsilon_spent']:.3f} of {h['epsilon_budget']:g}" for h in report["hospitals"])
-    console.print(f"epsilon spent per {report['unit']}: {spent} (delta {report['hospitals'][0]['delta']:g})")
+    console.print(
+        f"epsilon spent per {report['unit']}: {spent} (delta {report['hospitals'][0]['delta']:g})", soft_wrap=True
+    )
     if "official_test" in report:
         test = report["official_test"]
         console.print(
@@ -167,7 +169,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
             f"{_share(test['accuracy'])}, balanced accuracy {_share(test['balanced_accuracy'])}"
         )
     for note in report["notes"]:
-        console.print(f"note: {note}")
+        console.print(f"note: {note}", soft_wrap=True)
     phases = ", ".join(f"{name} {seconds:.0f}" for name, seconds in report["seconds_by_phase"].items())
     console.print(f"{report['seconds']:.0f} s in all ({phases}); results: {report['results']}")
 

@@ -77,7 +77,12 @@ def test_ctrl_c_stops_every_process(small_plan: Path, tmp_path: Path) -> None:
             start_new_session=True,
             cwd=tmp_path,
         )
-    wait_until(lambda: "reading data" in (tmp_path / "log").read_text(), timeout_s=120, what="hospitals read data")
+
+    def reads_data() -> bool:
+        assert demo.poll() is None, (tmp_path / "log").read_text()
+        return "reading data" in (tmp_path / "log").read_text()
+
+    wait_until(reads_data, timeout_s=120, what="hospitals read data")
     children = psutil.Process(demo.pid).children(recursive=True)
     assert len(children) > 5
     demo.send_signal(signal.SIGINT)
