@@ -103,7 +103,7 @@ class RunStorage:
         """The run's history by round."""
         data = self._read("rounds.json")
         with self._intact("rounds.json"):
-            return {int(number): facts for number, facts in json.loads(data).items()} if data else {}
+            return {} if data is None else {int(number): facts for number, facts in json.loads(data).items()}
 
     def _read(self, name: str) -> bytes | None:
         return read_durable(self._folder / name)

@@ -1,0 +1,137 @@
+"""The model as a function of the applied aggregates: equal histories, equal bits."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.optimiser import OptimiserState, apply_update
+from client.state import RunState, advance, initial_state, state_tag
+from common.canonical import canonical_bytes
+from common.plan import FedAvg, FedAvgM
+from common.transcript import EMPTY_CHAIN, extend_chain
+
+KEY = bytes(range(32))
+AVERAGE = FedAvg(kind="fedavg")
+MOMENTUM = FedAvgM(kind="fedavgm", momentum=0.9, learning_rate=0.3)
+UPDATES = np.random.default_rng(0).normal(size=(6, 5))
+START = np.random.default_rng(1).normal(size=5)
+
+
+def replayed(optimiser: FedAvg | FedAvgM, rounds: int = 6) -> RunState:
+    """The state after some rounds of `UPDATES`."""
+    state = initial_state(START)
+    for number in range(rounds):
+        root = hashlib.sha256(UPDATES[number].tobytes()).hexdigest()
+        state = advance(state, UPDATES[number], root=root, trains=True, optimiser=optimiser)
+    return state
+
+
+def test_fedavg_adds_the_mean_updates() -> None:
+    """Plain Python, one number at a time: float addition in the same order."""
+    state = replayed(AVERAGE)
+    for index in range(5):
+        value = float(START[index])
+        for update in UPDATES:
+            value = value + float(update[index])
+        assert state.optimiser.parameters[index] == value
+    assert not state.optimiser.velocity.any()
+
+
+def test_fedavgm_is_heavy_ball_momentum() -> None:
+    """Velocity <- m velocity + update, model <- model + lr velocity, one number at a time."""
+    state = replayed(MOMENTUM)
+    for index in range(5):
+        value, velocity = float(START[index]), 0.0
+        for update in UPDATES:
+            velocity = 0.9 * velocity + float(update[index])
+            value = value + 0.3 * velocity
+        assert state.optimiser.parameters[index] == value
+        assert state.optimiser.velocity[index] == velocity
+
+
+def test_fedavgm_without_momentum_is_fedavg() -> None:
+    """The special case that the formulas share."""
+    plain = FedAvgM(kind="fedavgm", momentum=0.0, learning_rate=1.0)
+    state = OptimiserState(START, np.ones(5))
+    np.testing.assert_array_equal(
+        apply_update(state, UPDATES[0], optimiser=plain).parameters,
+        apply_update(state, UPDATES[0], optimiser=AVERAGE).parameters,
+    )
+
+
+@pytest.mark.parametrize("optimiser", [AVERAGE, MOMENTUM])
+def test_a_replay_gives_the_same_bits(optimiser: FedAvg | FedAvgM) -> None:
+    """A hospital that was away cannot be told from one that was there."""
+    once, again = replayed(optimiser), replayed(optimiser)
+    assert once.optimiser.parameters.tobytes() == again.optimiser.parameters.tobytes()
+    assert once.optimiser.velocity.tobytes() == again.optimiser.velocity.tobytes()
+    assert once.applied == again.applied
+    assert state_tag(once, KEY) == state_tag(again, KEY)
+
+
+def test_advancing_leaves_the_state_before_it_alone() -> None:
+    """A refusal later must be able to fall back on it."""
+    before = replayed(MOMENTUM, 2)
+    kept = before.optimiser.parameters.tobytes(), before.optimiser.velocity.tobytes(), before.applied
+    advance(before, UPDATES[2], root="a" * 64, trains=True, optimiser=MOMENTUM)
+    assert (before.optimiser.parameters.tobytes(), before.optimiser.velocity.tobytes(), before.applied) == kept
+
+
+def test_the_history_counts_rounds_and_chains_roots() -> None:
+    """Round, last root, and the chain over all of them."""
+    state = initial_state(START)
+    assert (state.applied.round, state.applied.root, state.applied.chain) == (0, "", EMPTY_CHAIN)
+    after = advance(state, UPDATES[0], root="a" * 64, trains=True, optimiser=AVERAGE)
+    assert (after.applied.round, after.applied.root) == (1, "a" * 64)
+    assert after.applied.chain == extend_chain(EMPTY_CHAIN, 1, "a" * 64)
+
+
+def test_the_closing_round_moves_no_parameter() -> None:
+    """Momentum would otherwise carry the model on with an update of zero."""
+    state = replayed(MOMENTUM, 2)
+    closed = advance(state, np.zeros(5), root="a" * 64, trains=False, optimiser=MOMENTUM)
+    assert closed.optimiser.parameters.tobytes() == state.optimiser.parameters.tobytes()
+    assert closed.applied.round == 3
+    # Control: as a training round it would.
+    moved = advance(state, np.zeros(5), root="a" * 64, trains=True, optimiser=MOMENTUM)
+    assert moved.optimiser.parameters.tobytes() != state.optimiser.parameters.tobytes()
+
+
+@given(st.integers(0, 4), st.sampled_from(["parameters", "velocity"]))
+def test_one_changed_bit_changes_the_tag(index: int, which: str) -> None:
+    """Also the sign of a zero: what is compared is bits, not values."""
+    state = replayed(MOMENTUM, 2)
+    changed = getattr(state.optimiser, which).copy()
+    changed[index] = np.nextafter(changed[index], np.inf)
+    other = replace(state, optimiser=replace(state.optimiser, **{which: changed}))
+    assert state_tag(other, KEY) != state_tag(state, KEY)
+    zeros = [replace(state, optimiser=OptimiserState(np.full(5, zero), np.zeros(5))) for zero in (0.0, -0.0)]
+    assert state_tag(zeros[0], KEY) != state_tag(zeros[1], KEY)
+
+
+def test_another_history_changes_the_tag() -> None:
+    """Two ways to one model are two histories."""
+    state = replayed(AVERAGE, 2)
+    for change in ({"round": 3}, {"root": "b" * 64}, {"chain": "b" * 64}):
+        other = replace(state, applied=state.applied.model_copy(update=change))
+        assert state_tag(other, KEY) != state_tag(state, KEY)
+
+
+def test_the_tag_is_a_plain_hmac_and_needs_the_key() -> None:
+    """By hand over the stated bytes; without the key nobody can test a guess of the model."""
+    state = replayed(MOMENTUM, 3)
+    message = (
+        b"fedward/state/1"
+        + canonical_bytes({"round": 3, "root": state.applied.root, "chain": state.applied.chain})
+        + state.optimiser.parameters.astype("<f8").tobytes()
+        + state.optimiser.velocity.astype("<f8").tobytes()
+    )
+    assert state_tag(state, KEY) == hmac.new(KEY, message, hashlib.sha256).hexdigest()
+    assert state_tag(state, bytes(32)) != state_tag(state, KEY)
