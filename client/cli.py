@@ -110,9 +110,6 @@ def status(config: ConfigOption) -> None:
 
 def _service_child(site: SiteConfig, config: Path) -> Child:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FLWR_")}
-    # One heap that gives memory back: the feature pass allocates and frees large blocks from several threads, which
-    # left 110 MB of holes in the resident set.
-    environment |= {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536"}
     # Threads that wait must not spin: sites that share a machine's cores would starve each other.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return Child(
