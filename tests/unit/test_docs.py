@@ -18,6 +18,8 @@ import server.cli
 from common.server_config import load_server
 from common.site_config import load_site
 from scripts.config_docs import PAGE, page
+from scripts.demo import SYNTHETIC_IMAGES_PER_CLASS
+from scripts.synthetic import CLASSES
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = (*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").rglob("*.md")))
@@ -142,6 +144,13 @@ def test_every_error_has_a_line_for_the_operator() -> None:
         if isinstance(value, type) and issubclass(value, common.errors.FedwardError)
     }
     assert {name for name in names - groups if f"`{name}`" not in text} == set()
+
+
+def test_the_demo_page_counts_the_drawn_images() -> None:
+    """Nine classes, each with as many as the demo draws."""
+    text = (REPOSITORY / "docs" / "demo.md").read_text(encoding="utf-8")
+    assert f"draws {len(CLASSES) * SYNTHETIC_IMAGES_PER_CLASS} images" in text
+    assert f"{SYNTHETIC_IMAGES_PER_CLASS} each" in text
 
 
 def test_the_sample_files_load() -> None:
