@@ -28,6 +28,13 @@ class DataSettings(Settings):
     held_out_salt: str = Field(min_length=1, max_length=100, description="key of that HMAC; public")
     unreadable_images: Literal["skip", "refuse"] = Field(description="what a site does with an image it cannot decode")
 
+    @model_validator(mode="after")
+    def _distinct_classes(self) -> Self:
+        if len(set(self.classes)) < len(self.classes):
+            twice = next(name for name in self.classes if self.classes.count(name) > 1)
+            raise PlanError(f"classes: seen '{twice}' twice; every class stands once; remove one")
+        return self
+
 
 class FrozenBackboneModel(Settings):
     """EfficientNet-Lite0 with ImageNet weights, frozen; a linear head is trained."""

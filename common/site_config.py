@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from common.config import Settings, load_settings
 from common.errors import ConfigError
 from common.plan import HospitalName
 from common.socket_path import MAX_SOCKET_BYTES
+
+PlanDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class SitePrivacy(Settings):
@@ -52,7 +54,9 @@ class SiteConfig(Settings):
 
     hospital: HospitalName = Field(description="this hospital's name in the plan's roster")
     plan: Path = Field(description="the agreed plan, YAML")
-    approved_plans: tuple[str, ...] = Field(min_length=1, description="digests of the plans this hospital agreed to")
+    approved_plans: tuple[PlanDigest, ...] = Field(
+        min_length=1, description="digests of the plans this hospital agreed to"
+    )
     data: Path = Field(description="folder with one folder per class")
     identity_key: Path = Field(description="Ed25519 private key that signs replies and ledger entries, mode 0600")
     ckks_key: Path = Field(description="CKKS secret key of the epoch, mode 0600; the same at all hospitals")
@@ -75,7 +79,14 @@ def load_site(path: Path) -> SiteConfig:
     Raises:
         ConfigError: See `common.config.load_settings`.
     """
-    return _absolute(load_settings(path, SiteConfig), path.resolve().parent)
+    config = _absolute(load_settings(path, SiteConfig), path.resolve().parent)
+    size_bytes = len(str(config.socket).encode())
+    if size_bytes > MAX_SOCKET_BYTES:
+        raise ConfigError(
+            f"{path}: socket: seen a path of {size_bytes} bytes ({config.socket}); a Unix socket's path has at most "
+            f"{MAX_SOCKET_BYTES} bytes; use a shorter folder"
+        )
+    return config
 
 
 def _absolute(config: SiteConfig, base: Path) -> SiteConfig:
@@ -85,10 +96,4 @@ def _absolute(config: SiteConfig, base: Path) -> SiteConfig:
     names = ("plan", "data", "identity_key", "ckks_key", "ledger", "state", "results", "socket")
     gateway_names = ("root_certificates", "node_key", "superexec_secret", "folder")
     gateway = config.gateway.model_copy(update={n: resolve(getattr(config.gateway, n)) for n in gateway_names})
-    resolved = config.model_copy(update={n: resolve(getattr(config, n)) for n in names} | {"gateway": gateway})
-    if len(str(resolved.socket).encode()) > MAX_SOCKET_BYTES:
-        raise ConfigError(
-            f"socket: seen {len(str(resolved.socket))} characters ({resolved.socket}); "
-            f"a Unix socket's path has at most {MAX_SOCKET_BYTES} bytes; use a shorter folder"
-        )
-    return resolved
+    return config.model_copy(update={n: resolve(getattr(config, n)) for n in names} | {"gateway": gateway})

@@ -1,0 +1,284 @@
+"""Wrong configuration files: one clear sentence with file, key, seen and allowed; exit code 2; never a traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.config import MAX_CONFIG_BYTES, Settings, load_settings, parse_settings
+from common.errors import ConfigError
+from common.plan import Plan
+from common.server_config import ServerConfig, load_server
+from common.site_config import SiteConfig, load_site
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+PLANS = sorted((CONFIGS / "plans").glob("*.yaml"))
+TEMPLATE = CONFIGS / "plans" / "demo.yaml"
+CNN = {"kind": "groupnorm-cnn", "image_size": 32, "width": 8, "seed": 0}
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    """A sample file as a mapping."""
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return loaded
+
+
+def refusal(content: dict[str, Any] | str, model: type[Settings]) -> str:
+    """What is said about a wrong file."""
+    text = content if isinstance(content, str) else yaml.safe_dump(content)
+    with pytest.raises(ConfigError) as caught:
+        parse_settings(text, model, source="file.yaml")
+    return str(caught.value)
+
+
+def changed(path: Path, key: str, value: object) -> dict[str, Any]:
+    """A sample file with one key set, `...` removes it."""
+    content = content_of(path)
+    *parents, last = key.split(".")
+    place = content
+    for part in parents:
+        place = place[part]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return content
+
+
+def agreed(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 -- YAML values
+    """A sample plan with a roster of three hospitals of 100 units, and some sections changed."""
+    content = content_of(TEMPLATE)
+    content["encryption"]["update_norm_bound"] = 1.0
+    hospitals = [{"name": f"h{k}", "identity": f"{k}" * 64, "declared_units": 100} for k in range(3)]
+    content["federation"] = {
+        "coordinator": "f" * 64,
+        "epoch": 1,
+        "trainable_parameters": 10,
+        "hospitals": hospitals,
+    }
+    content["cohort"]["min_cohort"] = 3
+    for section, values in changes.items():
+        content[section].update(values)
+    return content
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.name)
+def test_every_sample_plan_loads(path: Path) -> None:
+    """As a template: hospitals come with provision."""
+    plan = load_settings(path, Plan)
+    assert plan.federation is None
+    assert plan.name == path.stem
+
+
+def test_the_sample_site_and_server_files_load() -> None:
+    """Paths become absolute from the folder of the file."""
+    site, server = load_site(CONFIGS / "site.yaml"), load_server(CONFIGS / "server.yaml")
+    assert site.plan == CONFIGS / "plan.yaml"
+    assert site.gateway.node_key == CONFIGS / "gateway" / "node.key"
+    assert server.identity_key.is_absolute()
+    assert {path.name for path in CONFIGS.glob("*.yaml")} == {"site.yaml", "server.yaml"}
+    assert len(PLANS) >= 3
+
+
+# Key, value, and the whole sentence after "file.yaml: ".
+WRONG_PLANS: list[tuple[str, object, str]] = [
+    ("privacy.epsilonn", 1, "unknown key 'privacy.epsilonn'; did you mean 'epsilon'?"),
+    ("cohort.colour", 1, "unknown key 'cohort.colour'; allowed here: attempts, min_cohort, round_timeout_s"),
+    ("privacy.epsilon", 0, "privacy.epsilon: seen 0; input should be greater than 0"),
+    ("privacy.epsilon", -3.5, "privacy.epsilon: seen -3.5; input should be greater than 0"),
+    ("privacy.epsilon", True, "privacy.epsilon: seen True; input should be a valid number"),
+    ("privacy.epsilon", float("nan"), "privacy.epsilon: seen nan; input should be a finite number"),
+    (
+        "privacy.delta",
+        "1e-5",
+        "privacy.delta: seen '1e-5'; a number is allowed, this is text; write 1.0e-05 without quotes",
+    ),
+    ("privacy.delta", 1.0, "privacy.delta: seen 1.0; input should be less than 1"),
+    ("privacy.clip", ..., "key 'privacy.clip' is missing; add it"),
+    ("privacy", None, "privacy: seen None; a mapping of keys is allowed"),
+    ("training.rounds", "many", "training.rounds: seen 'many'; input should be a valid integer"),
+    (
+        "training.rounds",
+        "10",
+        "training.rounds: seen '10'; a number is allowed, this is text; write 10 without quotes",
+    ),
+    ("training.rounds", 1.5, "training.rounds: seen 1.5; input should be a valid integer"),
+    ("training.sampling.kind", "shuffled", "training.sampling.kind: seen 'shuffled'; 'full', 'poisson' are allowed"),
+    ("training.sampling", {}, "key 'training.sampling.kind' is missing; add it"),
+    ("training.sampling", {"kind": "poisson"}, "key 'training.sampling.rate' is missing; add it"),
+    ("training.sampling", "full", "training.sampling: seen 'full'; a mapping of keys is allowed"),
+    (
+        "training.sampling",
+        {"kind": "poisson", "rate": 1},
+        "training.sampling.rate: seen 1; input should be less than 1",
+    ),
+    (
+        "training.server_optimiser.momentumm",
+        0.1,
+        "unknown key 'training.server_optimiser.momentumm'; did you mean 'momentum'?",
+    ),
+    ("model.viewz", 1, "unknown key 'model.viewz'; did you mean 'views'?"),
+    ("model.views", 9, "model.views: seen 9; input should be less than or equal to 8"),
+    ("model.kind", "resnet", "model.kind: seen 'resnet'; 'lite0-head', 'groupnorm-cnn' are allowed"),
+    ("model", CNN | {"width": 6}, "model.width: seen 6; a multiple of 4 is allowed (GroupNorm has 4 groups)"),
+    ("data.classes", ["nevus"], "data.classes: seen ['nevus']; the list should have at least 2 items, not 1"),
+    ("data.classes", "nevus", "data.classes: seen 'nevus'; input should be a list"),
+    ("data.classes", ["a", "b", "a"], "data: classes: seen 'a' twice; every class stands once; remove one"),
+    (
+        "encryption.update_norm_bound",
+        "big",
+        "encryption.update_norm_bound: seen 'big'; input should be a valid number, or input should be 'auto'",
+    ),
+    ("encryption.preset", "loose", "encryption.preset: seen 'loose'; input should be 'compact' or 'precise'"),
+    ("cohort.min_cohort", 2, "cohort.min_cohort: seen 2; input should be greater than or equal to 3"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "sentence"), WRONG_PLANS, ids=lambda v: v if isinstance(v, str) else "")
+def test_a_wrong_key_of_a_plan_gets_one_sentence(key: str, value: object, sentence: str) -> None:
+    """File, key, seen, allowed; in a list of sentences nobody finds the mistake."""
+    assert refusal(changed(TEMPLATE, key, value), Plan) == f"file.yaml: {sentence}"
+
+
+def test_two_wrong_keys_get_two_lines() -> None:
+    """Each of them whole."""
+    content = changed(TEMPLATE, "privacy.epsilon", 0)
+    content["privacy"]["clipp"] = content["privacy"].pop("clip")
+    lines = refusal(content, Plan).splitlines()
+    assert [line.split("; ")[0] for line in lines] == [
+        "file.yaml: privacy.epsilon: seen 0",
+        "file.yaml: key 'privacy.clip' is missing",
+        "file.yaml: unknown key 'privacy.clipp'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            agreed(privacy={"delta": 0.02}),
+            "file.yaml: privacy.delta: seen 0.02 for h0 with 100 units; less than 1/n = 0.01 is allowed; lower delta",
+        ),
+        (
+            agreed(cohort={"min_cohort": 4}),
+            "file.yaml: cohort.min_cohort: seen 4 with 3 hospitals; at most as many as hospitals is allowed",
+        ),
+        (
+            agreed(encryption={"update_norm_bound": "auto"}),
+            "file.yaml: encryption.update_norm_bound: seen 'auto' beside a roster; `fedward provision` sets a number",
+        ),
+        (
+            agreed(
+                federation={
+                    "hospitals": [{"name": f"h{k}", "identity": "1" * 64, "declared_units": 9} for k in range(3)],
+                }
+            ),
+            "file.yaml: federation: two hospitals share a name or an identity key; each needs its own",
+        ),
+    ],
+)
+def test_an_unsound_plan_is_refused(content: dict[str, Any], sentence: str) -> None:
+    """Keys that do not fit each other; the control is the same plan without the change."""
+    assert refusal(content, Plan) == sentence
+    assert parse_settings(yaml.safe_dump(agreed()), Plan, source="file.yaml").roster
+
+
+WRONG_SITES: list[tuple[str, object, str]] = [
+    ("privacy.cap_epsilon", 0, "privacy.cap_epsilon: seen 0; input should be greater than 0"),
+    ("privacy.cap_epsilon", ..., "key 'privacy.cap_epsilon' is missing; add it"),
+    ("privacy.public_data", "yes", "privacy.public_data: seen 'yes'; input should be a valid boolean"),
+    ("privacy.min_cohort", 2, "privacy.min_cohort: seen 2; input should be greater than or equal to 3"),
+    ("gateway.node_kye", "x", "unknown key 'gateway.node_kye'; did you mean 'node_key'?"),
+    ("gateway.runtime_port", 80, "gateway.runtime_port: seen 80; input should be greater than or equal to 1024"),
+    ("data", 5, "data: seen 5; input should be a valid string"),
+    ("approved_plans", [], "approved_plans: seen []; the list should have at least 1 item, not 0"),
+    (
+        "approved_plans",
+        ["abc"],
+        "approved_plans.0: seen 'abc'; string should match pattern '^[0-9a-f]{64}$'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "sentence"), WRONG_SITES, ids=lambda v: v if isinstance(v, str) else "")
+def test_a_wrong_key_of_a_site_gets_one_sentence(key: str, value: object, sentence: str) -> None:
+    """The same for the hospital's own file."""
+    assert refusal(changed(CONFIGS / "site.yaml", key, value), SiteConfig) == f"file.yaml: {sentence}"
+
+
+def test_exact_counts_need_public_data() -> None:
+    """Its control is the same file with `public_data: true`."""
+    content = changed(CONFIGS / "site.yaml", "privacy.metrics", "aggregate")
+    assert "metrics: seen 'aggregate' without 'public_data: true'" in refusal(content, SiteConfig)
+    content["privacy"]["public_data"] = True
+    assert parse_settings(yaml.safe_dump(content), SiteConfig, source="file.yaml")
+
+
+def test_a_wrong_key_of_the_server_gets_one_sentence() -> None:
+    """Also inside lists."""
+    content = content_of(CONFIGS / "server.yaml")
+    content["nodes"][0]["public_kee"] = "x"
+    assert refusal(content, ServerConfig) == "file.yaml: unknown key 'nodes.0.public_kee'; did you mean 'public_key'?"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "file.yaml: holds NoneType, a mapping of keys is allowed"),
+        ("- name", "file.yaml: holds list, a mapping of keys is allowed"),
+        ("name: a\nname: b", "file.yaml line 2, column 1: the key 'name' stands twice; fix the file"),
+        ("data:\n  kind: a\n  kind: b", "file.yaml line 3, column 3: the key 'kind' stands twice; fix the file"),
+        ("a: b: c", "file.yaml line 1, column 5: mapping values are not allowed here; fix the file"),
+        ("1: a", "file.yaml line 1, column 1: a key that is no text; fix the file"),
+        ("? [a]\n: 1", "file.yaml line 1, column 3: a key that is no text; fix the file"),
+        ("a: &a [1]\nb: *a", "file.yaml line 2, column 4: aliases are not allowed; fix the file"),
+        ("a: !!python/object/apply:os.system [x]", "file.yaml line 1, column 4: could not determine a constructor"),
+        ("a: 2026-02-31", "file.yaml: holds a value that YAML cannot mean"),
+        ("[" * 5000, "file.yaml: holds a value that YAML cannot mean"),
+        ("a: " + "9" * 5000, "file.yaml: holds a value that YAML cannot mean"),
+        ("a: \0", "file.yaml: not readable as YAML"),
+    ],
+    ids=range(13),
+)
+def test_a_text_that_is_no_configuration_gets_one_sentence(text: str, sentence: str) -> None:
+    """Line and column where there is one."""
+    said = refusal(text, Plan)
+    assert said.startswith(sentence)
+    assert "\n" not in said
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """Missing, a folder, not UTF-8, far too large."""
+    (tmp_path / "latin.yaml").write_bytes("name: Universitäts".encode("latin-1"))
+    (tmp_path / "large.yaml").write_bytes(b"#" * (MAX_CONFIG_BYTES + 1))
+    for name, sentence in (
+        ("missing.yaml", "no such file; name an existing YAML file"),
+        ("latin.yaml", "cannot be read (UnicodeDecodeError); name a readable UTF-8 file"),
+        ("large.yaml", f"larger than {MAX_CONFIG_BYTES} bytes; a configuration file is not"),
+        ("", "cannot be read (IsADirectoryError); name a readable UTF-8 file"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_settings(tmp_path / name, Plan)
+        assert str(caught.value) == f"{tmp_path / name}: {sentence}"
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_plan_or_a_config_error(text: str) -> None:
+    """Whatever an organiser mails to a hospital."""
+    with pytest.raises(ConfigError):
+        parse_settings(text, Plan, source="file.yaml")
+
+
+def test_a_socket_path_that_the_kernel_refuses_is_refused_at_load(tmp_path: Path) -> None:
+    """With the file's name; a short one in the same file loads."""
+    path = tmp_path / "site.yaml"
+    path.write_text(yaml.safe_dump(changed(CONFIGS / "site.yaml", "socket", "s" * 101)), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"site\.yaml: socket: seen a path of \d+ bytes .* at most 100 bytes"):
+        load_site(path)
+    path.write_text(yaml.safe_dump(changed(CONFIGS / "site.yaml", "socket", "s")), encoding="utf-8")
+    assert load_site(path).socket == tmp_path / "s"
