@@ -66,12 +66,12 @@ def start(config: ConfigOption) -> None:
 @app.command()
 def service(config: ConfigOption) -> None:
     """Run the site service alone, without a gateway (what `start` runs as its first child)."""
+    site = load_site(config)
     # Heavy imports live in the process that needs them: the supervisor stays small.
     from client.service import serve  # noqa: PLC0415
     from client.site import open_hospital  # noqa: PLC0415
     from client.status import StatusFile  # noqa: PLC0415
 
-    site = load_site(config)
     logging.basicConfig(
         level=site.log_level.upper(),
         stream=sys.stderr,
