@@ -21,6 +21,8 @@ All files are YAML. A wrong file ends the command with exit code 2 and one line 
 key, what was seen and what is allowed. An unknown key and a key that stands twice are errors. Relative paths start from
 the folder of the file that holds them. Two traps of YAML: write `1.0e-5`, since `1e-5` is text to it, and quote a value
 that begins with `*`, `&`, `!`, `%`, `@` or a backtick.
+
+Every key without a default must be there. A privacy parameter of the plan never has one.
 """
 PLAN = """
 What all hospitals agree to. Templates are `configs/plans/demo.yaml` (drawn lesions), `configs/plans/skin9.yaml` (nine
@@ -29,8 +31,8 @@ classes of dermoscopy images) and `configs/plans/cnn.yaml` (a network trained wh
 digest: it stands in every message, and a site takes part only in plans whose digest it approved.
 
 Beyond the ranges below a plan is refused if delta is not below 1/n for a hospital with n declared units, if
-`cohort.min_cohort` is larger than the roster, if two hospitals share a name or a key, if the CKKS modulus has no room
-for the updates of the roster, and, at the site, if a trained layer is not supported by Opacus.
+`cohort.min_cohort` is larger than the roster, if a class, a hospital's name or a key stands twice, if the CKKS modulus
+has no room for the updates of the roster, and, at the site, if a trained layer is not supported by Opacus.
 """
 SITE = """
 What only this hospital decides. `configs/site.yaml` is a sample with comments. The site's own cap and policy win over
