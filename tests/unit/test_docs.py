@@ -153,8 +153,8 @@ def test_the_demo_page_counts_the_drawn_images() -> None:
     assert f"{SYNTHETIC_IMAGES_PER_CLASS} each" in text
 
 
-def test_the_sample_files_load() -> None:
-    """They are what `fedward provision` writes, with comments."""
+def test_the_sample_files_belong_together() -> None:
+    """A reader who copies both has one federation."""
     site = load_site(REPOSITORY / "configs" / "site.yaml")
     coordinator = load_server(REPOSITORY / "configs" / "server.yaml")
     assert site.hospital in {node.name for node in coordinator.nodes}
