@@ -125,6 +125,7 @@ LIES: dict[str, tuple[Callable[[Trained], Aggregate], type[FedwardError]]] = {
     "a hospital twice": (lambda t: t.built([0, 1, 1, 2], [0, 1, 1, 2]), TranscriptError),
     "not in roster order": (lambda t: t.built([1, 0, 2], [1, 0, 2]), TranscriptError),
     "one upload under all manifests": (lambda t: t.built([0, 1, 2], [1, 1, 1]), TranscriptError),
+    "another's upload three times": (lambda t: t.built([1, 2, 3], [1, 1, 1]), TranscriptError),
     "words of one upload, seeds of all": (lambda t: t.built([0, 1, 2, 3], [0], seeds=[0, 1, 2, 3]), DecryptionError),
     "a survivor's words left out": (lambda t: t.built([0, 1, 2, 3], [0, 1, 2], seeds=[0, 1, 2, 3]), DecryptionError),
     "a survivor's seeds left out": (lambda t: t.built([0, 1, 2, 3], [0, 1, 2]), MalformedMessage),
