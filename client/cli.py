@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -51,16 +52,7 @@ def start(config: ConfigOption) -> None:
     site = load_site(config)
     stages = ((_service_child(site, config),), *_gateway(site))
 
-    async def wait_for_rounds() -> None:
-        typer.echo(f"{READY_LINE}: {site.hospital} is connected to {site.gateway.superlink} and waits for rounds")
-        await asyncio.Event().wait()
-
-    try:
-        asyncio.run(supervise(stages, on_event=_print_event, restart=True, work=wait_for_rounds))
-    finally:
-        for path in (site.socket, fork_server_socket(site.gateway)):
-            remove_socket(path)
-    typer.echo(f"{site.hospital} stopped")
+    _supervise(stages, site)
 
 
 @app.command()
@@ -87,6 +79,17 @@ def service(config: ConfigOption) -> None:
     hospital = open_hospital(site, status)
     serve(hospital.answer, site.socket)
     status.update(phase="stopped")
+    remove_socket(site.socket)
+
+
+@app.command()
+def gateway(config: ConfigOption) -> None:
+    """Run the gateway alone, beside a site service that another OS user runs with `service`.
+
+    What the coordinator's programs can reach is this user's: give it no right to the data, the keys and the state.
+    """
+    site = load_site(config)
+    _supervise(_gateway(site), site)
 
 
 @app.command()
@@ -106,6 +109,18 @@ def status(config: ConfigOption) -> None:
     )
     if current.message:
         typer.echo(current.message)
+
+
+def _supervise(stages: Sequence[Sequence[Child]], site: SiteConfig) -> None:
+    async def wait_for_rounds() -> None:
+        typer.echo(f"{READY_LINE}: {site.hospital} is connected to {site.gateway.superlink} and waits for rounds")
+        await asyncio.Event().wait()
+
+    try:
+        asyncio.run(supervise(stages, on_event=_print_event, restart=True, work=wait_for_rounds))
+    finally:
+        remove_socket(fork_server_socket(site.gateway))
+    typer.echo(f"{site.hospital} stopped")
 
 
 def _service_child(site: SiteConfig, config: Path) -> Child:

@@ -126,7 +126,7 @@ def extract(
         DataError: If an image cannot be decoded and is to be refused, or if none is left.
         SiteStorageError: If the cache cannot be written.
     """
-    path = cache_dir / f"features-{recipe.key()}.npz"
+    path = _cache_path(cache_dir, recipe)
     stored = read_cache(path, width=FEATURES)
     known = {record.sha256: stored[record.sha256] for record in table.records if record.sha256 in stored}
     missing = [record for record in table.records if record.sha256 not in known]
@@ -144,6 +144,16 @@ def extract(
     kept = table.without_undecodable(bad, on_undecodable=on_undecodable)
     vectors = np.stack([known[record.sha256] for record in kept.records])
     return PooledFeatures(kept, vectors, len(missing) - len(bad))
+
+
+def missing_images(table: ImageTable, recipe: FeatureRecipe, *, cache_dir: Path) -> int:
+    """How many images `extract` would have to run through the backbone."""
+    stored = read_cache(_cache_path(cache_dir, recipe), width=FEATURES)
+    return sum(record.sha256 not in stored for record in table.records)
+
+
+def _cache_path(cache_dir: Path, recipe: FeatureRecipe) -> Path:
+    return cache_dir / f"features-{recipe.key()}.npz"
 
 
 def _batches(records: list[ImageRecord], recipe: FeatureRecipe) -> list[list[ImageRecord]]:

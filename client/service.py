@@ -72,7 +72,8 @@ def serve(answer: Callable[[bytes], bytes], socket: Path) -> None:
         socket.parent.mkdir(parents=True, exist_ok=True)
         if socket.exists() and stat.S_ISSOCK(socket.stat().st_mode):
             socket.unlink()
-        server = grpc.server(ThreadPoolExecutor(4), options=_OPTIONS)
+        # One thread answers: requests wait their turn, and each further thread would keep a heap of its own.
+        server = grpc.server(ThreadPoolExecutor(1), options=_OPTIONS)
         server.add_generic_rpc_handlers((_Exchange(answer),))
         old_mask = os.umask(0o117)
         try:

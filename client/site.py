@@ -27,12 +27,10 @@ from common.site_config import SiteConfig
 
 log = logging.getLogger(__name__)
 
-CKKS_FILE_MAGIC = b"FWCKKS/1"
-
 
 def save_ckks_key(path: Path, key: SecretKey) -> None:
     """Write a CKKS secret key, mode 0600, to a new file."""
-    write_secret(path, CKKS_FILE_MAGIC + key.to_bytes())
+    write_secret(path, key.to_bytes())
 
 
 def load_ckks_key(path: Path, plan: Plan) -> SecretKey:
@@ -42,9 +40,10 @@ def load_ckks_key(path: Path, plan: Plan) -> SecretKey:
         KeyFileError: If the file is no such key, or one for other parameters.
     """
     data = read_secret(path)
-    if not data.startswith(CKKS_FILE_MAGIC):
-        raise KeyFileError(f"{path}: is no CKKS key of this version; name the key file that the key ceremony wrote")
-    return SecretKey.from_bytes(data[len(CKKS_FILE_MAGIC) :], PRESETS[plan.encryption.preset])
+    try:
+        return SecretKey.from_bytes(data, PRESETS[plan.encryption.preset])
+    except KeyFileError as error:
+        raise KeyFileError(f"{path}: {error}") from error
 
 
 def load_approved_plan(config: SiteConfig) -> Plan:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from common.ckks_parameters import SECRET_KEY_MAGIC
+from client.encrypt import SecretKey
+from client.site import save_ckks_key
+from common.ckks_parameters import PRESETS, SECRET_KEY_MAGIC
 from common.errors import SecretKeyOnServer
 from server.guard import refuse_secret_key
 from tests.support.flower_federation import REPOSITORY, Federation, environment
@@ -28,7 +30,7 @@ def test_a_key_is_found_by_its_content(tmp_path: Path) -> None:
     """Even if it was renamed; a file that only mentions the format is none."""
     (tmp_path / "notes.txt").write_bytes(b"see " + SECRET_KEY_MAGIC)
     refuse_secret_key(tmp_path)
-    (tmp_path / "backup.bin").write_bytes(SECRET_KEY_MAGIC + bytes(100))
+    save_ckks_key(tmp_path / "backup.bin", SecretKey.generate(PRESETS["compact"]))
     with pytest.raises(SecretKeyOnServer, match=r"backup\.bin"):
         refuse_secret_key(tmp_path)
 
