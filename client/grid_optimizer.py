@@ -37,14 +37,15 @@ class GridOptimizer(DPOptimizer):  # type: ignore[misc]
 
     def clip_and_accumulate(self) -> None:
         """Add each unit's gradient, clipped and rounded, in grid steps; a non-finite one counts as zero."""
+        # In place where it can be: per-unit gradients are the largest thing that a site ever holds.
         samples = [g.flatten(1).double() for g in self.grad_samples]
-        norms = torch.stack([g.square().sum(1) for g in samples]).sum(0).sqrt()
+        norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in samples]).square().sum(0).sqrt()
         finite = torch.isfinite(norms)
         # g/C first: the quotient's norm is at most one whatever the size of C.
         factor = self._per_clip / torch.where(finite, norms, torch.ones_like(norms)).clamp(min=self.max_grad_norm)
         for p, g in zip(self.params, samples, strict=True):
-            rows = torch.where(finite[:, None], g, torch.zeros((), dtype=g.dtype, device=g.device))
-            total = (rows * factor[:, None]).round_().sum(0)
+            g[~finite] = 0.0
+            total = g.mul_(factor[:, None]).round_().sum(0)
             p.summed_grad = total if p.summed_grad is None else p.summed_grad + total
 
     def add_noise(self) -> None:

@@ -1,0 +1,1 @@
+"""The YAML files that a user starts from, shipped as package data."""
