@@ -12,6 +12,7 @@ import psutil
 import pytest
 import yaml
 
+from scripts.synthetic import write_synthetic
 from tests.support.deployment import command, script, wait_until
 
 PLANS = Path(__file__).parents[2] / "configs" / "plans"
@@ -31,8 +32,10 @@ def small_plan(tmp_path: Path) -> Path:
 def test_the_demo_ends_with_a_model_a_report_and_no_process(small_plan: Path, tmp_path: Path) -> None:
     """One command: draw, deal, provision, five processes, one model; nothing else is left behind."""
     report_path = tmp_path / "report.json"
+    write_synthetic(tmp_path / "images", images_per_class=12, seed=0)
     done = command(
         *("fedward", "demo", "--plan", str(small_plan), "--hospitals", "3", "--json", str(report_path)),
+        *("--data", str(tmp_path / "images")),
         *("--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")),
         timeout_s=240,
     )
@@ -57,7 +60,9 @@ def test_the_demo_ends_with_a_model_a_report_and_no_process(small_plan: Path, tm
     assert not processes_with(str(tmp_path / "work"))
 
     again = command(
-        *("fedward", "demo", "--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")), timeout_s=240
+        *("fedward", "demo", "--data", str(tmp_path / "images")),
+        *("--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")),
+        timeout_s=240,
     )
     assert again.returncode == 2
     assert "epsilon" in again.stderr

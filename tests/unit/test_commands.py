@@ -131,7 +131,7 @@ def neighbours_key(site: Path) -> str:
 def swapped_keys(site: Path) -> str:
     """The identity key where the CKKS key belongs."""
     (site / "ckks.key").write_bytes((site / "identity.key").read_bytes())
-    return "is no CKKS key of this version"
+    return "not a CKKS secret key file of this version"
 
 
 def no_data(site: Path) -> str:
