@@ -56,7 +56,7 @@ class Display:
             if line:
                 self._line(status.hospital, line)
         if progress is not None:
-            self._line("coordinator", _where(progress))
+            self._line("coordinator", _where(progress), detail=_moved(progress))
 
     def say(self, sentence: str) -> None:
         """Print one line that stays."""
@@ -75,9 +75,7 @@ class Display:
         elapsed = f"{time.monotonic() - self._started:.0f} s"
         if progress is None:
             return f"{self._title} · starting · {elapsed}"
-        up = sum(h.up_bytes for h in progress.hospitals.values())
-        down = sum(h.down_bytes for h in progress.hospitals.values())
-        return f"{self._title} · {_where(progress)} · {size(up)} up, {size(down)} down · {elapsed}"
+        return f"{self._title} · {_where(progress)}{_moved(progress)} · {elapsed}"
 
     def _table(self, statuses: list[SiteStatus], progress: Progress | None) -> Table:
         table = Table("hospital", "phase", "round", "epsilon spent of budget", "up", "down", "note")
@@ -94,10 +92,11 @@ class Display:
             )
         return table
 
-    def _line(self, who: str, line: str) -> None:
+    def _line(self, who: str, line: str, *, detail: str = "") -> None:
+        """Print a line that is new; `detail` changes all the time and does not make it so."""
         if self._last_lines.get(who) != line:
             self._last_lines[who] = line
-            self.say(f"{who}: {line}")
+            self.say(f"{who}: {line}{detail}")
 
 
 def size(count: float) -> str:
@@ -125,6 +124,12 @@ def _site_line(status: SiteStatus) -> str:
     note = f" ({status.message})" if status.message else ""
     spent = f"epsilon {status.epsilon_spent:.3f} of {status.epsilon_budget:g}"
     return f"{status.phase}, round {status.round} of {status.rounds}, {spent}{note}"
+
+
+def _moved(progress: Progress) -> str:
+    up = sum(h.up_bytes for h in progress.hospitals.values())
+    down = sum(h.down_bytes for h in progress.hospitals.values())
+    return f" · {size(up)} up, {size(down)} down so far" if up else ""
 
 
 def _where(progress: Progress) -> str:
