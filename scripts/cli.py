@@ -57,6 +57,8 @@ def demo(  # noqa: PLR0913 -- one parameter per option
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report to this file.")] = None,
 ) -> None:
     """Run a whole federation on this machine: one coordinator, several hospitals, each in processes of its own."""
+    if json_file is not None:
+        require_folder(json_file)
     # torch and the like load only for the commands that need them.
     from scripts.demo import DemoOptions, run_demo  # noqa: PLC0415
     from scripts.demo_results import print_report  # noqa: PLC0415
@@ -177,6 +179,16 @@ def evaluate(
     typer.echo(f"accuracy {score.accuracy:.3f}, balanced accuracy {score.balanced_accuracy:.3f}")
     if json_file is not None:
         write_json(json_file, score.as_json())
+
+
+def require_folder(path: Path) -> None:
+    """Refuse a report's path before the work, not after it.
+
+    Raises:
+        OperatorError: If its folder does not exist.
+    """
+    if not path.absolute().parent.is_dir():
+        raise OperatorError(f"{path}: its folder does not exist; make it, or name a file in an existing folder")
 
 
 def write_json(path: Path, content: dict[str, object]) -> None:
