@@ -19,10 +19,12 @@ from client.data import ImageTable, held_out, load_pixels, load_table
 from client.dpsgd import TrainingSettings, refuse_unsupported_layers, train_local
 from client.evaluate import confusion
 from client.feature_process import extract_apart
-from client.features import FeatureRecipe, unit_features
+from client.features import FeatureRecipe
 from client.model import build_model, load_vector, one_per_unit, trainable_vector
+from client.unit_features import unit_features
 from common.errors import DataError, PlanError
-from common.plan import FrozenBackboneModel, Plan, SmallCnnModel
+from common.plan import Plan
+from common.plan_settings import FrozenBackboneModel, SmallCnnModel
 from common.site_config import SiteConfig
 
 log = logging.getLogger(__name__)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from client.accountant import PrivacyEvent, epsilon_of
+from client.ledger_cap import Cap, Spending
 from client.ledger_chain import genesis, read_entries
 from client.ledger_entry import Account, Charge, Kind, LedgerEntry, Mode
 from client.ledger_file import create_file, explain, open_file
@@ -20,42 +19,6 @@ from common.identity import Identity
 
 _CAP_SLACK = 1e-9
 _CLOCK_SLACK_S = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class Cap:
-    """What no unit of the source may ever pass.
-
-    Attributes:
-        epsilon: > 0.
-        delta: In (0, 1), less than one over the number of units (`check_delta`).
-
-    Raises:
-        LedgerError: If a value is out of its range.
-    """
-
-    epsilon: float
-    delta: float
-
-    def __post_init__(self) -> None:
-        if not (0 < self.epsilon < math.inf and 0 < self.delta < 1):
-            raise LedgerError(
-                f"the cap is epsilon {self.epsilon:g}, delta {self.delta:g}; epsilon > 0 and 0 < delta < 1 are allowed"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """Epsilon spent at the cap's delta, per account; the accounts cover different units."""
-
-    train: float
-    eval: float
-    delta: float
-
-    @property
-    def epsilon(self) -> float:
-        """The larger one: what is reported."""
-        return max(self.train, self.eval)
 
 
 class Ledger:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.plan import FedAvg, FedAvgM
+from common.plan_settings import FedAvg, FedAvgM
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from client.accountant import check_delta, solve_sigma
 from client.contribute import Contributor
 from client.encrypt import SecretKey
 from client.learner import load_learner
-from client.ledger import Cap, Ledger
+from client.ledger import Ledger
+from client.ledger_cap import Cap
 from client.results import write_results
 from client.round import Hospital, Keys
 from client.status import StatusFile

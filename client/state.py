@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from client.optimiser import OptimiserState, apply_update
 from common.canonical import canonical_bytes
 from common.messages import Applied
-from common.plan import FedAvg, FedAvgM
+from common.plan_settings import FedAvg, FedAvgM
 from common.transcript import EMPTY_CHAIN, extend_chain
 
 

@@ -3,138 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from common.canonical import canonical_bytes, sha256_hex
 from common.config import Settings
 from common.errors import PlanError
+from common.plan_settings import (
+    CohortSettings,
+    DataSettings,
+    EncryptionSettings,
+    FrozenBackboneModel,
+    MetricSettings,
+    PrivacySettings,
+    SmallCnnModel,
+    TrainingSettings,
+)
 
 HOSPITAL_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 HospitalName = Annotated[str, StringConstraints(pattern=HOSPITAL_NAME)]
 PublicKeyHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Positive = Annotated[float, Field(gt=0)]
-
-
-class DataSettings(Settings):
-    """What the hospitals' data is."""
-
-    kind: Literal["image-folder"] = Field(description="image-folder: one folder of images per class")
-    classes: tuple[Annotated[str, StringConstraints(min_length=1, max_length=100)], ...] = Field(
-        min_length=2, max_length=1000, description="class names in the order of the model's outputs"
-    )
-    held_out: float = Field(ge=0, lt=0.9, description="share of units kept out of training, chosen by HMAC of the unit")
-    held_out_salt: str = Field(min_length=1, max_length=100, description="key of that HMAC; public")
-    unreadable_images: Literal["skip", "refuse"] = Field(description="what a site does with an image it cannot decode")
-
-    @model_validator(mode="after")
-    def _distinct_classes(self) -> Self:
-        if len(set(self.classes)) < len(self.classes):
-            twice = next(name for name in self.classes if self.classes.count(name) > 1)
-            raise PlanError(f"classes: seen '{twice}' twice; every class stands once; remove one")
-        return self
-
-
-class FrozenBackboneModel(Settings):
-    """EfficientNet-Lite0 with ImageNet weights, frozen; a linear head is trained."""
-
-    kind: Literal["lite0-head"] = Field(description="frozen EfficientNet-Lite0, a linear head is trained")
-    image_size: int = Field(ge=64, le=320, description="side of the square input in pixels")
-    views: int = Field(ge=1, le=8, description="dihedral views averaged per image")
-    projection: int = Field(ge=8, le=1280, description="features after the public random projection")
-    seed: int = Field(ge=0, lt=2**32, description="seed of the projection; public")
-
-
-class SmallCnnModel(Settings):
-    """A small convolutional network with GroupNorm, trained whole."""
-
-    kind: Literal["groupnorm-cnn"] = Field(description="four convolution blocks with GroupNorm, trained whole")
-    image_size: int = Field(ge=16, le=128, description="side of the square input in pixels")
-    width: int = Field(ge=4, le=64, description="channels of the first block; a multiple of 4")
-    seed: int = Field(ge=0, lt=2**32, description="seed of the initial weights; public")
-
-
-class FullSampling(Settings):
-    """Every unit in every step."""
-
-    kind: Literal["full"] = Field(description="every unit in every step")
-
-
-class PoissonSampling(Settings):
-    """Each unit in a step with probability `rate`, independently."""
-
-    kind: Literal["poisson"] = Field(description="each unit with probability `rate`, independently")
-    rate: float = Field(gt=0, lt=1, description="probability that a unit takes part in a step")
-
-
-class FedAvg(Settings):
-    """The model moves by the weighted mean of the updates."""
-
-    kind: Literal["fedavg"] = Field(description="the model moves by the weighted mean of the updates")
-
-
-class FedAvgM(Settings):
-    """FedAvg with momentum over rounds, applied by each hospital after decryption."""
-
-    kind: Literal["fedavgm"] = Field(description="the same with momentum over rounds")
-    momentum: float = Field(ge=0, lt=1, description="share of the last round's movement that goes on")
-    learning_rate: Positive = Field(description="factor on each round's movement; 1 takes it whole")
-
-
-class TrainingSettings(Settings):
-    """How each hospital trains between two aggregations."""
-
-    rounds: int = Field(ge=1, le=10_000, description="training rounds; a closing round that only counts comes on top")
-    local_steps: int = Field(ge=1, le=10_000, description="DP-SGD steps per round at each hospital")
-    sampling: FullSampling | PoissonSampling = Field(discriminator="kind")
-    learning_rate: Positive = Field(description="step size on the mean clipped gradient")
-    momentum: float = Field(ge=0, lt=1, description="of the local steps; starts from zero each round")
-    server_optimiser: FedAvg | FedAvgM = Field(discriminator="kind")
-
-    @property
-    def sample_rate(self) -> float:
-        """Probability q that a unit takes part in a step."""
-        return self.sampling.rate if isinstance(self.sampling, PoissonSampling) else 1.0
-
-
-class PrivacySettings(Settings):
-    """Differential privacy of a unit; a hospital's own file may only be stricter."""
-
-    mode: Literal["local"] = Field(description="local: each hospital adds the full noise for its own epsilon")
-    unit: Literal["patient", "record"] = Field(description="patient: all images of a lesion or patient count as one")
-    epsilon: float = Field(gt=0, le=1000, description="budget of one unit for the whole run")
-    delta: float = Field(
-        gt=0, lt=1, description="probability by which the bound may fail; below 1/n for each hospital's n units"
-    )
-    clip: Positive = Field(description="L2 bound C on one unit's gradient")
-
-
-class EncryptionSettings(Settings):
-    """CKKS parameters and the public bound that the headroom is planned with."""
-
-    preset: Literal["compact", "precise"] = Field(
-        description="compact: about 3.7 bytes per parameter; precise: about 6.8, on a far finer grid"
-    )
-    update_norm_bound: Positive | Literal["auto"] = Field(
-        description="L2 bound S on a hospital's update; longer ones are scaled down; auto: `fedward provision` sets it"
-    )
-
-
-class CohortSettings(Settings):
-    """How many hospitals a round needs."""
-
-    min_cohort: int = Field(ge=3, le=1000, description="fewest contributors of a round")
-    round_timeout_s: float = Field(gt=0, le=86_400, description="a hospital that has not answered by then sits out")
-    attempts: int = Field(ge=1, le=100, description="how often a round is asked for before the run stops")
-
-
-class MetricSettings(Settings):
-    """What is counted on held-out units; travels encrypted only."""
-
-    released: Literal["none", "confusion"] = Field(
-        description="confusion: counts by true and predicted class, as a site's own policy allows; none: no counts"
-    )
 
 
 class Hospital(Settings):

@@ -10,17 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from client.backbone import (
-    FEATURES,
-    Compute,
-    Lite0,
-    channel_statistics,
-    choose_compute,
-    fold_lite0,
-    load_lite0,
-    read_weights,
-    same_padding,
-)
+from client.backbone import Compute, channel_statistics, choose_compute, load_lite0, read_weights
+from client.lite0 import FEATURES, Lite0, fold_lite0, same_padding
 from common.errors import DataError
 
 CPU = Compute(torch.device("cpu"), "float32")

@@ -11,18 +11,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from client.backbone import Compute, Lite0, load_lite0
+from client.backbone import Compute, load_lite0
 from client.data import ImageTable, load_table
 from client.feature_cache import read_cache, write_cache
-from client.features import (
-    FeatureRecipe,
-    PooledFeatures,
-    UnitFeatures,
-    extract,
-    pool,
-    projection_matrix,
-    unit_features,
-)
+from client.features import FeatureRecipe, PooledFeatures, extract, pool
+from client.lite0 import Lite0
+from client.unit_features import UnitFeatures, projection_matrix, unit_features
 from common.errors import DataError, LocalProtocolError, SiteStorageError
 
 CPU = Compute(torch.device("cpu"), "float32")

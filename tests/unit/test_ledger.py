@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from client.accountant import PrivacyEvent, epsilon_of, solve_sigma
-from client.ledger import Cap, Ledger
+from client.ledger import Ledger
+from client.ledger_cap import Cap
 from client.ledger_entry import Kind, LedgerEntry
 from common.errors import BudgetExceeded, LedgerError, SiteStorageError
 from common.identity import Identity
@@ -286,7 +287,8 @@ def test_two_processes_cannot_hold_one_ledger(tmp_path: Path, identity: Identity
     """Each would add up the other's spending wrongly."""
     identity.save(tmp_path / "key")
     code = (
-        "import sys, pathlib; from client.ledger import *; from common.identity import Identity\n"
+        "import sys, pathlib; from client.ledger import *; from client.ledger_cap import Cap\n"
+        "from common.identity import Identity\n"
         "from common.errors import LedgerError\n"
         "try: Ledger.open(pathlib.Path(sys.argv[1]), hospital='h', source='skin', cap=Cap(3, 1e-5),"
         " identity=Identity.load(pathlib.Path(sys.argv[2])))\n"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from client.ledger import Cap, Ledger
+from client.ledger import Ledger
+from client.ledger_cap import Cap
 from common.identity import Identity
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 CHARGER = """
 import sys, pathlib
 from client.accountant import PrivacyEvent
-from client.ledger import Cap, Ledger
+from client.ledger import Ledger
+from client.ledger_cap import Cap
 from common.identity import Identity
 folder = pathlib.Path(sys.argv[1])
 ledger = Ledger.open(folder / "ledger.sqlite", hospital="h", source="skin", cap=Cap(1e3, 1e-5),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from client.optimiser import OptimiserState, apply_update
 from client.state import RunState, advance, initial_state, state_tag
 from common.canonical import canonical_bytes
-from common.plan import FedAvg, FedAvgM
+from common.plan_settings import FedAvg, FedAvgM
 from common.transcript import EMPTY_CHAIN, extend_chain
 
 KEY = bytes(range(32))

@@ -11,7 +11,8 @@ from PIL import Image
 
 from client.backbone import Compute
 from client.data import load_table
-from client.features import FeatureRecipe, extract, unit_features
+from client.features import FeatureRecipe, extract
+from client.unit_features import unit_features
 from common.errors import AlreadyExists, OperatorError
 from scripts.synthetic import CLASSES, draw, is_synthetic, write_synthetic
 

@@ -1,0 +1,87 @@
+"""From images to one short unit-norm vector per lesion, by public constants only.
+
+The recipe: the backbone's averages over some views of each image -> mean over the images of a unit -> standardised by
+ImageNet's statistics -> unit norm -> public random signs down to a few hundred numbers -> unit norm. No step looks at
+another patient, so a unit's vector is a function of that unit alone and the training's per-unit clipping bounds it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.backbone import channel_statistics
+from client.features import PooledFeatures
+from client.lite0 import FEATURES
+from common.errors import LocalProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFeatures:
+    """What the head is trained on: one row per privacy unit.
+
+    Attributes:
+        x: Shape (units, features), float32, each row of L2 norm 1.
+        y: Shape (units,), int64: class index.
+        units: Unit ids, sorted, in the rows' order.
+    """
+
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
+    units: tuple[str, ...]
+
+
+def unit_features(pooled: PooledFeatures, *, projection: int, seed: int) -> UnitFeatures:
+    """Condense the images of each unit into one projected vector of norm 1.
+
+    Args:
+        pooled: From `extract`.
+        projection: Length of the result's rows, 1 to 1280.
+        seed: The plan's public projection seed, >= 0; the same at every hospital.
+
+    Raises:
+        LocalProtocolError: If `projection` or `seed` is out of range.
+    """
+    labels = pooled.table.unit_labels()
+    position = {unit: row for row, unit in enumerate(labels)}
+    owner = np.array([position[record.unit] for record in pooled.table.records])
+    means = np.zeros((len(labels), FEATURES))
+    np.add.at(means, owner, pooled.vectors)
+    means /= np.bincount(owner, minlength=len(labels))[:, None]
+    public = channel_statistics()
+    standard = _unit_norm((means - public.mean) / public.sd)
+    x = _unit_norm(standard @ projection_matrix(projection, seed))
+    return UnitFeatures(x.astype(np.float32), np.array(list(labels.values()), dtype=np.int64), tuple(labels))
+
+
+def projection_matrix(width: int, seed: int) -> NDArray[np.float64]:
+    """Random signs / sqrt(width): keeps lengths and angles about as they are (Achlioptas, 2003).
+
+    The signs are the raw bits of Philox4x64-10, whose stream is fixed by its paper (Salmon et al., 2011); numpy's
+    normal variates may change between versions, and then hospitals would train in different spaces.
+
+    Args:
+        width: Columns, 1 to 1280.
+        seed: Key of the generator, 0 to 2^128 - 1.
+
+    Returns:
+        Shape (1280, width), float64.
+
+    Raises:
+        LocalProtocolError: If an argument is out of range.
+    """
+    if not 1 <= width <= FEATURES or not 0 <= seed < 2**128:
+        raise LocalProtocolError(f"projection {width} must be 1 to {FEATURES}, and its seed {seed} 0 to 2^128 - 1")
+    count = FEATURES * width
+    words = np.random.Philox(key=seed).random_raw(-(-count // 64)).astype("<u8")
+    bits = np.unpackbits(words.view(np.uint8), count=count, bitorder="little")
+    return np.where(bits.reshape(FEATURES, width) == 1, 1.0, -1.0) / math.sqrt(width)
+
+
+def _unit_norm(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: NDArray[np.float64] = rows / np.maximum(norms, 1e-12)  # a zero row stays zero
+    return scaled

@@ -1,0 +1,101 @@
+"""Fills a plan's template with its hospitals: who they are, what they declare, which bound their updates keep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from client.accountant import solve_sigma
+from client.data import held_out, load_table
+from client.learner import plan_model
+from client.model import trainable_vector
+from common.ckks import PRESETS
+from common.config import parse_settings
+from common.errors import DataError, PlanError
+from common.grid import plan_grid
+from common.identity import Identity
+from common.plan import Hospital, Plan
+
+FIRST_EPOCH = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One hospital before its files exist."""
+
+    name: str
+    data: Path
+    units: int
+    identity: Identity
+
+
+def count_units(data: Path, template: Plan) -> int:
+    """Training units of one data folder under the plan: what its hospital declares."""
+    table = load_table(
+        data, template.data.classes, on_undecodable=template.data.unreadable_images, unit=template.privacy.unit
+    )
+    units = table.unit_labels()
+    settings = template.data
+    kept = [u for u in units if not held_out(u, salt=settings.held_out_salt, fraction=settings.held_out)]
+    if not kept:
+        raise DataError(f"{data}: no unit is left to train on; the folder needs more images")
+    return len(kept)
+
+
+def agree(template: Plan, sites: Sequence[Site], coordinator: Identity) -> Plan:
+    """Fill a template with its federation and, where it says `auto`, the update bound.
+
+    Raises:
+        PlanError: If the plan is unsound for these hospitals, or already names hospitals.
+    """
+    if template.federation is not None:
+        raise PlanError(f"plan '{template.name}' names its hospitals already; give provision a template without them")
+    roster = tuple(Hospital(name=s.name, identity=s.identity.public_hex, declared_units=s.units) for s in sites)
+    size = trainable_vector(plan_model(template)).size
+    content = template.model_dump(mode="json")
+    content["federation"] = {
+        "coordinator": coordinator.public_hex,
+        "epoch": FIRST_EPOCH,
+        "trainable_parameters": int(size),
+        "hospitals": [h.model_dump(mode="json") for h in roster],
+    }
+    if template.encryption.update_norm_bound == "auto":
+        content["encryption"]["update_norm_bound"] = expected_update_norm(template, roster, size)
+    plan = parse_settings(yaml.safe_dump(content), Plan, source=f"plan '{template.name}'")
+    # Room in the modulus is a property of the whole roster: refuse now, not at five sites.
+    plan_grid(
+        PRESETS[plan.encryption.preset],
+        [h.declared_units for h in roster],
+        update_norm_bound=plan.update_norm_bound,
+        slot_sum_max=plan.slot_sum_max,
+    )
+    return plan
+
+
+def expected_update_norm(plan: Plan, roster: Sequence[Hospital], parameters: int) -> float:
+    """A bound S that updates pass rarely: all clipped gradients aligned, plus noise six deviations above its mean norm.
+
+    Step j of K moves the model by learning_rate * c_j times its gradient, c_j = (1 - m^(K-j)) / (1 - m) with local
+    momentum m. Public: it depends on the plan alone.
+
+    Args:
+        plan: The template.
+        roster: The hospitals with their declared units.
+        parameters: Trainable parameters d.
+    """
+    training, privacy = plan.training, plan.privacy
+    steps, momentum = training.local_steps, training.momentum
+    reach = [sum(momentum**i for i in range(steps - j)) for j in range(steps)]
+    bounds = []
+    for hospital in roster:
+        epsilon, delta = plan.budget(hospital)
+        q = training.sample_rate
+        sigma = solve_sigma(epsilon=epsilon, delta=delta, q=q, steps=training.rounds * steps)
+        noise_per_step = sigma * privacy.clip / (q * hospital.declared_units)
+        noise = noise_per_step * math.sqrt(sum(c * c for c in reach)) * (math.sqrt(parameters) + 6)
+        bounds.append(training.learning_rate * (privacy.clip * sum(reach) / q + noise))
+    return float(f"{max(bounds):.3g}")
