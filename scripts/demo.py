@@ -98,10 +98,12 @@ def prepare(options: DemoOptions, work: Path) -> Prepared:
         plan = load_settings(folder / "plan.yaml", Plan)
         print(f"using the federation in {folder} again: same plan, same hospitals, same ledgers", file=sys.stderr)
         return Prepared(folder, plan, is_synthetic(source), _test_folder(source))
+    asked = load_settings(options.plan, Plan)
+    adapt(asked, options, ())  # a wrong wish is refused before anything is drawn
     if options.data is None:
         print("no --data: drawing synthetic lesions (toy images; results say nothing about medicine)", file=sys.stderr)
         write_synthetic(source, images_per_class=SYNTHETIC_IMAGES_PER_CLASS, seed=options.seed)
-    template = adapt(load_settings(options.plan, Plan), options, class_folders(source))
+    template = adapt(asked, options, class_folders(source))
     report = split_dataset(
         source,
         work / "shards",

@@ -69,7 +69,7 @@ def load_table(
 def _class_root(root: Path, folder: str | None) -> Path:
     if not root.is_dir():
         raise DataError(
-            f"the data folder {root} does not exist or is no folder; set data.path to the folder of class folders"
+            f"the data folder {root} does not exist or is no folder; name the folder that holds the class folders"
         )
     if folder is None:
         return root / "Train" if (root / "Train").is_dir() else root

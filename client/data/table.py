@@ -88,7 +88,7 @@ class ImageTable:
         if on_undecodable == "refuse":
             raise DataError(
                 f"{len(bad)} image file(s) cannot be decoded: {named}; "
-                "replace or delete them, or set on_undecodable: skip"
+                "replace or delete them, or let them be skipped (data.unreadable_images in the plan)"
             )
         kept = tuple(record for record in self.records if record.path not in bad)
         if not kept:
