@@ -104,8 +104,8 @@ def status(config: ConfigOption) -> None:
         raise typer.Exit(1)
     typer.echo(f"{current.hospital}: {current.phase}, round {current.round} of {current.rounds}")
     typer.echo(
-        f"epsilon spent {current.epsilon_spent:.4f} (plan {current.epsilon_budget:g}, cap "
-        f"{site.privacy.cap_epsilon:g}) at delta {site.privacy.cap_delta:g}; unit: {current.unit or 'not known yet'}"
+        f"epsilon spent {current.epsilon_spent:.4f}, plan {current.epsilon_budget:g}, at delta {current.delta:g}; "
+        f"cap {site.privacy.cap_epsilon:g} at delta {site.privacy.cap_delta:g}; unit: {current.unit or 'not known yet'}"
     )
     if current.message:
         typer.echo(current.message)

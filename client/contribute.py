@@ -32,6 +32,9 @@ class Learning(Protocol):
     training_units: int
     held_out_units: int
 
+    def event(self, sigma: float) -> PrivacyEvent:
+        """What one call of `train` costs."""
+
     def train(self, parameters: NDArray[np.float64], *, sigma: float) -> NDArray[np.float64]:
         """One round of DP-SGD; the parameter difference, float64, shape (d,)."""
 
@@ -56,6 +59,11 @@ class Contributor:
     sigma: float
     counts_sigma: float
     units_digest: str
+
+    def spent(self) -> float:
+        """Epsilon that this source has spent, at the plan's delta for this hospital."""
+        _, delta = self.plan.budget(self.plan.roster[self.plan.agreed.position(self.hospital)])
+        return self.ledger.spent(delta)
 
     def make_integers(self, request: Request, state: RunState, *, storage: RunStorage) -> NDArray[np.int64]:
         """Charge, then train or count, then encode.
@@ -112,11 +120,9 @@ class Contributor:
                 "since a second update under one charge could leave"
             )
         storage.mark_started(number)
-        training = self.plan.training
-        if kind == "train":
-            event = PrivacyEvent(q=training.sample_rate, sigma=self.sigma, steps=training.local_steps)
-        else:
-            event = PrivacyEvent(q=1.0, sigma=self.counts_sigma, steps=1)
+        # The learner says what its training costs: what is charged and what is done come from one place.
+        counts = PrivacyEvent(q=1.0, sigma=self.counts_sigma, steps=1)
+        event = self.learner.event(self.sigma) if kind == "train" else counts
         self.ledger.charge(
             kind=kind,
             run=request.run,
@@ -125,6 +131,7 @@ class Contributor:
             event=event,
             clip=self.plan.privacy.clip if kind == "train" else 1.0,
             units_digest=self.units_digest,
+            held_out_rule=self.plan.held_out_rule,
         )
 
     def _slots(self, state: RunState) -> NDArray[np.int64]:

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from client.accountant import PrivacyEvent
 from client.backbone import choose_compute
 from client.data import ImageTable, held_out, load_pixels, load_table
-from client.dpsgd import TrainingSettings, refuse_unsupported_layers, train_local
+from client.dpsgd import CSPRNG, Randomness, TrainingSettings, refuse_unsupported_layers, train_local
 from client.evaluate import confusion
 from client.feature_process import extract_apart
 from client.features import FeatureRecipe
@@ -59,11 +60,23 @@ def plan_model(plan: Plan) -> nn.Module:
 class Learner:
     """Trains and counts on this site's units; see `client.contribute.Learning`."""
 
-    def __init__(self, plan: Plan, *, hospital: str, train: UnitData, evaluation: UnitData, model: nn.Module) -> None:
+    def __init__(  # noqa: PLR0913 -- keyword-only
+        self,
+        plan: Plan,
+        *,
+        hospital: str,
+        train: UnitData,
+        evaluation: UnitData,
+        model: nn.Module,
+        randomness: Randomness = CSPRNG,
+    ) -> None:
+        # Now, not in the first round: a refusal after the charge would waste it.
+        refuse_unsupported_layers(model)
         self.initial = trainable_vector(model)
         self.training_units, self.held_out_units = len(train.units), len(evaluation.units)
         self.units = (*train.units, *evaluation.units)
         self._plan, self._model, self._train, self._evaluation = plan, model, train, evaluation
+        self._randomness = randomness
         member = plan.roster[plan.agreed.position(hospital)]
         self._settings = TrainingSettings(
             steps=plan.training.local_steps,
@@ -79,8 +92,18 @@ class Learner:
         """One round of DP-SGD from `parameters`; the parameter difference, float64, shape (d,)."""
         load_vector(self._model, parameters)
         return train_local(
-            self._model, self._train.x, self._train.y, settings=self._settings, sigma=sigma, on_step=_ignore
+            self._model,
+            self._train.x,
+            self._train.y,
+            settings=self._settings,
+            sigma=sigma,
+            on_step=_ignore,
+            randomness=self._randomness,
         )
+
+    def event(self, sigma: float) -> PrivacyEvent:
+        """What one call of `train` costs."""
+        return self._settings.event(sigma)
 
     def confusion(self, parameters: NDArray[np.float64]) -> NDArray[np.int64]:
         """Counts on held-out units, true class by predicted class, shape (classes, classes)."""
@@ -88,13 +111,16 @@ class Learner:
         return confusion(self._model, self._evaluation.x, self._evaluation.y, classes=len(self._plan.data.classes))
 
 
-def load_learner(config: SiteConfig, plan: Plan, *, on_progress: Callable[[int, int], None]) -> tuple[Learner, str]:
+def load_learner(
+    config: SiteConfig, plan: Plan, *, on_progress: Callable[[int, int], None], randomness: Randomness = CSPRNG
+) -> tuple[Learner, str]:
     """Read this site's data for a plan and build the model.
 
     Args:
         config: The site.
         plan: The agreed plan.
         on_progress: Called with images done and images in all.
+        randomness: See `client.dpsgd.Randomness`; anything but the default voids the guarantee.
 
     Returns:
         The learner, and the name of the privacy unit (`lesion` or `image`).
@@ -120,15 +146,16 @@ def load_learner(config: SiteConfig, plan: Plan, *, on_progress: Callable[[int, 
     if not train.units:
         raise DataError(f"{config.data}: no {table.unit_name} is left to train on; the folder needs more images")
     model = plan_model(plan).to(data.x.device)
-    # Now, not in the first round: a refusal after the charge would waste it.
-    refuse_unsupported_layers(model)
     size = trainable_vector(model).size
     if size != plan.agreed.trainable_parameters:
         raise PlanError(
             f"the plan says {plan.agreed.trainable_parameters} trainable parameters, its model has {size}; "
             "make the plan again with this version of fedward"
         )
-    return Learner(plan, hospital=config.hospital, train=train, evaluation=evaluation, model=model), table.unit_name
+    learner = Learner(
+        plan, hospital=config.hospital, train=train, evaluation=evaluation, model=model, randomness=randomness
+    )
+    return learner, table.unit_name
 
 
 def load_units(

@@ -12,7 +12,7 @@ from typing import Self
 from client.accountant import PrivacyEvent, epsilon_of
 from client.ledger_cap import Cap, Spending
 from client.ledger_chain import genesis, read_entries
-from client.ledger_entry import Account, Charge, Kind, LedgerEntry, Mode
+from client.ledger_entry import Charge, Kind, LedgerEntry, Mode, paying
 from client.ledger_file import create_file, explain, open_file
 from common.errors import BudgetExceeded, LedgerError
 from common.identity import Identity
@@ -92,6 +92,7 @@ class Ledger:
         event: PrivacyEvent,
         clip: float,
         units_digest: str,
+        held_out_rule: str,
         mode: Mode = "local",
     ) -> LedgerEntry:
         """Charge, durably, before the data is read; the same charge again is found, not paid twice.
@@ -104,6 +105,7 @@ class Ledger:
             event: Steps of the mechanism.
             clip: Sensitivity in gradient units (1 for counts).
             units_digest: HMAC of the set of units, hex; a changed set continues the same spending.
+            held_out_rule: Digest of what decides which units are held out, hex.
             mode: Who adds the noise.
 
         Returns:
@@ -120,6 +122,7 @@ class Ledger:
             kind=kind,
             plan_hash=plan_hash,
             units_digest=units_digest,
+            held_out_rule=held_out_rule,
             event=event,
             clip=clip,
             mode=mode,
@@ -137,20 +140,15 @@ class Ledger:
         """Whether a charge stands for this (run, round, kind)."""
         return self._find((run, round_number, kind)) is not None
 
-    def epsilon_after(self, account: Account, event: PrivacyEvent) -> float:
-        """Epsilon of an account at the cap's delta if `event` were charged to it."""
-        return epsilon_of([*self._events(account), event], self._cap.delta)
+    def spent(self, delta: float) -> float:
+        """Epsilon spent at `delta`: the larger of the two accounts, which is what is reported."""
+        return self.spending(delta).epsilon
 
-    def spent(self) -> float:
-        """Epsilon spent at the cap's delta: the larger of the two accounts, which is what is reported."""
-        return self.spending().epsilon
-
-    def spending(self) -> Spending:
-        """Epsilon of both accounts at the cap's delta, over all entries."""
-        delta = self._cap.delta
-        return Spending(
-            train=epsilon_of(self._events("train"), delta), eval=epsilon_of(self._events("eval"), delta), delta=delta
-        )
+    def spending(self, delta: float) -> Spending:
+        """Epsilon of both accounts at `delta`, over all entries."""
+        charges = self._charges()
+        train, held_out = (epsilon_of(paying(charges, account), delta) for account in ("train", "eval"))
+        return Spending(train=train, eval=held_out, delta=delta)
 
     def entries(self) -> tuple[LedgerEntry, ...]:
         """All entries, oldest first."""
@@ -181,8 +179,8 @@ class Ledger:
     def _find(self, key: tuple[str, int, str]) -> LedgerEntry | None:
         return next((entry for entry in self._entries if entry.charge.key == key), None)
 
-    def _events(self, account: Account) -> list[PrivacyEvent]:
-        return [entry.charge.event for entry in self._entries if entry.charge.account == account]
+    def _charges(self) -> list[Charge]:
+        return [entry.charge for entry in self._entries]
 
     def _same(self, entry: LedgerEntry, charge: Charge) -> LedgerEntry:
         if entry.charge != charge:
@@ -193,8 +191,8 @@ class Ledger:
         return entry
 
     def _next(self, charge: Charge) -> LedgerEntry:
-        spent = epsilon_of(self._events(charge.account), self._cap.delta)
-        after = max(spent, self.epsilon_after(charge.account, charge.event))
+        spent = epsilon_of(paying(self._charges(), charge.account), self._cap.delta)
+        after = max(spent, epsilon_of(paying([*self._charges(), charge], charge.account), self._cap.delta))
         if not after <= self._cap.epsilon * (1 + _CAP_SLACK):
             raise BudgetExceeded(
                 f"{self._hospital}: epsilon {spent:.3f} spent + {after - spent:.3f} for round "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -26,6 +27,7 @@ class Charge:
         kind: `train` and `stat` are charged to the training account, `eval` to that of the held-out units.
         plan_hash: Digest of the plan, hex.
         units_digest: HMAC of the set of units, hex; a changed set continues the same spending.
+        held_out_rule: Digest of what decides which units are held out, hex; see `paying`.
         event: Steps of the mechanism.
         clip: Sensitivity in gradient units (1 for counts).
         mode: Who adds the noise; `local` is the full noise of this hospital.
@@ -36,6 +38,7 @@ class Charge:
     kind: Kind
     plan_hash: str
     units_digest: str
+    held_out_rule: str
     event: PrivacyEvent
     clip: float
     mode: Mode
@@ -49,6 +52,20 @@ class Charge:
     def account(self) -> Account:
         """The account that pays."""
         return "eval" if self.kind == "eval" else "train"
+
+
+def paying(charges: Sequence[Charge], account: Account) -> list[PrivacyEvent]:
+    """The events that may have met one and the same unit of an account.
+
+    Under one held-out rule a unit is trained on or held out, never both, so each account pays for itself. Where rules
+    differ between plans a unit may have been on both sides: then every account pays for everything.
+
+    Args:
+        charges: All charges of a ledger.
+        account: Whose units.
+    """
+    one_rule = len({charge.held_out_rule for charge in charges}) <= 1
+    return [charge.event for charge in charges if not one_rule or charge.account == account]
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ def write_results(  # noqa: PLR0913 -- each is one part of the results
         "hospital": hospital,
         "privacy": {
             "unit": unit,
-            "epsilon_spent": ledger.spent(),
+            "epsilon_spent": ledger.spent(delta),
             "epsilon_budget": epsilon,
             "delta": delta,
         },

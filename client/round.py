@@ -151,7 +151,7 @@ class Hospital:
                 self._status.update(phase="observing", message=str(refusal))
                 return self._reply(request, state, body=b"", reason=refusal.code)
             storage.save_update(request.round, integers)
-        self._status.update(phase="encrypting", epsilon_spent=self._contributor.ledger.spent())
+        self._status.update(phase="encrypting", epsilon_spent=self._contributor.spent())
         body = encode_upload(self._keys.ckks.encrypt(integers, self._contributor.grid))
         self._status.update(phase="waiting", message="")
         return self._reply(request, state, body=body, reason="")

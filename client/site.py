@@ -125,7 +125,7 @@ def open_hospital(config: SiteConfig, status: StatusFile) -> Hospital:
         phase="reading data",
         rounds=training.rounds,
         epsilon_budget=epsilon,
-        epsilon_spent=ledger.spent(),
+        epsilon_spent=ledger.spent(delta),
         delta=delta,
         sigma=sigma,
     )
@@ -148,7 +148,7 @@ def open_hospital(config: SiteConfig, status: StatusFile) -> Hospital:
         sigma,
         training.rounds * training.local_steps,
         training.sample_rate,
-        ledger.spent(),
+        ledger.spent(delta),
         config.privacy.cap_epsilon,
     )
     contributor = Contributor(

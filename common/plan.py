@@ -160,6 +160,13 @@ class Plan(Settings):
         """Number of the last round that has an aggregate: R, or R + 1 where a closing `eval` round is due."""
         return self.training.rounds + (1 if self.metric_slots else 0)
 
+    @property
+    def held_out_rule(self) -> str:
+        """Digest of all that decides whether a unit is held out, hex."""
+        data = self.data
+        rule = {"salt": data.held_out_salt, "fraction": data.held_out, "unit": self.privacy.unit}
+        return sha256_hex(b"fedward/held-out/1", canonical_bytes(rule))
+
     def budget(self, hospital: Hospital) -> tuple[float, float]:
         """Epsilon and delta that the plan gives to one hospital."""
         return hospital.epsilon or self.privacy.epsilon, hospital.delta or self.privacy.delta

@@ -51,8 +51,14 @@ def open_ledger(
     )
 
 
-def charge(
-    ledger: Ledger, round_number: int, *, kind: Kind = "train", event: PrivacyEvent = STEP, run: str = "run-1"
+def charge(  # noqa: PLR0913 -- keyword-only
+    ledger: Ledger,
+    round_number: int,
+    *,
+    kind: Kind = "train",
+    event: PrivacyEvent = STEP,
+    run: str = "run-1",
+    held_out_rule: str = "ee" * 32,
 ) -> LedgerEntry:
     """One charge with this test's constants."""
     return ledger.charge(
@@ -63,6 +69,7 @@ def charge(
         event=event,
         clip=0.5,
         units_digest="bb" * 32,
+        held_out_rule=held_out_rule,
     )
 
 
@@ -88,10 +95,10 @@ def charge_until_refused(ledger: Ledger, rounds: range) -> tuple[int, SiteStorag
 def test_charges_compose_and_are_recorded(tmp_path: Path, identity: Identity) -> None:
     """Each entry says what stands after it; spending is what the accountant gives for all events together."""
     with contextlib.closing(open_ledger(tmp_path, identity)) as ledger:
-        assert ledger.spent() == 0.0
+        assert ledger.spent(1e-5) == 0.0
         entries = [charge(ledger, number) for number in range(1, 4)]
         assert [entry.sequence for entry in entries] == [1, 2, 3]
-        assert ledger.spent() == entries[-1].epsilon == epsilon_of([STEP] * 3, 1e-5)
+        assert ledger.spent(1e-5) == entries[-1].epsilon == epsilon_of([STEP] * 3, 1e-5)
         assert ledger.sequence() == 3
         assert ledger.head() == entries[-1].hash
         assert entries[1].previous == entries[0].hash
@@ -103,7 +110,7 @@ def test_a_charge_beyond_the_cap_is_refused_in_words(tmp_path: Path, identity: I
     with contextlib.closing(open_ledger(tmp_path, identity)) as ledger:
         for number in range(1, 11):
             charge(ledger, number)
-        spent = ledger.spent()
+        spent = ledger.spent(1e-5)
         assert 2.999 < spent <= 3.0
         with pytest.raises(BudgetExceeded) as refusal:
             charge(ledger, 11)
@@ -112,7 +119,7 @@ def test_a_charge_beyond_the_cap_is_refused_in_words(tmp_path: Path, identity: I
             f"hospital-2: epsilon {spent:.3f} spent + {more:.3f} for round 11 > cap 3.000; stop here, "
             "or raise privacy.cap_epsilon in site.yaml"
         )
-        assert ledger.spent() == spent
+        assert ledger.spent(1e-5) == spent
         assert ledger.sequence() == 10
 
 
@@ -121,9 +128,9 @@ def test_spending_survives_a_restart_and_a_new_run(tmp_path: Path, identity: Ide
     with contextlib.closing(open_ledger(tmp_path, identity)) as ledger:
         for number in range(1, 8):
             charge(ledger, number)
-        spent, head = ledger.spent(), ledger.head()
+        spent, head = ledger.spent(1e-5), ledger.head()
     with contextlib.closing(open_ledger(tmp_path, identity)) as ledger:
-        assert (ledger.spent(), ledger.head()) == (spent, head)
+        assert (ledger.spent(1e-5), ledger.head()) == (spent, head)
         for number in range(1, 4):
             charge(ledger, number, run="run-2")
         with pytest.raises(BudgetExceeded):
@@ -142,6 +149,7 @@ def test_changed_patients_continue_the_same_spending(tmp_path: Path, identity: I
             event=STEP,
             clip=0.5,
             units_digest="dd" * 32,
+            held_out_rule="ee" * 32,
         )
         assert more.epsilon == epsilon_of([STEP] * 2, 1e-5)
 
@@ -172,18 +180,46 @@ def test_held_out_patients_have_their_own_account_under_the_same_cap(tmp_path: P
     counts = PrivacyEvent(1.0, solve_sigma(epsilon=0.5, delta=1e-5, q=1.0, steps=1), 1)
     with contextlib.closing(open_ledger(tmp_path, identity, epsilon=0.9)) as ledger:
         charge(ledger, 1)
-        train = ledger.spending().train
+        train = ledger.spending(1e-5).train
         charge(ledger, 2, kind="eval", event=counts)
-        spending = ledger.spending()
+        spending = ledger.spending(1e-5)
         assert spending.train == train
         assert 0.499 < spending.eval <= 0.5
-        assert ledger.spent() == spending.epsilon == max(train, spending.eval)
+        assert ledger.spent(1e-5) == spending.epsilon == max(train, spending.eval)
         charge(ledger, 3, kind="stat", event=PrivacyEvent(1.0, 40.0, 1))
-        assert ledger.spending().train > train
-        assert ledger.epsilon_after("eval", counts) == epsilon_of([counts] * 2, 1e-5)
+        assert ledger.spending(1e-5).train > train
         charge(ledger, 4, kind="eval", event=counts)
         with pytest.raises(BudgetExceeded):
             charge(ledger, 5, kind="eval", event=PrivacyEvent(1.0, 2.0, 1))
+
+
+def test_a_second_held_out_rule_makes_both_accounts_pay_for_everything(tmp_path: Path, identity: Identity) -> None:
+    """Else a unit that one plan trains on and another holds out would pass the cap; the control keeps to one rule."""
+    counts = PrivacyEvent(1.0, solve_sigma(epsilon=0.5, delta=1e-5, q=1.0, steps=1), 1)
+    for folder, rule in (("one", "ee" * 32), ("two", "ff" * 32)):
+        (tmp_path / folder).mkdir()
+        with contextlib.closing(open_ledger(tmp_path / folder, identity, epsilon=3.0)) as ledger:
+            charge(ledger, 1)
+            train = ledger.spent(1e-5)
+            assert epsilon_of([STEP, counts], 1e-5) > max(train, 0.5) * 1.05
+            charge(ledger, 2, kind="eval", event=counts, held_out_rule=rule)
+            due = epsilon_of([STEP, counts], 1e-5) if folder == "two" else max(train, ledger.spending(1e-5).eval)
+            assert ledger.spent(1e-5) == due
+        with contextlib.closing(open_ledger(tmp_path / folder, identity, epsilon=3.0)) as again:
+            assert again.spent(1e-5) == due
+    (tmp_path / "cap").mkdir()
+    with contextlib.closing(open_ledger(tmp_path / "cap", identity, epsilon=0.9)) as ledger:
+        charge(ledger, 1)
+        with pytest.raises(BudgetExceeded):
+            charge(ledger, 2, kind="eval", event=counts, held_out_rule="ff" * 32)
+        charge(ledger, 2, kind="eval", event=counts)
+
+
+def test_spending_is_stated_at_the_delta_that_is_asked_for(tmp_path: Path, identity: Identity) -> None:
+    """An epsilon printed beside another delta than its own is a wrong number."""
+    with contextlib.closing(open_ledger(tmp_path, identity)) as ledger:
+        charge(ledger, 1)
+        assert ledger.spent(1e-7) == epsilon_of([STEP], 1e-7) > ledger.spent(1e-3) == epsilon_of([STEP], 1e-3)
 
 
 def test_one_event_that_is_larger_than_the_cap_is_refused_from_the_start(tmp_path: Path, identity: Identity) -> None:
@@ -191,7 +227,7 @@ def test_one_event_that_is_larger_than_the_cap_is_refused_from_the_start(tmp_pat
     with contextlib.closing(open_ledger(tmp_path, identity, epsilon=0.1)) as ledger:
         with pytest.raises(BudgetExceeded, match=r"epsilon 0\.000 spent"):
             charge(ledger, 1)
-        assert ledger.spent() == 0.0
+        assert ledger.spent(1e-5) == 0.0
 
 
 @pytest.mark.parametrize(("epsilon", "delta"), [(0.0, 1e-5), (-1.0, 1e-5), (1.0, 0.0), (1.0, 1.0)])

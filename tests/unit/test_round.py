@@ -186,7 +186,7 @@ def test_a_hospital_over_its_cap_observes_while_the_others_go_on(federation: Sma
     contributors = [[s.manifest.hospital for s in a.entry.survivors] for a in federation.coordinator.aggregates]
     assert contributors == [list(NAMES), list(NAMES[1:]), list(NAMES)]
     assert len({federation.tag(name) for name in NAMES}) == 1
-    spent = federation.sites[NAMES[0]]._contributor.ledger.spent()
+    spent = federation.sites[NAMES[0]]._contributor.spent()
     assert 0 < spent <= 6.0
     rows = json.loads((results(federation, NAMES[0]) / "metrics.json").read_text(encoding="utf-8"))["rounds"]
     assert [row["contributors"] for row in rows] == contributors[:2]

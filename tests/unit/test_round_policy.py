@@ -55,7 +55,7 @@ def counts(federation: SmallFederation, name: str) -> NDArray[np.int64]:
 
 def eval_epsilon(federation: SmallFederation, name: str) -> float:
     """What the account of the held-out units has spent."""
-    return federation.sites[name]._contributor.ledger.spending().eval
+    return federation.sites[name]._contributor.ledger.spending(1e-5).eval
 
 
 def test_no_policy_sends_no_counts_and_charges_nothing_for_them(federation: SmallFederation) -> None:
