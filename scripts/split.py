@@ -177,6 +177,7 @@ def _write_share(table: ImageTable, records: list[ImageRecord], root: Path, *, n
 
 
 def _link_or_copy(original: Path, copy: Path) -> None:
+    original = original.resolve()  # a hard link to a symbolic link would be one more symbolic link
     try:
         os.link(original, copy)
     except OSError:  # another disk, a file system without links, or a file of another user

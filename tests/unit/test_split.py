@@ -114,6 +114,18 @@ def test_a_flat_layout_is_dealt_as_well(source: Path, tmp_path: Path) -> None:
     assert sum(sum(share.images) for share in report.shares) == 35
 
 
+@pytest.mark.parametrize("relative", [True, False])
+def test_linked_images_are_dealt_as_files(source: Path, tmp_path: Path, *, relative: bool) -> None:
+    """A data set may be a folder of links; a copied link would lead nowhere, or back into the source."""
+    path = source / "Train" / "mole" / "00.png"
+    path.rename(tmp_path / "elsewhere.png")
+    path.symlink_to(Path("../../../elsewhere.png") if relative else tmp_path / "elsewhere.png")
+    _split(source, tmp_path / "out")
+    (copy,) = (tmp_path / "out").glob("*/data/mole/00.png")
+    assert not copy.is_symlink()
+    assert copy.read_bytes() == (tmp_path / "elsewhere.png").read_bytes()
+
+
 def test_a_target_with_anything_in_it_is_not_touched(source: Path, tmp_path: Path) -> None:
     """A hospital's data is never overwritten or mixed."""
     (tmp_path / "out").mkdir()
