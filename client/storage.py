@@ -150,7 +150,7 @@ def write_durably(path: Path, data: bytes) -> None:
     # One process holds a site's folder (the ledger's lock), so what a killed one left is overwritten here.
     temporary = path.with_name(f".{path.name}.new")
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=_private) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -164,6 +164,10 @@ def write_durably(path: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise _refused(path, error) from error
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _refused(path: Path, error: OSError) -> SiteStorageError:
