@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
@@ -20,8 +19,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from common.errors import ConfigError, DeploymentError
+from common.errors import DeploymentError
 from scripts.bench_codecs import ROW_NAMES, UPDATE_NORM_BOUND, Codec, make_codec
+from scripts.report_file import require_writable, write_json
 
 Result = TypeVar("Result")
 
@@ -85,19 +85,19 @@ def codec(
     Server seconds are for the sum of all hospitals' uploads, with reading and validating them. The hospitals' updates
     are independent and Gaussian, each as long as the plan's norm bound allows; the error is that of their mean.
     """
-    if json_path is not None and not json_path.parent.is_dir():
-        raise ConfigError(f"--json {json_path}: the folder {json_path.parent} does not exist; make it first")
+    if json_path is not None:
+        require_writable(json_path)
     rows = bench_codecs(parameters, hospitals, repeats=repeats)
     Console().print(_table(rows, parameters, hospitals))
     if json_path is not None:
-        result = {
+        result: dict[str, object] = {
             "parameters": parameters,
             "hospitals": hospitals,
             "repeats": repeats,
             "peak_method": PEAK_METHOD,
             "rows": [asdict(row) for row in rows],
         }
-        json_path.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(json_path, result)
 
 
 def bench_codecs(parameters: int, hospitals: int, *, repeats: int) -> list[Row]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +14,7 @@ from common.config import load_settings
 from common.errors import OperatorError
 from common.plan import Plan
 from scripts.bench import bench_app
+from scripts.report_file import require_writable, write_json
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,7 +58,7 @@ def demo(  # noqa: PLR0913 -- one parameter per option
 ) -> None:
     """Run a whole federation on this machine: one coordinator, several hospitals, each in processes of its own."""
     if json_file is not None:
-        require_folder(json_file)
+        require_writable(json_file)
     # torch and the like load only for the commands that need them.
     from scripts.demo import DemoOptions, run_demo  # noqa: PLC0415
     from scripts.demo_results import print_report  # noqa: PLC0415
@@ -172,6 +172,8 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the score to this file.")] = None,
 ) -> None:
     """Score a finished model on a folder of images. It is a research tool, no medical device."""
+    if json_file is not None:
+        require_writable(json_file)
     from scripts.evaluate import evaluate as score_folder  # noqa: PLC0415
 
     score = score_folder(results, images)
@@ -179,27 +181,3 @@ def evaluate(
     typer.echo(f"accuracy {score.accuracy:.3f}, balanced accuracy {score.balanced_accuracy:.3f}")
     if json_file is not None:
         write_json(json_file, score.as_json())
-
-
-def require_folder(path: Path) -> None:
-    """Refuse a report's path before the work, not after it.
-
-    Raises:
-        OperatorError: If its folder does not exist.
-    """
-    if not path.absolute().parent.is_dir():
-        raise OperatorError(f"{path}: its folder does not exist; make it, or name a file in an existing folder")
-
-
-def write_json(path: Path, content: dict[str, object]) -> None:
-    """Write a report.
-
-    Raises:
-        OperatorError: If the file cannot be written.
-    """
-    try:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OperatorError(
-            f"{path}: cannot be written ({error.strerror}); name a file in an existing folder"
-        ) from error

@@ -50,12 +50,15 @@ def test_the_bench_writes_every_row_with_every_field(tmp_path: Path) -> None:
     assert rows["float32"]["relative_error"] < 1e-6
 
 
-def test_a_result_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
-    """A bench of minutes must not end in a path that was wrong from the start."""
-    run = run_bench("--parameters", "12000", "--json", str(tmp_path / "no" / "x.json"))
+@pytest.mark.parametrize("place", ["no/x.json", ".", "file/x.json"])
+def test_a_result_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path, place: str) -> None:
+    """A bench of minutes must not end in a path that was wrong from the start: no folder, a folder, below a file."""
+    (tmp_path / "file").write_text("")
+    run = run_bench("--parameters", "12000", "--json", str(tmp_path / place))
     assert run.returncode == 2
-    assert "make it first" in run.stderr
-    assert not list(tmp_path.iterdir())
+    assert "cannot be written" in run.stderr
+    assert (run.stderr.count("\n"), run.stdout) == (1, "")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("option", ["--parameters", "--hospitals", "--repeats"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from client.cli import main as client_main
+from scripts.report_file import require_writable, write_json
 from tests.support.small_federation import NAMES, provision_small, template
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -72,7 +74,40 @@ def run_template(folder: Path) -> tuple[list[object], str]:
     return ["fedward-server", "run", TEMPLATE, "--config", path], said
 
 
-@pytest.mark.parametrize("case", [provision, service, start, run_wrong_server, run_template])
+def demo_json_is_a_folder(folder: Path) -> tuple[list[object], str]:
+    """The demo's report where a folder is."""
+    said = f"error: {folder}: cannot be written (Is a directory); name a file in an existing folder\n"
+    return ["fedward", "demo", "--json", folder], said
+
+
+def demo_json_below_a_file(folder: Path) -> tuple[list[object], str]:
+    """The demo's report below a file."""
+    (folder / "file").write_text("")
+    path = folder / "file" / "x.json"
+    said = f"error: {path}: cannot be written (Not a directory); name a file in an existing folder\n"
+    return ["fedward", "demo", "--json", path], said
+
+
+def evaluate_json_nowhere(folder: Path) -> tuple[list[object], str]:
+    """A score in a folder that is not there; told before results and images are looked at."""
+    path = folder / "no" / "x.json"
+    said = f"error: {path}: cannot be written (No such file or directory); name a file in an existing folder\n"
+    return ["fedward", "evaluate", folder, folder, "--json", path], said
+
+
+CASES = [
+    provision,
+    service,
+    start,
+    run_wrong_server,
+    run_template,
+    demo_json_is_a_folder,
+    demo_json_below_a_file,
+    evaluate_json_nowhere,
+]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_a_command_with_a_wrong_file_ends_with_one_line_and_code_2(
     case: Callable[[Path], tuple[list[object], str]], tmp_path: Path
 ) -> None:
@@ -194,3 +229,13 @@ def test_a_site_service_with_a_mistake_ends_with_one_line_and_code_2(
     assert len(errors) == 1
     assert errors[0].startswith("error: ")
     assert said in errors[0]
+
+
+def test_a_reports_path_is_tried_without_a_trace(tmp_path: Path) -> None:
+    """The control of the refusals: a path that can be written is taken, and neither made nor changed."""
+    (tmp_path / "old.json").write_text("{}")
+    require_writable(tmp_path / "old.json")
+    require_writable(tmp_path / "new.json")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old.json", "{}")]
+    write_json(tmp_path / "new.json", {"a": 1})
+    assert json.loads((tmp_path / "new.json").read_text()) == {"a": 1}
