@@ -13,6 +13,7 @@ from common.command import run_command
 from common.config import load_settings
 from common.errors import OperatorError
 from common.plan import Plan
+from scripts.address import require_address
 from scripts.bench import bench_app
 from scripts.report_file import require_writable, write_json
 
@@ -134,13 +135,11 @@ def provision(  # noqa: PLR0913 -- one parameter per option
 
     Whoever runs this command holds every hospital's keys for a moment. At real sites each hospital makes its own.
     """
+    require_address(address)
     template = load_settings(plan, Plan)
     names = sorted((p.name for p in shards.glob("hospital-*") if (p / "data").is_dir()), key=lambda n: (len(n), n))
     if not names:
         raise OperatorError(f"{shards}: holds no hospital-1/data; name a folder made by `fedward split`")
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise OperatorError(f"--address: seen '{address}'; host:port is allowed")
     from scripts.federation import FederationOptions, free_ports, provision  # noqa: PLC0415
 
     agreed = provision(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,13 @@ from client.encrypt import SecretKey
 from client.site import save_ckks_key
 from common.ckks import PRESETS
 from common.config import parse_settings
-from common.errors import AlreadyExists
 from common.identity import Identity
 from common.plan import Plan
 from common.site_config import SiteConfig
 from common.socket_path import socket_path
 from scripts.agree import Site, agree, count_units
 from scripts.certificates import write_node_key, write_superexec_secret, write_tls
+from scripts.whole_folder import make_room, whole_folder
 
 CERTIFICATE_DAYS = 825
 
@@ -62,27 +61,19 @@ def provision(template: Plan, sites_data: dict[str, Path], target: Path, *, opti
     Raises:
         AlreadyExists: If `target` exists and is not empty.
         DataError: If a hospital's data folder is wrong.
+        OperatorError: If the disk refuses.
         PlanError: If the plan is unsound for these hospitals.
     """
-    if target.exists() and any(target.iterdir()):
-        raise AlreadyExists(f"{target}: is not empty; keys are never overwritten; name a new folder")
+    make_room(target)
     sites = [Site(n, d, count_units(d, template), Identity.generate()) for n, d in sites_data.items()]
     coordinator = Identity.generate()
     plan = agree(template, sites, coordinator)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with whole_folder(target, mode=0o700) as staging:
         _write_plan(staging / "plan.yaml", plan)
         _write_coordinator(staging / "coordinator", sites, coordinator, options=options)
         key = SecretKey.generate(PRESETS[plan.encryption.preset])
         for site, port in zip(sites, options.ports[1:], strict=True):
             _write_site(staging, target, site, plan=plan, key=key, options=options, port=port)
-        if target.exists():
-            target.rmdir()
-        staging.rename(target)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return plan
 
 

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import os
 import shutil
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from pathlib import Path
 
 from client.data import ImageRecord, ImageTable, OnUndecodable, check_decodable, load_table
 from client.data.index import INDEX_NAME
-from common.errors import AlreadyExists, DataError, SiteStorageError
+from common.errors import DataError
+from scripts.whole_folder import make_room, whole_folder
 
 _INDEX_COLUMNS = ("path", "label", "lesion_id", "isic_id", "keep_clean")
 
@@ -118,33 +118,19 @@ def split_dataset(
     Raises:
         AlreadyExists: If `target` holds anything.
         DataError: If `source` is wrong, or a class has fewer units than hospitals.
-        SiteStorageError: If the disk refuses; nothing is left behind.
+        OperatorError: If the disk refuses; nothing is left behind.
     """
     if hospitals < 1:
         raise DataError(f"{hospitals} hospitals: at least one must be dealt to")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise AlreadyExists(f"{target} exists and is not empty; choose another folder, or delete it first")
+    make_room(target)
     loaded = load_table(source, on_undecodable=on_undecodable, unit="patient")
     table = check_decodable(loaded, on_undecodable=on_undecodable)
     assignment = deal(table, hospitals, seed=seed)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-", suffix=".partial"))
-    except OSError as error:
-        raise SiteStorageError(f"{target.parent} cannot be written: {error.strerror}; choose another folder") from error
-    try:
+    with whole_folder(target, mode=0o755) as partial:
         shares = tuple(
             _write_share(table, [r for r in table.records if assignment[r.unit] == k], partial, number=k + 1)
             for k in range(hospitals)
         )
-        partial.chmod(0o755)
-        partial.rename(target)
-    except OSError as error:
-        raise SiteStorageError(
-            f"the parts cannot be written below {target.parent}: {error.strerror}; free disk space and try again"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # gone already after the rename
     placed = tuple(
         HospitalShare(each.name, target / each.data.relative_to(partial), each.images, each.units) for each in shares
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import math
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from common.errors import AlreadyExists, OperatorError, SiteStorageError
+from common.errors import OperatorError
+from scripts.whole_folder import whole_folder
 
 IMAGE_SIZE: Final = 180
 _DRAWN_SIZE: Final = 120  # enlarged at the end: drawing costs half of the time
@@ -82,24 +82,14 @@ def write_synthetic(root: Path, *, images_per_class: int, seed: int) -> None:
 
     Raises:
         AlreadyExists: If `root` holds anything.
-        OperatorError: If `images_per_class` or `seed` is out of range.
-        SiteStorageError: If the disk refuses.
+        OperatorError: If `images_per_class` or `seed` is out of range, or the disk refuses.
     """
     if not 1 <= images_per_class <= 9999 or seed < 0:
         raise OperatorError(
             f"{images_per_class} images per class with seed {seed}: 1 to 9999 and a seed >= 0 are allowed"
         )
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise AlreadyExists(f"{root} exists and is not empty; choose another folder, or delete it first")
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-", ignore_cleanup_errors=True) as name:
-            partial = Path(name) / "images"
-            partial.mkdir()
-            _write_all(partial, images_per_class=images_per_class, seed=seed)
-            partial.rename(root)
-    except OSError as error:
-        raise SiteStorageError(f"{root} cannot be written: {error.strerror}; free disk space and try again") from error
+    with whole_folder(root, mode=0o755) as partial:
+        _write_all(partial, images_per_class=images_per_class, seed=seed)
 
 
 def is_synthetic(root: Path) -> bool:

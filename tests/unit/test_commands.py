@@ -14,8 +14,10 @@ import pytest
 import yaml
 
 from client.cli import main as client_main
+from common.errors import OperatorError
+from scripts.address import require_address
 from scripts.report_file import require_writable, write_json
-from tests.support.small_federation import NAMES, provision_small, template
+from tests.support.small_federation import CLASSES, NAMES, provision_small, template, write_images
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TEMPLATE = CONFIGS / "plans" / "demo.yaml"
@@ -95,6 +97,37 @@ def evaluate_json_nowhere(folder: Path) -> tuple[list[object], str]:
     return ["fedward", "evaluate", folder, folder, "--json", path], said
 
 
+def provision_place(place: Path, why: str) -> tuple[list[object], str]:
+    """A small hospital and a plan that are right, and a folder that cannot be made."""
+    shards = place.parents[1] / "shards"
+    write_images(shards / "hospital-1" / "data", per_class=2, seed=0)
+    plan = sample(place.parents[1], "p.yaml", TEMPLATE, data={"classes": list(CLASSES)})
+    said = f"error: {place} cannot be written ({why}); choose another folder, or free disk space\n"
+    return ["fedward", "provision", plan, "--shards", shards, "--out", place], said
+
+
+def provision_below_a_file(folder: Path) -> tuple[list[object], str]:
+    """A folder below a file."""
+    (folder / "file").write_text("")
+    return provision_place(folder / "file" / "out", "File exists")
+
+
+def provision_onto_a_file(folder: Path) -> tuple[list[object], str]:
+    """A folder where a file is."""
+    words, _ = provision_place(folder / "none" / "out", "")
+    (folder / "file").write_text("")
+    said = f"error: {folder / 'file'} exists and is not empty; choose another folder, or delete it first\n"
+    return [*words[:-1], folder / "file"], said
+
+
+def provision_in_proc(folder: Path) -> tuple[list[object], str]:
+    """A place that takes no folder, whoever asks."""
+    words, _ = provision_place(folder / "none" / "out", "")
+    place = Path("/proc/fedward/out")
+    said = f"error: {place} cannot be written (No such file or directory); choose another folder, or free disk space\n"
+    return [*words[:-1], place], said
+
+
 CASES = [
     provision,
     service,
@@ -104,6 +137,9 @@ CASES = [
     demo_json_is_a_folder,
     demo_json_below_a_file,
     evaluate_json_nowhere,
+    provision_below_a_file,
+    provision_onto_a_file,
+    provision_in_proc,
 ]
 
 
@@ -239,3 +275,41 @@ def test_a_reports_path_is_tried_without_a_trace(tmp_path: Path) -> None:
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old.json", "{}")]
     write_json(tmp_path / "new.json", {"a": 1})
     assert json.loads((tmp_path / "new.json").read_text()) == {"a": 1}
+
+
+NO_ADDRESS = [
+    ("9092", "host:port is allowed"),
+    ("a.example:", "host:port is allowed"),
+    ("a.example:\N{ARABIC-INDIC DIGIT NINE}", "host:port is allowed"),
+    ("a.example:0", "a port is a number from 1 to 65535"),
+    ("a.example:65536", "a port is a number from 1 to 65535"),
+    ("b\N{LATIN SMALL LETTER U WITH DIAERESIS}.example:9092", "an IPv4 address; write xn--b-eha.example"),
+    ("[::1]:9092", "an IPv4 address"),
+    ("a/b:9092", "an IPv4 address"),
+    ("a b:9092", "an IPv4 address"),
+    ("a.example\n:9092", "an IPv4 address"),
+]
+
+
+@pytest.mark.parametrize(("address", "said"), NO_ADDRESS)
+def test_what_is_no_address_is_refused_in_one_sentence(address: str, said: str) -> None:
+    """Keys and certificates are made for it, and every hospital's file names it."""
+    with pytest.raises(OperatorError) as refused:
+        require_address(address)
+    assert str(refused.value).startswith("--address: seen ")
+    assert str(refused.value).endswith(said)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "a.example:65535", "xn--b-eha.example:9092", "node_1:9092"])
+def test_an_address_is_taken(address: str) -> None:
+    """The control of the refusals."""
+    require_address(address)
+
+
+def test_a_wrong_address_of_the_coordinator_is_one_line(tmp_path: Path) -> None:
+    """Also on the command line, and before anything is written."""
+    words, _ = provision_place(tmp_path / "none" / "out", "")
+    done = fedward(*words, "--address", "a.example:99999")
+    said = "error: --address: seen 'a.example:99999'; a port is a number from 1 to 65535\n"
+    assert (done.returncode, done.stderr, done.stdout) == (2, said, "")
+    assert not (tmp_path / "none").exists()

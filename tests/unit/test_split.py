@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from client.data import load_table
-from common.errors import AlreadyExists, DataError, SiteStorageError
+from common.errors import AlreadyExists, DataError, OperatorError
 from scripts.split import SplitReport, deal, split_dataset
 
 SKIN9 = Path(__file__).parents[2].parent / "shared" / "data" / "skin9"
@@ -173,7 +173,7 @@ def test_a_cut_off_image_is_refused_or_skipped_by_choice(source: Path, tmp_path:
 def test_a_place_that_cannot_be_written_is_one_clear_error(source: Path, tmp_path: Path) -> None:
     """A file stands where a folder is needed."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(SiteStorageError, match="cannot be written"):
+    with pytest.raises(OperatorError, match="cannot be written"):
         _split(source, tmp_path / "file" / "out")
 
 
