@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from client.data.table import ImageTable, OnUndecodable
 from common.errors import DataError
 
+_DEEP_WHITE = 65_535
 # What Pillow raises for files that are no image, are cut off, or unpack to a decompression bomb.
 _UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
@@ -26,18 +27,38 @@ def decode_image(path: Path, size: int) -> NDArray[np.uint8]:
         Shape (size, size, 3), RGB, uint8.
 
     Raises:
-        DataError: If the file cannot be decoded; names the file without its folders.
+        DataError: If the file cannot be decoded, or holds numbers whose black and white nobody knows; names the file
+            without its folders.
     """
     try:
         with Image.open(path) as image:
             # A JPEG can be decoded at 1/2, 1/4, 1/8 of its size: keeps a 20-megapixel photograph cheap and small.
             image.draft("RGB", (2 * size, 2 * size))
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+            upright = _to_rgb(ImageOps.exif_transpose(image), path.name)
             if upright.size != (size, size):
                 upright = ImageOps.fit(upright, (size, size), method=Image.Resampling.BICUBIC)
             return np.asarray(upright, dtype=np.uint8)
     except _UNDECODABLE as error:
         raise DataError(f"the image {path.name} cannot be decoded: {error}; replace or delete it") from error
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Convert to RGB of 8 bits; grey of more bits is scaled by its mode's whole range, 0 to 65535.
+
+    Pillow's own `convert` cuts every grey above 255 off: a 16-bit image would turn white.
+    """
+    deep = image.mode.startswith("I;16")
+    if not deep and image.mode not in ("I", "F"):
+        return image.convert("RGB")
+    grey = np.asarray(image)
+    if image.mode == "F" or (not deep and (grey.min() < 0 or grey.max() > _DEEP_WHITE)):
+        raise DataError(
+            f"the image {name} has grey values of mode {image.mode} outside of 0 to {_DEEP_WHITE}, so its black and "
+            "white are unknown; save it with 8 or 16 bits"
+        )
+    # Rounded, in 64 bits: white is 255 and black 0, and nothing wraps around.
+    eight = (grey.astype(np.int64) + _DEEP_WHITE // 510) // (_DEEP_WHITE // 255)
+    return Image.fromarray(eight.astype(np.uint8)).convert("RGB")
 
 
 def opens_as_image(path: Path) -> bool:

@@ -40,6 +40,50 @@ def test_every_colour_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     assert decoded.dtype == np.uint8
 
 
+RAMP = np.arange(65_536, dtype=np.uint16).reshape(256, 256)
+
+
+@pytest.mark.parametrize("name", ["ramp.png", "ramp.tiff", "big-endian.tiff", "signed.tiff"])
+def test_sixteen_bits_of_grey_keep_their_whole_range(tmp_path: Path, name: str) -> None:
+    """Pillow alone cuts off above 255, and every 16-bit image would turn white; the control shows it."""
+    stored = {
+        "ramp.png": Image.fromarray(RAMP),
+        "ramp.tiff": Image.fromarray(RAMP),
+        "big-endian.tiff": Image.frombytes("I;16B", (256, 256), RAMP.astype(">u2").tobytes()),
+        "signed.tiff": Image.fromarray(RAMP.astype(np.int32)),
+    }[name]
+    stored.save(tmp_path / name)
+    with Image.open(tmp_path / name) as image:
+        assert image.mode in {"I;16", "I;16B", "I"}
+        assert (np.asarray(image.convert("L")) == 255).mean() > 0.9  # control
+    decoded = decode_image(tmp_path / name, 256)
+    assert np.array_equal(decoded, np.repeat(np.rint(RAMP / 257).astype(np.uint8)[:, :, None], 3, axis=2))
+    assert (decoded.min(), decoded.max()) == (0, 255)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "RGB"])
+def test_eight_bit_modes_are_what_pillow_makes_of_them(tmp_path: Path, mode: str) -> None:
+    """The scaling of deep grey must leave all others alone."""
+    image = _photograph().convert(mode)
+    image.save(tmp_path / "image.png")
+    assert np.array_equal(decode_image(tmp_path / "image.png", 64), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.5, 65_536.0])
+def test_grey_without_a_known_range_is_refused_or_skipped_by_choice(tmp_path: Path, value: float) -> None:
+    """Floats, and integers beyond 16 bits: nobody can say which number is white."""
+    (tmp_path / "mole").mkdir()
+    _photograph().save(tmp_path / "mole" / "a.png")
+    kind = np.float32 if value == 0.5 else np.int32
+    Image.fromarray(np.full((40, 40), value, dtype=kind)).save(tmp_path / "mole" / "b.png", format="TIFF")
+    with pytest.raises(DataError, match=r"b\.png has grey values of mode [IF] outside .* save it with 8 or 16 bits"):
+        decode_image(tmp_path / "mole" / "b.png", 32)
+    table = load_table(tmp_path, on_undecodable="skip", unit="patient")
+    assert check_decodable(table, on_undecodable="skip").left_out == {"undecodable": 1}
+    with pytest.raises(DataError, match=r"mole/b\.png"):
+        check_decodable(table, on_undecodable="refuse")
+
+
 def test_an_image_of_the_right_size_keeps_its_pixels(tmp_path: Path) -> None:
     """No resampling where none is needed."""
     _photograph().save(tmp_path / "a.png")
