@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from client.data.images import opens_as_image
@@ -46,8 +46,8 @@ def load_table(
     index = read_index(index_folder / INDEX_NAME) if index_folder is not None else {}
     origin = index_folder or base
     names = _class_names(base, classes)
-    files, ignored = _list_images(base, names)
-    warnings: list[str] = []
+    files, passed_over = _list_images(base, names)
+    warnings = [f"passed over {sentence}: they are not used" for sentence in _named(passed_over)]
     candidates = [_candidate(path, origin, index, unit=unit) for path in files]
     if index:
         warnings += _index_warnings(candidates, index, prefix=base.relative_to(origin).as_posix())
@@ -60,7 +60,7 @@ def load_table(
         )
     records = tuple(ImageRecord(c.path, names.index(labels[c.unit]), c.unit, c.sha256) for c in kept)
     has_lesions = any(record.unit.startswith("lesion:") for record in records)
-    counts = {reason: count for reason, count in (Counter(left_out) + Counter(not_an_image=ignored)).items() if count}
+    counts = dict(Counter(left_out) + passed_over)
     table = ImageTable(origin, records, names, "lesion" if has_lesions else "image", tuple(warnings), counts)
     bad = {record.path for record in records if not opens_as_image(table.file(record))}
     return table.without_undecodable(bad, on_undecodable=on_undecodable)
@@ -93,18 +93,40 @@ def _class_names(base: Path, classes: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _list_images(base: Path, names: Sequence[str]) -> tuple[list[Path], int]:
-    """Image files sorted by path, and how many files have another suffix."""
+def _list_images(base: Path, names: Sequence[str]) -> tuple[list[Path], Counter[str]]:
+    """Image files of the class folders, sorted by path, and how many other files were passed over, by reason."""
     files: list[Path] = []
-    ignored = 0
+    passed_over: Counter[str] = Counter(outside_class_folders=sum(_is_image(entry) for entry in base.iterdir()))
     for name in names:
-        entries = sorted((base / name).iterdir()) if (base / name).is_dir() else []
-        images = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES]
-        ignored += sum(entry.is_file() for entry in entries) - len(images)
-        files += images
+        for entry in sorted((base / name).iterdir()) if (base / name).is_dir() else ():
+            if entry.is_dir():
+                below = [each for each in entry.rglob("*") if not each.is_dir()]
+                deep = sum(map(_is_image, below))
+                passed_over.update(in_subfolder=deep, not_an_image=len(below) - deep)
+            elif _is_image(entry):
+                files.append(entry)
+            else:
+                passed_over["not_an_image"] += 1
     if not files:
-        raise DataError(f"the data folder {base} holds no .jpg, .jpeg or .png file in its class folders; add images")
-    return files, ignored
+        found = ", ".join(_named(passed_over)) or "nothing else"
+        raise DataError(
+            f"the data folder {base} holds no .jpg, .jpeg or .png file in its class folders, but {found}; "
+            "put images directly into the class folders"
+        )
+    return files, +passed_over
+
+
+def _is_image(entry: Path) -> bool:
+    return entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()
+
+
+def _named(passed_over: Mapping[str, int]) -> list[str]:
+    sentences = {
+        "in_subfolder": "image(s) in subfolders of class folders",
+        "outside_class_folders": "image(s) outside of class folders",
+        "not_an_image": "file(s) that are not .jpg, .jpeg or .png",
+    }
+    return [f"{passed_over[reason]} {words}" for reason, words in sentences.items() if passed_over[reason]]
 
 
 def _candidate(path: Path, origin: Path, index: dict[str, IndexRow], *, unit: PrivacyUnit) -> Candidate:

@@ -43,7 +43,9 @@ class ImageTable:
         classes: Class names; a hospital may have no image of some.
         unit_name: What differential privacy protects: `lesion` where index.csv has lesion ids, else `image`.
         warnings: Sentences for this hospital's eyes.
-        left_out: Count of files that are not in `records`, by reason.
+        left_out: Count of files that are not in `records`, by reason: `not_clean`, `conflicting_label`, `duplicate`,
+            `undecodable`; `in_subfolder` and `outside_class_folders` for images that lie too deep or not deep enough;
+            `not_an_image` for everything else in class folders.
     """
 
     root: Path

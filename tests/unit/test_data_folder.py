@@ -149,10 +149,31 @@ def test_a_file_that_is_no_image_is_refused_by_name_or_skipped(root: Path) -> No
     assert "mole/broken.jpg" in table.warnings[0]
 
 
-def test_other_files_are_counted_not_read(root: Path) -> None:
-    """A stray text file is no reason to stop, and no secret either."""
+def test_every_file_that_is_passed_over_is_counted_and_told(root: Path) -> None:
+    """Stray files are no reason to stop, but whoever has a folder per patient must learn that they are not used."""
     (root / "mole" / "notes.txt").write_text("x")
-    assert _load(root).left_out == {"not_an_image": 1}
+    (root / "mole" / "gone.png").symlink_to(root / "nowhere.png")
+    _write_image(root / "mole" / "patient-7" / "a.png", 50)
+    _write_image(root / "mole" / "patient-7" / "again" / "b.JPG", 51)
+    (root / "mole" / "patient-7" / "scan.dcm").write_text("x")
+    _write_image(root / "loose.png", 52)
+    table = _load(root)
+    assert table.images_per_class() == (3, 3)
+    assert table.left_out == {"not_an_image": 3, "in_subfolder": 2, "outside_class_folders": 1}
+    told = " ".join(table.warnings)
+    for words in ("2 image(s) in subfolders", "1 image(s) outside of class folders", "3 file(s) that are not .jpg"):
+        assert words in told
+    assert not any(name in told for name in ("patient-7", "loose", "gone", "notes"))
+
+
+def test_a_folder_whose_images_all_lie_too_deep_says_where_they_are(root: Path) -> None:
+    """The words "no images" alone would send the operator to look for a wrong path."""
+    for label in ("mole", "wart"):
+        (root / label).rename(root / "moved")
+        (root / label).mkdir()
+        (root / "moved").rename(root / label / "patient-7")
+    with pytest.raises(DataError, match=r"but 6 image\(s\) in subfolders of class folders; put images directly"):
+        _load(root)
 
 
 @pytest.mark.parametrize(
