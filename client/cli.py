@@ -13,9 +13,9 @@ from typing import Annotated
 import typer
 
 from client.gateway import fork_server_socket, gateway_children
-from common.child import Child, ChildEvent
+from common.child import GAVE_UP, Child, ChildEvent
 from common.command import run_command
-from common.errors import SiteStorageError
+from common.errors import ConfigError, SiteStorageError
 from common.site_config import SiteConfig, load_site
 from common.socket_path import remove_socket
 from common.supervise import supervise
@@ -135,10 +135,14 @@ def _service_child(site: SiteConfig, config: Path) -> Child:
         log_path=site.state / "logs" / "site.log",
         ready_pattern=SERVICE_READY,
         ready_timeout_s=FEATURE_PASS_TIMEOUT_S,
+        refusals=(GAVE_UP,),
     )
 
 
 def _gateway(site: SiteConfig) -> tuple[tuple[Child, ...], ...]:
+    certificates = site.gateway.root_certificates
+    if not certificates.is_file():
+        raise ConfigError(f"gateway.root_certificates: {certificates} is no file; ask the coordinator for its ca.crt")
     return gateway_children(site.gateway, site.socket, connect_timeout_s=CONNECT_TIMEOUT_S)
 
 

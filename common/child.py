@@ -38,13 +38,24 @@ class Refusal:
 
     Args:
         pattern: Regular expression that is searched in the log.
-        sentence: What was seen, what is allowed, what to do; empty: the last log line says it.
+        sentence: What was seen, what is allowed, what to do; empty: the log says it behind the last match.
         final: True if trying again cannot help.
     """
 
     pattern: str
     sentence: str
     final: bool
+
+    def explain(self, log: str) -> str:
+        """The sentence for a person, or nothing if the log holds no match."""
+        matches = list(re.finditer(self.pattern, log))
+        if self.sentence or not matches:
+            return self.sentence if matches else ""
+        return "; ".join(line.strip() for line in log[matches[-1].end() :].splitlines() if line.strip())
+
+
+# A command of ours that gave up by itself says why on its last lines; starting it again cannot help.
+GAVE_UP = Refusal(pattern=r"(?m)^error: ", sentence="", final=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +129,15 @@ class Keeper:
             self._kill_group(signal.SIGKILL)
             await process.wait()
             self._process = None
-            self._tell("died", cause)
             if time.monotonic() - started > STEADY_AFTER_S:
                 failures = 0
             pause_s = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
             late = not self.ready.is_set() and time.monotonic() + pause_s > first_deadline
             if not self._restart or late or self._final():
-                raise DeploymentError(f"{child.name} {cause}; its log is {child.log_path}")
+                # The error says why; saying it twice would bury it.
+                self._tell("died")
+                raise DeploymentError(self._verdict(cause))
+            self._tell("died", cause)
             failures += 1
             await asyncio.sleep(pause_s)
 
@@ -192,8 +205,19 @@ class Keeper:
                 return f"{seen}; the last try {before}"
         else:
             seen = f"ended with status {status}" if status >= 0 else f"was ended by {signal.Signals(-status).name}"
-        known = [r.sentence for r in self._child.refusals if r.sentence and re.search(r.pattern, self._log())]
-        return f"{seen}: {known[0]}" if known else f"{seen}; last log line: {self._last_line()!r}"
+        known = self._explanation()
+        return f"{seen}: {known}" if known else f"{seen}; last log line: {self._last_line()!r}"
+
+    def _verdict(self, cause: str) -> str:
+        """Why the child is given up: its own sentence where it left one, else what was seen of it."""
+        child = self._child
+        if any(not refusal.sentence and refusal.explain(self._log()) for refusal in child.refusals):
+            return f"{child.name}: {self._explanation()}"
+        return f"{child.name} {cause}; its log is {child.log_path}"
+
+    def _explanation(self) -> str:
+        log = self._log()
+        return next((text for text in (refusal.explain(log) for refusal in self._child.refusals) if text), "")
 
     def _final(self) -> bool:
         return any(refusal.final and re.search(refusal.pattern, self._log()) for refusal in self._child.refusals)

@@ -94,7 +94,12 @@ async def _run(keepers: list[list[Keeper]], work: Callable[[], Awaitable[None]] 
                 for task in tasks:
                     task.cancel()
     except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from failures
+        raise _first(failures) from failures
+
+
+def _first(failure: BaseException) -> BaseException:
+    """One of a group's errors, which may be groups themselves: `work` has tasks of its own."""
+    return _first(failure.exceptions[0]) if isinstance(failure, BaseExceptionGroup) else failure
 
 
 @contextlib.contextmanager

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from common.child import Child
-from common.errors import DeploymentError
+from common.child import Child, Refusal
+from common.errors import ConfigError, DeploymentError
 from common.flower import flower_command, flower_environment
 from common.identity import read_secret
 from common.server_config import NodeEntry, ServerConfig
@@ -33,9 +33,13 @@ def coordinator_children(config: ServerConfig, config_path: Path) -> tuple[tuple
 
     Raises:
         KeyFileError: If a private key or secret is missing or readable by others.
+        ConfigError: If a certificate is missing.
     """
     for secret in (config.certificate_key, config.superexec_secret, config.identity_key):
         read_secret(secret)
+    for key, path in (("certificate", config.certificate), ("root_certificates", config.root_certificates)):
+        if not path.is_file():
+            raise ConfigError(f"{key}: {path} is no file; name the coordinator's own PEM file in server.yaml")
     _write_connection(config)
     environment = _environment(config) | {CONFIG_VARIABLE: str(config_path.resolve())}
     host, port = fleet_bind_address(config)
@@ -50,6 +54,7 @@ def coordinator_children(config: ServerConfig, config_path: Path) -> tuple[tuple
             ready_pattern=ready,
             ready_timeout_s=60.0,
             ports=ports,
+            refusals=_refusals(config),
         )
 
     ports = ((host, port), (LOOPBACK, config.runtime_port))
@@ -144,6 +149,17 @@ def _write_connection(config: ServerConfig) -> None:
         f'[superlink]\ndefault = "{CONNECTION}"\n\n'
         f"[superlink.{CONNECTION}]\naddress = {address}\nroot-certificates = {certificates}\n",
         encoding="utf-8",
+    )
+
+
+def _refusals(config: ServerConfig) -> tuple[Refusal, ...]:
+    return (
+        Refusal(
+            r"(?m)^ssl\.SSLError",
+            f"{config.certificate}, {config.certificate_key} and {config.root_certificates} are no certificate, its "
+            "key and its authority in PEM form; name the files that were made together in server.yaml",
+            final=True,
+        ),
     )
 
 

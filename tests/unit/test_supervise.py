@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common.child import Child, ChildEvent, Refusal
+from common.child import GAVE_UP, Child, ChildEvent, Refusal
 from common.errors import AddressInUse, DeploymentError
 from common.supervise import supervise
 from tests.support.flower_federation import environment, wait_until
@@ -99,6 +99,33 @@ def test_a_refusal_is_explained_and_a_final_one_is_not_tried_again(tmp_path: Pat
     with pytest.raises(DeploymentError, match=r"gateway ended with status 1: ask for the right ca\.crt"):
         run([refused], restart=True)
     assert time.monotonic() - started < 5.0
+
+
+def test_a_child_that_gave_up_speaks_for_itself(tmp_path: Path) -> None:
+    """Its sentences and nothing around them; a child that crashed in service is started again all the same."""
+    gives_up = "print('INFO reading'); print('error: plan.yaml: a: seen 0\\nplan.yaml: b: seen 1'); raise SystemExit(2)"
+    refused = replace(child(tmp_path, "site", gives_up), refusals=(GAVE_UP,))
+    with pytest.raises(DeploymentError, match=r"^site: plan\.yaml: a: seen 0; plan\.yaml: b: seen 1$"):
+        run([refused], restart=True)
+    was = str(tmp_path / "was")
+    crashes_once = f"import os; new = not os.path.exists({was!r}); open({was!r}, 'w'); new and os.abort(); " + SERVES
+    events = run([replace(child(tmp_path, "crash", crashes_once), refusals=(GAVE_UP,))], restart=True)
+    assert [kind for _, kind in events] == ["starting", "died", "starting", "ready", "stopping", "stopped"]
+
+
+def test_an_error_of_the_work_itself_is_raised_as_it_is(tmp_path: Path) -> None:
+    """Also from a task of its own: a group of errors would be a traceback to the operator."""
+
+    async def fail() -> None:
+        raise DeploymentError("hospital-2 has no key")
+
+    async def work() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+
+    stages = [[child(tmp_path, "one", SERVES)]]
+    with pytest.raises(DeploymentError, match="hospital-2 has no key"):
+        asyncio.run(supervise(stages, on_event=lambda _: None, restart=True, work=work))
 
 
 def test_a_child_that_never_gets_ready_is_stopped(tmp_path: Path) -> None:
