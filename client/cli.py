@@ -15,7 +15,8 @@ import typer
 from client.gateway import fork_server_socket, gateway_children
 from common.child import GAVE_UP, Child, ChildEvent
 from common.command import run_command
-from common.errors import ConfigError, SiteStorageError
+from common.errors import ConfigError
+from common.folders import make_folder
 from common.site_config import SiteConfig, load_site
 from common.socket_path import remove_socket
 from common.supervise import supervise
@@ -50,8 +51,8 @@ def start(config: ConfigOption) -> None:
     approved plan and this hospital's own budget allow.
     """
     site = load_site(config)
+    _make_folders(site)
     stages = ((_service_child(site, config),), *_gateway(site))
-
     _supervise(stages, site)
 
 
@@ -70,10 +71,7 @@ def service(config: ConfigOption) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         force=True,  # imported libraries have put a handler of their own on the root logger
     )
-    try:
-        site.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise SiteStorageError(f"{site.state}: cannot be made ({error.strerror}); give the state a folder") from error
+    _make_folders(site)
     status = StatusFile(site.state / "status.json", site.hospital)
     status.update(phase="starting")
     hospital = open_hospital(site, status)
@@ -139,10 +137,17 @@ def _service_child(site: SiteConfig, config: Path) -> Child:
     )
 
 
+def _make_folders(site: SiteConfig) -> None:
+    # Results are written at the end of a run: a place that takes none would be noticed after all the training.
+    for key, folder in (("state", site.state), ("results", site.results)):
+        make_folder(folder, key=key)
+
+
 def _gateway(site: SiteConfig) -> tuple[tuple[Child, ...], ...]:
     certificates = site.gateway.root_certificates
     if not certificates.is_file():
         raise ConfigError(f"gateway.root_certificates: {certificates} is no file; ask the coordinator for its ca.crt")
+    make_folder(site.gateway.folder, key="gateway.folder")
     return gateway_children(site.gateway, site.socket, connect_timeout_s=CONNECT_TIMEOUT_S)
 
 

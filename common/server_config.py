@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from common.address import Address
 from common.config import Settings, load_settings
 from common.plan import HospitalName
 
@@ -21,7 +22,7 @@ class NodeEntry(Settings):
 class ServerConfig(Settings):
     """configs/server.yaml; paths are relative to the file."""
 
-    fleet_address: str = Field(pattern=r"^[^:\s]+:\d{1,5}$", description="host:port that hospitals connect to")
+    fleet_address: Address = Field(description="host:port that hospitals connect to, port from 1 to 65535")
     runtime_port: int = Field(ge=1024, le=65535, description="loopback port of Flower's Runtime and Control API")
     certificate: Path = Field(description="TLS certificate of the coordinator, PEM; names the host of fleet_address")
     certificate_key: Path = Field(description="its private key, PEM, mode 0600")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from common.address import Address
 from common.config import Settings, load_settings
 from common.errors import ConfigError
 from common.plan import HospitalName
@@ -41,7 +42,7 @@ class SitePrivacy(Settings):
 class GatewaySettings(Settings):
     """The part of the site that talks to the coordinator and owns nothing."""
 
-    superlink: str = Field(pattern=r"^[^:\s]+:\d{1,5}$", description="host:port of the coordinator's Fleet API")
+    superlink: Address = Field(description="host:port of the coordinator's Fleet API, port from 1 to 65535")
     root_certificates: Path = Field(description="the coordinator's certificate authority, PEM")
     node_key: Path = Field(description="EC P-384 private key of this node, OpenSSH form")
     superexec_secret: Path = Field(description="32 random bytes, mode 0600")

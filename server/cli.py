@@ -18,6 +18,7 @@ from common.command import run_command
 from common.config import load_settings
 from common.coverage import NOT_COVERED
 from common.errors import DeploymentError, FedwardError
+from common.folders import make_folder
 from common.plan import Plan
 from common.server_config import ServerConfig, load_server
 from common.supervise import supervise
@@ -52,7 +53,7 @@ def start(config: ConfigOption) -> None:
     and restarts what dies. Then start the hospitals, and a run with `fedward-server run`.
     """
     settings = _load(config)
-    settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(settings.folder, key="folder")
     forget_superlink_state(settings)
     stages = coordinator_children(settings, config)
 
@@ -88,7 +89,7 @@ def run(
     agreed = load_settings(plan, Plan)
     identifier = run_id or secrets.token_hex(16)
     folder = run_folder(settings, identifier)
-    settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(settings.folder, key="folder")
     with contextlib.closing(Store(settings.folder)) as store:
         plan_json = canonical_bytes(agreed.model_dump(mode="json")).decode()
         # `roster` refuses a template before anything is recorded.

@@ -72,7 +72,21 @@ def no_authority(site: Path) -> str:
     return f"error: gateway.root_certificates: {site / 'gateway' / 'ca.crt'} is no file; ask the coordinator"
 
 
-@pytest.mark.parametrize("mistake", [no_data, open_key, other_plan, no_authority])
+def below_a_file(key: str) -> Callable[[Path], str]:
+    """A path that cannot be made."""
+
+    def mistake(site: Path) -> str:
+        path, (section, _, name) = site / "identity.key" / "below", key.rpartition(".")
+        change(site / f"{OURS}.yaml", **({section: {name: str(path)}} if section else {name: str(path)}))
+        return f"error: {'site' if key == 'ledger' else key}: {path}: cannot be made ("
+
+    return mistake
+
+
+BELOW_A_FILE = [pytest.param(below_a_file(key), id=key) for key in ("state", "results", "gateway.folder", "ledger")]
+
+
+@pytest.mark.parametrize("mistake", [no_data, open_key, other_plan, no_authority, *BELOW_A_FILE])
 def test_a_site_with_a_mistake_stops_with_its_own_sentence(mistake: Callable[[Path], str], site: Path) -> None:
     """Trying again would hide the sentence in a log that grows for ever; e2e tests are the control that it starts."""
     said = mistake(site)
@@ -109,7 +123,19 @@ def no_node_key(server: Path) -> str:
     return f"error: {server / 'hospital-2.pub'}: no such file; ask hospital-2"
 
 
-@pytest.mark.parametrize("mistake", [foreign_key, no_certificate, no_node_key])
+def folder_below_a_file(server: Path) -> str:
+    """A path that cannot be made."""
+    change(server / "server.yaml", folder="identity.key/below")
+    return f"error: folder: {server / 'identity.key' / 'below'}: cannot be made (Not a directory); "
+
+
+def log_is_a_folder(server: Path) -> str:
+    """What no check looks for."""
+    (server / "work" / "logs" / "superlink.log").mkdir(parents=True)
+    return f"error: {server / 'work' / 'logs' / 'superlink.log'}: Is a directory; check this path"
+
+
+@pytest.mark.parametrize("mistake", [foreign_key, no_certificate, no_node_key, folder_below_a_file, log_is_a_folder])
 def test_a_coordinator_with_a_mistake_stops_with_one_sentence(
     mistake: Callable[[Path], str], coordinator: Federation
 ) -> None:
