@@ -7,7 +7,6 @@ another patient, so a unit's vector is a function of that unit alone and the tra
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +43,9 @@ def unit_features(pooled: PooledFeatures, *, projection: int, seed: int) -> Unit
 
     Raises:
         LocalProtocolError: If `projection` or `seed` is out of range.
+
+    Guarantees:
+        A unit's row is a function of that unit's vectors and public constants, to the last bit.
     """
     labels = pooled.table.unit_labels()
     position = {unit: row for row, unit in enumerate(labels)}
@@ -53,12 +55,31 @@ def unit_features(pooled: PooledFeatures, *, projection: int, seed: int) -> Unit
     means /= np.bincount(owner, minlength=len(labels))[:, None]
     public = channel_statistics()
     standard = _unit_norm((means - public.mean) / public.sd)
-    x = _unit_norm(standard @ projection_matrix(projection, seed))
+    x = _unit_norm(project(standard, width=projection, seed=seed))
     return UnitFeatures(x.astype(np.float32), np.array(list(labels.values()), dtype=np.int64), tuple(labels))
 
 
-def projection_matrix(width: int, seed: int) -> NDArray[np.float64]:
-    """Random signs / sqrt(width): keeps lengths and angles about as they are (Achlioptas, 2003).
+def project(rows: NDArray[np.float64], *, width: int, seed: int) -> NDArray[np.float64]:
+    """Project rows by public random signs, exactly.
+
+    Args:
+        rows: Shape (n, 1280), each of norm 1 or 0.
+        width: Columns of the result, 1 to 1280.
+        seed: See `random_signs`.
+
+    Returns:
+        Shape (n, width), float64: sums of +-rows, times 2^40.
+
+    Guarantees:
+        A row of the result does not depend on the other rows: on a grid of 2^-40 every partial sum is an integer below
+        2^51, so no order of summation rounds. A plain matrix product may round a row by the number of rows.
+    """
+    projected: NDArray[np.float64] = np.rint(rows * 2.0**40) @ random_signs(width, seed)
+    return projected
+
+
+def random_signs(width: int, seed: int) -> NDArray[np.float64]:
+    """Random signs: a projection by them keeps ratios of lengths, and angles, about as they are (Achlioptas, 2003).
 
     The signs are the raw bits of Philox4x64-10, whose stream is fixed by its paper (Salmon et al., 2011); numpy's
     normal variates may change between versions, and then hospitals would train in different spaces.
@@ -68,7 +89,7 @@ def projection_matrix(width: int, seed: int) -> NDArray[np.float64]:
         seed: Key of the generator, 0 to 2^128 - 1.
 
     Returns:
-        Shape (1280, width), float64.
+        Shape (1280, width), float64, each 1 or -1.
 
     Raises:
         LocalProtocolError: If an argument is out of range.
@@ -78,7 +99,7 @@ def projection_matrix(width: int, seed: int) -> NDArray[np.float64]:
     count = FEATURES * width
     words = np.random.Philox(key=seed).random_raw(-(-count // 64)).astype("<u8")
     bits = np.unpackbits(words.view(np.uint8), count=count, bitorder="little")
-    return np.where(bits.reshape(FEATURES, width) == 1, 1.0, -1.0) / math.sqrt(width)
+    return np.where(bits.reshape(FEATURES, width) == 1, 1.0, -1.0)
 
 
 def _unit_norm(rows: NDArray[np.float64]) -> NDArray[np.float64]:
