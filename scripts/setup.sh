@@ -45,16 +45,7 @@ if [ "$(cat .venv/.key 2>/dev/null || true)" != "$shared $PWD" ]; then
   "$python" -m venv --without-pip .venv
   packages=.venv/lib/python3.11/site-packages
   echo "import site; site.addsitedir('$shared/lib/python3.11/site-packages')" > "$packages/fedward_dependencies.pth"
-  for script in "$shared"/bin/*; do
-    [ -e ".venv/bin/$(basename "$script")" ] && continue
-    # Start scripts name their interpreter: ours must be this checkout's.
-    if head -c 512 "$script" | head -n 1 | grep -q "^#!$shared/bin/python"; then
-      { echo "#!$PWD/.venv/bin/python"; tail -n +2 "$script"; } > ".venv/bin/$(basename "$script")"
-      chmod 755 ".venv/bin/$(basename "$script")"
-    else
-      ln -s "$script" .venv/bin/
-    fi
-  done
+  "$python" scripts/start_scripts.py "$shared" .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . \
     2> .venv/pip.log || { tail -n 20 .venv/pip.log >&2; exit 1; }
   echo "$shared $PWD" > .venv/.key
