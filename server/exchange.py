@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common.errors import PeerError
@@ -45,17 +46,21 @@ class Collection:
 
     Args:
         expected: What was asked for.
-        down_bytes: Size of the request to each hospital that was asked; a hospital of the roster that is not in it is
-            absent.
+        down_bytes: Size of the request to each hospital that was asked already (see `asked`); a hospital of the roster
+            that is not asked is absent.
     """
 
-    def __init__(self, expected: OpenExchange, down_bytes: dict[str, int]) -> None:
+    def __init__(self, expected: OpenExchange, down_bytes: Mapping[str, int]) -> None:
         self.expected = expected
         self.total = RunningSum(expected.parameters)
         self.applied: dict[str, int] = {}
-        self._down_bytes = down_bytes
+        self._down_bytes = dict(down_bytes)
         self._seen: dict[str, str] = {}
         self._outcomes: dict[str, Outcome] = {}
+
+    def asked(self, hospital: str, down_bytes: int) -> None:
+        """Note that a hospital is asked, with a request of this size."""
+        self._down_bytes[hospital] = down_bytes
 
     def take(self, hospital: str, answer: bytes | NodeError, *, seconds: float) -> Outcome:
         """Take one hospital's answer; a refused one is recorded under the refusal's code.

@@ -1,15 +1,64 @@
-"""A stand-in for Flower's Grid that hands out replies one at a time, so that no two uploads need to be in memory."""
+"""Requests as Flower messages, sent and answered one at a time, so that no two need to be in memory."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
-from flwr.app import Message
+from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
+
+from common.errors import MalformedMessage
+from common.messages import Kind
+from common.records import REPLY, REQUEST, frame_to_record, record_to_frame
+from server.ask import Attempt
+from server.exchange import NodeError
 
 # One reply is asked for per pause: asking for all would load all that are there.
 POLL_S = 0.1
+MESSAGE_TYPES: dict[Kind, str] = {
+    "hello": MessageType.QUERY,
+    "train": MessageType.TRAIN,
+    "eval": MessageType.EVALUATE,
+    "finish": MessageType.QUERY,
+}
+
+
+def messages_of(attempt: Attempt, frames: Iterable[tuple[str, bytes]], *, ttl_s: float) -> Iterator[Message]:
+    """The messages of an attempt, each made when it is taken: of all frames only one is in memory.
+
+    Args:
+        attempt: Notes who was asked, under which id.
+        frames: Hospital and signed request.
+        ttl_s: How long an answer is waited for, seconds.
+    """
+    step = attempt.step
+    for hospital, frame in frames:
+        attempt.collection.asked(hospital, len(frame))
+        message = Message(
+            frame_to_record(frame, REQUEST),
+            dst_node_id=attempt.nodes[hospital],
+            message_type=MESSAGE_TYPES[step.kind],
+            ttl=ttl_s,
+            group_id=f"{step.round}.{attempt.number}",
+        )
+        del frame
+        yield message
+        # Flower names a message when it is sent, so it has its id once the next one is asked for. A dead node's error
+        # carries another sender than the node: only this id tells whose answer it is.
+        attempt.hospitals[message.metadata.message_id] = hospital
+        del message
+
+
+def answer_of(reply: Message) -> bytes | NodeError:
+    """The frame in a reply, or the error that came in its place."""
+    if reply.has_error():
+        return NodeError(reply.error.code, reply.error.reason or "")
+    try:
+        return record_to_frame(reply.content, REPLY)
+    except MalformedMessage:
+        # Refused by `admit` under the same code as any other bytes that are no frame.
+        return b""
 
 
 class OneByOneGrid:
@@ -27,8 +76,11 @@ class OneByOneGrid:
 
         A message to a node that is gone yields nothing: Flower gives it no id.
         """
-        batch = list(messages)
-        identifiers = list(self._grid.push_messages(batch)) if batch else []
+        identifiers: list[str] = []
+        for message in messages:
+            identifiers += self._grid.push_messages([message])
+            # Else it would still be held while the next one is made.
+            del message
         deadline = None if timeout is None else time.monotonic() + timeout
         return self._replies([identifier for identifier in identifiers if identifier], deadline)
 

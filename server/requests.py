@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from common.messages import Kind, Request, encode_request
@@ -46,8 +46,13 @@ class RequestWriter:
     sign: Callable[[bytes], bytes]
     aggregates: Callable[[int, int], Sequence[Aggregate]]
 
-    def write(self, step: Step, *, attempt: int, applied: dict[str, int], to: Sequence[str]) -> dict[str, bytes]:
-        """Signed frames for some hospitals, each with the aggregates that it has not applied yet.
+    def write(
+        self, step: Step, *, attempt: int, applied: dict[str, int], to: Sequence[str]
+    ) -> Iterator[tuple[str, bytes]]:
+        """Hospital and signed frame, one at a time, each with the aggregates that the hospital has not applied yet.
+
+        Hospitals in the same state get the same aggregates, which are read once: whoever drops each frame before asking
+        for the next holds one body and one frame, however many hospitals there are.
 
         Args:
             step: What is asked for.
@@ -55,14 +60,17 @@ class RequestWriter:
             applied: Last applied round per hospital; a hospital that is not in it gets all aggregates.
             to: Recipients.
         """
-        frames: dict[str, bytes] = {}
-        parcels: dict[int, tuple[Aggregate, ...]] = {}
+        for first in sorted({applied.get(hospital, 0) + 1 for hospital in to}):
+            group = [hospital for hospital in to if applied.get(hospital, 0) + 1 == first]
+            yield from self._write_alike(step, attempt, first=first, to=group)
+
+    def _write_alike(self, step: Step, attempt: int, *, first: int, to: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        aggregates = self.aggregates(first, step.round - 1)
+        entries = tuple(aggregate.entry for aggregate in aggregates)
+        body = b"".join(aggregate.body for aggregate in aggregates)
+        del aggregates
+        digest = hashlib.sha256(body).hexdigest()
         for hospital in to:
-            first = applied.get(hospital, 0) + 1
-            if first not in parcels:
-                parcels[first] = tuple(self.aggregates(first, step.round - 1))
-            parcel = parcels[first]
-            body = b"".join(aggregate.body for aggregate in parcel)
             request = Request(
                 kind=step.kind,
                 run=self.run,
@@ -71,8 +79,7 @@ class RequestWriter:
                 round=step.round,
                 attempt=attempt,
                 hospital=hospital,
-                aggregates=tuple(aggregate.entry for aggregate in parcel),
-                body_sha256=hashlib.sha256(body).hexdigest(),
+                aggregates=entries,
+                body_sha256=digest,
             )
-            frames[hospital] = encode_request(request, body, self.sign)
-        return frames
+            yield hospital, encode_request(request, body, self.sign)

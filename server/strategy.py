@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from common.ckks import PRESETS, chunks_for
-from common.errors import DeploymentError, MalformedMessage
+from common.errors import DeploymentError
 from common.plan import Plan
-from common.records import REPLY, REQUEST, frame_to_record, record_to_frame
-from server.admit import OpenExchange
-from server.exchange import Collection, NodeError, explain
-from server.one_by_one import OneByOneGrid
+from server.ask import Attempt, expected_answer
+from server.exchange import Collection, explain
+from server.one_by_one import OneByOneGrid, answer_of, messages_of
 from server.progress import ProgressFile
 from server.requests import RequestWriter, Step
 from server.store import Exchange, Outcome, Store
@@ -25,23 +22,6 @@ from server.store import Exchange, Outcome, Store
 log = logging.getLogger(__name__)
 
 CONNECTION_POLL_S = 0.25
-MESSAGE_TYPES = {
-    "hello": MessageType.QUERY,
-    "train": MessageType.TRAIN,
-    "eval": MessageType.EVALUATE,
-    "finish": MessageType.QUERY,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Open:
-    """A request that is under way: its messages, their recipients in the same order, and what has come back."""
-
-    attempt: int
-    messages: list[Message]
-    recipients: tuple[str, ...]
-    collection: Collection
-    started: float
 
 
 class SecureAggregation(Strategy):
@@ -71,7 +51,7 @@ class SecureAggregation(Strategy):
         self._plan: Plan = writer.plan
         self._names = tuple(hospital.name for hospital in self._plan.roster)
         self._applied: dict[str, int] = {}
-        self._open: _Open | None = None
+        self._open: Attempt | None = None
 
     def summary(self) -> None:
         """Say what will run."""
@@ -86,7 +66,7 @@ class SecureAggregation(Strategy):
         wanted = len(self._names) if server_round == 1 else self._plan.cohort.min_cohort
         timeout_s = self._connect_timeout_s if server_round == 1 else self._plan.cohort.round_timeout_s
         nodes = self._wait_for(wanted, timeout_s)
-        return self._request(step, nodes, attempt=0).messages
+        return self._request(step, nodes, attempt=0)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -103,11 +83,14 @@ class SecureAggregation(Strategy):
             outcomes = self._close(step, opened, replies)
             wanted = self._still_wanted(step, opened)
             hopeless = all(outcome.outcome == "observed" for outcome in outcomes)
-            if wanted and step.kind != "finish" and (hopeless or opened.attempt + 1 == attempts):
+            last = opened.number + 1 == attempts
+            if wanted and step.kind != "finish" and (hopeless or last):
                 raise DeploymentError(self._stop_reason(step, outcomes, opened))
-            opened = self._ask_again(step, wanted, opened) if wanted and opened.attempt + 1 < attempts else None
-            if opened is not None:
-                replies = self._grid.send_and_receive(opened.messages, timeout=self._plan.cohort.round_timeout_s)
+            self._open = None
+            if wanted and not last:
+                messages = self._ask_again(step, wanted, opened)
+                replies = self._grid.send_and_receive(messages, timeout=self._plan.cohort.round_timeout_s)
+            opened = self._open
         return None, None
 
     def configure_evaluate(
@@ -148,93 +131,58 @@ class SecureAggregation(Strategy):
             )
         return connected
 
-    def _request(self, step: Step, nodes: dict[str, int], *, attempt: int) -> _Open:
-        plan = self._plan
-        parameters = PRESETS[plan.encryption.preset]
-        expected = OpenExchange(
-            kind=step.kind,
-            run=self._writer.run,
-            plan=plan.digest,
-            epoch=plan.agreed.epoch,
-            round=step.round,
-            attempt=attempt,
-            parameters=parameters,
-            chunks=chunks_for(plan.upload_values, parameters),
-            identities={hospital.name: hospital.identity for hospital in plan.roster},
-        )
-        started = time.monotonic()
-        frames = self._writer.write(step, attempt=attempt, applied=self._applied, to=tuple(nodes))
-        messages = [
-            Message(
-                frame_to_record(frame, REQUEST),
-                dst_node_id=nodes[hospital],
-                message_type=MESSAGE_TYPES[step.kind],
-                ttl=plan.cohort.round_timeout_s,
-                group_id=f"{step.round}.{attempt}",
-            )
-            for hospital, frame in frames.items()
-        ]
-        collection = Collection(expected, {hospital: len(frame) for hospital, frame in frames.items()})
+    def _request(self, step: Step, nodes: dict[str, int], *, attempt: int) -> Iterator[Message]:
+        """Open an attempt; its messages are written as they are taken."""
+        expected = expected_answer(self._plan, self._writer.run, step, attempt=attempt)
+        self._open = Attempt(step, attempt, nodes, Collection(expected, {}))
         self._progress.open(step.kind, step.round, attempt=attempt, connected=tuple(nodes))
-        self._open = _Open(attempt, messages, tuple(frames), collection, started)
-        return self._open
+        frames = self._writer.write(step, attempt=attempt, applied=self._applied, to=tuple(nodes))
+        return messages_of(self._open, frames, ttl_s=self._plan.cohort.round_timeout_s)
 
-    def _ask_again(self, step: Step, wanted: frozenset[str], opened: _Open) -> _Open | None:
-        """The next attempt; None if the hospitals that should get their last aggregate are gone."""
+    def _ask_again(self, step: Step, wanted: frozenset[str], opened: Attempt) -> Iterable[Message]:
+        """The next attempt; nothing if the hospitals that should get their last aggregate are gone."""
         if step.kind == "finish":
             nodes = {name: node for name, node in self._grid.nodes().items() if name in wanted}
-            return self._request(step, nodes, attempt=opened.attempt + 1) if nodes else None
-        log.warning("%s %d attempt %d fell short; asking again", step.kind, step.round, opened.attempt)
+            return self._request(step, nodes, attempt=opened.number + 1) if nodes else ()
+        log.warning("%s %d attempt %d fell short; asking again", step.kind, step.round, opened.number)
         nodes = self._wait_for(self._plan.cohort.min_cohort, self._plan.cohort.round_timeout_s)
-        return self._request(step, nodes, attempt=opened.attempt + 1)
+        return self._request(step, nodes, attempt=opened.number + 1)
 
-    def _still_wanted(self, step: Step, opened: _Open) -> frozenset[str]:
+    def _still_wanted(self, step: Step, opened: Attempt) -> frozenset[str]:
         """Hospitals whose answer to this step is still needed; empty if the step is complete."""
         if step.kind == "finish":
-            return frozenset(opened.recipients) - opened.collection.answered
+            return frozenset(opened.nodes) - opened.collection.answered
         done = _done(opened.collection)
         return frozenset() if len(done) >= self._plan.cohort.min_cohort else frozenset(self._names) - done
 
-    def _close(self, step: Step, opened: _Open, replies: Iterable[Message]) -> tuple[Outcome, ...]:
+    def _close(self, step: Step, opened: Attempt, replies: Iterable[Message]) -> tuple[Outcome, ...]:
         """Take all replies and record the exchange, with its aggregate if there is one."""
         collection = opened.collection
-        # Flower names a message when it is sent; a dead node's error carries another sender, so only this id counts.
-        hospitals = {m.metadata.message_id: h for m, h in zip(opened.messages, opened.recipients, strict=True)}
         for reply in replies:
-            hospital = hospitals[reply.metadata.reply_to_message_id]
-            outcome = collection.take(hospital, _answer(reply), seconds=time.monotonic() - opened.started)
+            hospital = opened.hospitals[reply.metadata.reply_to_message_id]
+            outcome = collection.take(hospital, answer_of(reply), seconds=time.monotonic() - opened.started)
             log.info("%s %d: %s %s %s", step.kind, step.round, hospital, outcome.outcome, outcome.code)
             self._progress.record(outcome, step.round)
         self._applied |= collection.applied
         aggregate = None
         if collection.expected.wants_uploads and not self._still_wanted(step, opened):
-            aggregate = collection.total.result(self._names, round_number=step.round, attempt=opened.attempt)
+            aggregate = collection.total.result(self._names, round_number=step.round, attempt=opened.number)
         seconds = time.monotonic() - opened.started
         outcomes = collection.outcomes(seconds)
-        exchange = Exchange(step.round, opened.attempt, step.kind, round(seconds, 3), outcomes)
+        exchange = Exchange(step.round, opened.number, step.kind, round(seconds, 3), outcomes)
         self._store.save(self._writer.run, exchange, aggregate)
         for outcome in outcomes:
             if outcome.outcome in ("late", "absent", "diverged"):
                 self._progress.record(outcome, step.round)
         return outcomes
 
-    def _stop_reason(self, step: Step, outcomes: tuple[Outcome, ...], opened: _Open) -> str:
+    def _stop_reason(self, step: Step, outcomes: tuple[Outcome, ...], opened: Attempt) -> str:
         done, needed = _done(opened.collection), self._plan.cohort.min_cohort
         return (
-            f"{step.kind} {step.round} stopped at attempt {opened.attempt + 1} of {self._plan.cohort.attempts}: "
+            f"{step.kind} {step.round} stopped at attempt {opened.number + 1} of {self._plan.cohort.attempts}: "
             f"{len(done)} of {len(self._names)} hospitals answered as asked, {needed} are needed; "
             f"{explain(outcomes, done)}; mend these hospitals, then resume the run"
         )
-
-
-def _answer(reply: Message) -> bytes | NodeError:
-    if reply.has_error():
-        return NodeError(reply.error.code, reply.error.reason or "")
-    try:
-        return record_to_frame(reply.content, REPLY)
-    except MalformedMessage:
-        # Refused by `admit` under the same code as any other bytes that are no frame.
-        return b""
 
 
 def _done(collection: Collection) -> frozenset[str]:

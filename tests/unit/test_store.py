@@ -153,7 +153,7 @@ def test_each_hospital_gets_what_it_missed(tmp_path: Path, small_plan: Plan) -> 
     applied = {"hospital-1": 2, "hospital-2": 3}
     frames = writer.write(Step("train", 4), attempt=0, applied=applied, to=("hospital-1", "hospital-2", "hospital-3"))
     rounds = {}
-    for name, frame in frames.items():
+    for name, frame in frames:
         signed = decode_request(frame, identity.public_hex)
         assert signed.request.hospital == name
         rounds[name] = [entry.round for entry in signed.request.aggregates]
