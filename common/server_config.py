@@ -31,6 +31,12 @@ class ServerConfig(Settings):
     identity_key: Path = Field(description="Ed25519 private key that signs requests, mode 0600")
     folder: Path = Field(description="store, Flower's database and logs")
     nodes: tuple[NodeEntry, ...] = Field(min_length=1, description="gateways that may connect, one per hospital")
+    patience_s: float = Field(
+        default=1800.0,
+        ge=0,
+        le=30 * 86_400,
+        description="a run that failed is tried again by itself until it has gained no round for this long, seconds",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severity that the ServerApp logs"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -11,20 +12,23 @@ from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.config import load_settings
-from common.errors import FedwardError, PlanError
+from common.errors import DeploymentError, FedwardError, PlanError, StoreError
 from common.identity import Identity
 from common.plan import Plan
 from common.server_config import ServerConfig, load_server
 from server.guard import refuse_learning_code, refuse_secret_key
+from server.lock import hold
 from server.one_by_one import OneByOneGrid
 from server.progress import Progress, ProgressFile
 from server.requests import RequestWriter, steps_after
 from server.run_folder import CONFIG_VARIABLE, CONNECT_TIMEOUT_KEY, PLAN_FILE, RUN_KEY, run_folder
-from server.store import Store
+from server.store import Store, StoredHistory
 from server.strategy import SecureAggregation
 
 log = logging.getLogger(__name__)
 LOG_FILE = "serverapp.log"
+LOCK_FILE = "serverapp.lock"
+LOCK_WAIT_S = 30.0
 
 app = ServerApp()
 
@@ -40,21 +44,21 @@ def main(grid: Grid, context: Context) -> None:
     folder = run_folder(config, run)
     _log_to(folder / LOG_FILE, config.log_level)
     plan = load_settings(folder / PLAN_FILE, Plan)
-    progress = ProgressFile(folder, Progress(run, plan.name, plan.training.rounds))
-    store = Store(config.folder)
-    try:
-        _run(config, plan, run=run, grid=OneByOneGrid(grid), store=store, progress=progress, context=context)
-    except FedwardError as error:
-        log.error("stopped: %s", error)  # noqa: TRY400 -- a sentence for the operator, not a fault of the program
-        progress.end("stopped", str(error))
-        store.end(run, "stopped", reason=str(error))
-        raise
-    except Exception as error:
-        log.exception("stopped by an unexpected error")
-        progress.end("stopped", f"unexpected {type(error).__name__}; see {folder / LOG_FILE}")
-        raise
-    finally:
-        store.close()
+    busy = f"another ServerApp still carries run {run}; it ends by itself once it notices that the SuperLink is gone"
+    with hold(folder / LOCK_FILE, wait_s=LOCK_WAIT_S, busy=busy):
+        progress = ProgressFile(folder, Progress(run, plan.name, plan.training.rounds))
+        with contextlib.closing(Store(config.folder)) as store:
+            try:
+                _run(config, plan, run=run, grid=OneByOneGrid(grid), store=store, progress=progress, context=context)
+            except FedwardError as error:
+                log.error("stopped: %s", error)  # noqa: TRY400 -- a sentence for the operator, no fault of the program
+                progress.end("stopped", str(error), again=isinstance(error, DeploymentError | StoreError))
+                raise
+            except Exception as error:
+                log.exception("stopped by an unexpected error")
+                reason = f"unexpected {type(error).__name__}; see {folder / LOG_FILE}"
+                progress.end("stopped", reason, again=True)
+                raise
 
 
 def _run(  # noqa: PLR0913 -- the parts of one run
@@ -73,7 +77,7 @@ def _run(  # noqa: PLR0913 -- the parts of one run
             f"plan '{plan.name}' names another coordinator than the key {config.identity_key}; "
             "use the plan of this federation"
         )
-    writer = RequestWriter(plan, run, identity.sign, lambda first, last: store.aggregates(run, first, last))
+    writer = RequestWriter(plan, run, identity.sign, StoredHistory(store, run))
     steps = steps_after(plan, store.last_complete_round(run))
     strategy = SecureAggregation(
         writer,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import signal
 import time
 from pathlib import Path
 from typing import Annotated
@@ -17,18 +18,20 @@ from common.child import ChildEvent
 from common.command import run_command
 from common.config import load_settings
 from common.coverage import NOT_COVERED
-from common.errors import DeploymentError, FedwardError
+from common.errors import DeploymentError
 from common.folders import make_folder
 from common.plan import Plan
 from common.server_config import ServerConfig, load_server
 from common.supervise import supervise
 from server.display import ProgressDisplay
 from server.guard import refuse_secret_key
+from server.lock import COORDINATOR_LOCK, hold, is_held
 from server.processes import coordinator_children, forget_superlink_state, register_nodes
 from server.progress import read_progress
 from server.run_folder import run_folder, write_run_folder
-from server.store import Store
-from server.watch import cancel, follow, run_summary, submit
+from server.steward import Steward
+from server.store import Run, Store
+from server.watch import PROGRESS_POLL_S, STOPPED_BY_OPERATOR, run_summary
 
 READY_LINE = "coordinator ready"
 
@@ -56,13 +59,16 @@ def start(config: ConfigOption) -> None:
     make_folder(settings.folder, key="folder")
     forget_superlink_state(settings)
     stages = coordinator_children(settings, config)
+    busy = f"{settings.folder}: a coordinator already runs with this folder; stop it first, or name another folder"
 
     async def serve() -> None:
         await register_nodes(settings)
         typer.echo(f"{READY_LINE}: {len(settings.nodes)} hospitals may connect to {settings.fleet_address}")
-        await asyncio.Event().wait()
+        with contextlib.closing(Store(settings.folder)) as store:
+            await Steward(settings, store, say=lambda text: typer.echo(text, err=True)).serve()
 
-    asyncio.run(supervise(stages, on_event=_print_event, restart=True, work=serve))
+    with hold(settings.folder / COORDINATOR_LOCK, wait_s=0.0, busy=busy):
+        asyncio.run(supervise(stages, on_event=_print_event, restart=True, work=serve))
     typer.echo("coordinator stopped")
 
 
@@ -82,27 +88,33 @@ def run(
 ) -> None:
     """Run a plan to its end and show its progress. The coordinator must be up (`fedward-server start`).
 
-    Ends with status 0 if the run finished, and with the reason if it stopped. Ctrl-C stops the run; a stopped run can
-    be resumed with --run-id.
+    Ends with status 0 if the run finished, and with the reason if it stopped. Should the coordinator be restarted
+    meanwhile, the run goes on by itself after its last complete round. Ctrl-C stops the run; a stopped run can be
+    resumed with --run-id.
     """
     settings = _load(config)
     agreed = load_settings(plan, Plan)
     identifier = run_id or secrets.token_hex(16)
     folder = run_folder(settings, identifier)
-    make_folder(settings.folder, key="folder")
+    if not is_held(settings.folder / COORDINATOR_LOCK):
+        raise DeploymentError(
+            f"{settings.folder}: no coordinator is up with this file; start it with `fedward-server start`"
+        )
     with contextlib.closing(Store(settings.folder)) as store:
         plan_json = canonical_bytes(agreed.model_dump(mode="json")).decode()
         # `roster` refuses a template before anything is recorded.
         names = tuple(hospital.name for hospital in agreed.roster)
+        write_run_folder(
+            settings, identifier, plan_text=plan.read_text(encoding="utf-8"), connect_timeout_s=connect_timeout_s
+        )
         store.begin(identifier, plan_digest=agreed.digest, plan_json=plan_json, now=time.time())
-        write_run_folder(settings, identifier, plan_text=plan.read_text(encoding="utf-8"))
         typer.echo(f"run {identifier}: plan '{agreed.name}', {len(names)} hospitals", err=True)
         typer.echo(f"note: {NOT_COVERED}", err=True)
-        state, reason = asyncio.run(_run(settings, store, identifier, names=names, connect_timeout_s=connect_timeout_s))
+        ended = _watch(settings, store, identifier, names=names)
         if json_output:
             typer.echo(json.dumps(run_summary(store, identifier), indent=2))
-    if state != "finished":
-        raise DeploymentError(f"run {identifier} stopped: {reason}; its log is {folder}")
+    if ended.state != "finished":
+        raise DeploymentError(f"run {identifier} stopped: {ended.reason}; its log is {folder}")
 
 
 @app.command()
@@ -126,25 +138,27 @@ def main() -> None:
     run_command(app)
 
 
-async def _run(
-    settings: ServerConfig, store: Store, identifier: str, *, names: tuple[str, ...], connect_timeout_s: float
-) -> tuple[str, str]:
-    flower_run = ""
+def _watch(settings: ServerConfig, store: Store, identifier: str, *, names: tuple[str, ...]) -> Run:
+    """Show a run until it ends; the coordinator's own process carries it."""
+    folder, shown = run_folder(settings, identifier), 0.0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        flower_run = await submit(settings, identifier, connect_timeout_s=connect_timeout_s)
         with ProgressDisplay(names) as display:
-            state, reason = await follow(settings, identifier, flower_run, on_progress=display.show)
-    except FedwardError as error:
-        state, reason = "stopped", str(error)
-    except asyncio.CancelledError:
-        # Ctrl-C: asyncio cancels this task, and raises KeyboardInterrupt once it has ended.
-        store.end(identifier, "stopped", reason="stopped by the operator")
-        if flower_run:
-            await cancel(settings, flower_run)
+            while True:
+                known = store.run(identifier)
+                progress = read_progress(folder)
+                if progress is not None and progress.updated != shown:
+                    shown = progress.updated
+                    display.show(progress)
+                if known is None or known.state != "running":
+                    break
+                time.sleep(PROGRESS_POLL_S)
+    except KeyboardInterrupt:
+        store.end(identifier, "stopped", reason=STOPPED_BY_OPERATOR)
         raise
-    if state == "stopped":
-        store.end(identifier, "stopped", reason=reason)
-    return state, reason
+    if known is None:
+        raise DeploymentError(f"run {identifier}: is gone from {store.path}; restore the store's backup")
+    return known
 
 
 def _load(config: Path) -> ServerConfig:

@@ -33,7 +33,8 @@ class HospitalProgress:
 class Progress:
     """The state of a run.
 
-    Times are Unix seconds; `rounds` counts training rounds; `peak_rss_bytes` is the ServerApp's own memory.
+    Times are Unix seconds; `rounds` counts training rounds; `peak_rss_bytes` is the ServerApp's own memory, `pid` its
+    process; `again` says of a stopped one whether starting it once more may help.
     """
 
     run: str
@@ -41,6 +42,8 @@ class Progress:
     rounds: int
     state: RunState = "running"
     reason: str = ""
+    again: bool = True
+    pid: int = 0
     phase: Phase = "waiting"
     round: int = 0
     attempt: int = 0
@@ -60,7 +63,7 @@ class ProgressFile:
     def __init__(self, folder: Path, progress: Progress) -> None:
         self._path = folder / FILE_NAME
         self._progress = progress
-        progress.started = time.time()
+        progress.started, progress.pid = time.time(), os.getpid()
         self.write()
 
     def open(self, kind: Kind, round_number: int, *, attempt: int, connected: tuple[str, ...]) -> None:
@@ -86,9 +89,10 @@ class ProgressFile:
         hospital.down_bytes += outcome.down_bytes
         self.write()
 
-    def end(self, state: RunState, reason: str) -> None:
-        """The run is over."""
+    def end(self, state: RunState, reason: str, *, again: bool = False) -> None:
+        """The ServerApp's part is over."""
         self._progress.phase, self._progress.state, self._progress.reason = "done", state, reason
+        self._progress.again = again
         self.write()
 
     def write(self) -> None:

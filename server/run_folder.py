@@ -11,6 +11,7 @@ CONFIG_VARIABLE = "FEDWARD_SERVER_CONFIG"
 RUN_KEY = "fedward-run"
 CONNECT_TIMEOUT_KEY = "fedward-connect-timeout-s"
 PLAN_FILE = "plan.yaml"
+_TIMEOUT_FILE = "connect-timeout-s"
 APP_FOLDER = "flower-app"
 RUN_ID_DIGITS = 32
 
@@ -50,14 +51,28 @@ def run_folder(config: ServerConfig, run: str) -> Path:
     return config.folder / "runs" / run
 
 
-def write_run_folder(config: ServerConfig, run: str, *, plan_text: str) -> Path:
-    """Make the run's folder with a copy of its plan.
+def write_run_folder(config: ServerConfig, run: str, *, plan_text: str, connect_timeout_s: float) -> Path:
+    """Make the run's folder with what it needs to be started, also after a crash: its plan, and how long to wait.
 
     Raises:
         StoreError: If the disk refuses.
     """
     folder = run_folder(config, run)
+    _write(folder / _TIMEOUT_FILE, f"{connect_timeout_s:.3f}")
     return _write(folder / PLAN_FILE, plan_text).parent
+
+
+def read_connect_timeout(config: ServerConfig, run: str) -> float:
+    """How long a run waits for all hospitals before its first exchange, seconds.
+
+    Raises:
+        StoreError: If the run's folder is gone.
+    """
+    path = run_folder(config, run) / _TIMEOUT_FILE
+    try:
+        return float(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read; restore 'folder' from its backup") from error
 
 
 def write_flower_app(config: ServerConfig) -> Path:

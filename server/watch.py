@@ -6,20 +6,23 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
+
+import psutil
 
 from common.errors import DeploymentError
 from common.server_config import ServerConfig
 from server.processes import CONNECTION, flwr
-from server.progress import FILE_NAME, Progress, read_progress
+from server.progress import FILE_NAME, read_progress
 from server.run_folder import CONNECT_TIMEOUT_KEY, RUN_KEY, run_folder, write_flower_app
-from server.store import Exchange, Store
+from server.store import Exchange, RunState, Store
 
 PROGRESS_POLL_S = 0.2
-# Each look costs a second of CPU; the progress file says the same sooner, unless the ServerApp was killed.
+# Each look costs a second of CPU, and is needed only until the ServerApp has written its first progress.
 FLOWER_POLL_S = 15.0
 LAST_WRITE_S = 2.0
+STOPPED_BY_OPERATOR = "stopped by the operator"
 
 
 async def submit(config: ServerConfig, run: str, *, connect_timeout_s: float) -> str:
@@ -39,37 +42,49 @@ async def submit(config: ServerConfig, run: str, *, connect_timeout_s: float) ->
     return str(answer["run-id"])
 
 
-async def follow(
-    config: ServerConfig, run: str, flower_run: str, *, on_progress: Callable[[Progress], None]
-) -> tuple[str, str]:
-    """Wait for the end of a run.
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Why a Flower run is over before the run is finished; `again` if trying once more may help."""
+
+    reason: str
+    again: bool
+
+
+async def follow(config: ServerConfig, run: str, flower_run: str, *, state: Callable[[], RunState]) -> Ended | None:
+    """Wait for the end of a Flower run.
 
     Args:
         config: The server file.
         run: Run id.
         flower_run: Flower's id of it.
-        on_progress: Called at each change.
+        state: What the store says of the run.
 
     Returns:
-        State (finished or stopped) and the reason of a stop.
+        None if the run is finished, else why it ended.
 
     Raises:
         DeploymentError: If the SuperLink stops answering.
     """
-    folder, shown, next_look = run_folder(config, run), 0.0, time.monotonic() + FLOWER_POLL_S
-    while True:
+    folder, next_look = run_folder(config, run), time.monotonic() + FLOWER_POLL_S
+    while state() == "running":
         progress = read_progress(folder)
-        if progress is not None and progress.updated != shown:
-            shown = progress.updated
-            on_progress(progress)
-        if progress is not None and progress.state != "running":
-            return progress.state, progress.reason
-        if time.monotonic() > next_look:
-            reason = await _end_seen_by_flower(config, flower_run, folder)
-            if reason is not None:
-                return "stopped", reason
+        if progress is not None and progress.state == "stopped":
+            return Ended(progress.reason, again=progress.again)
+        reason = ""
+        if progress is not None and progress.state == "running":
+            # While it lives it decides: it waits for a SuperLink that is being restarted.
+            reason = "" if _lives(progress.pid) else "the ServerApp was killed"
+        elif time.monotonic() > next_look:
+            reason = await _end_seen_by_flower(config, flower_run)
             next_look = time.monotonic() + FLOWER_POLL_S
+        if reason:
+            # It may have said how it ended, a moment before.
+            await asyncio.sleep(LAST_WRITE_S)
+            last = read_progress(folder)
+            if last is None or last.state == "running":
+                return Ended(reason, again=True)
         await asyncio.sleep(PROGRESS_POLL_S)
+    return None if state() == "finished" else Ended(STOPPED_BY_OPERATOR, again=False)
 
 
 async def cancel(config: ServerConfig, flower_run: str) -> None:
@@ -112,21 +127,24 @@ def _exchange_summary(exchange: Exchange) -> dict[str, Any]:
     }
 
 
-async def _end_seen_by_flower(config: ServerConfig, flower_run: str, folder: Path) -> str | None:
-    """Why the run is over although its progress file says that it runs; None if it does run."""
+async def _end_seen_by_flower(config: ServerConfig, flower_run: str) -> str:
+    """Why the run is over, as Flower sees it; empty if it does run."""
     answer = await flwr(config, "list", CONNECTION, "--run-id", flower_run)
     rows = answer.get("runs") or [{}]
     status = str(rows[0].get("status", ""))
     if not answer.get("success"):
-        raise DeploymentError(f"{_last_line(answer.get('error-message'))}; start the coordinator, then resume the run")
+        raise DeploymentError(f"the SuperLink does not answer: {_last_line(answer.get('error-message'))}")
     if not status.startswith("finished"):
-        return None
-    await asyncio.sleep(LAST_WRITE_S)
-    progress = read_progress(folder)
-    if progress is not None and progress.state != "running":
-        # It did say how it ended, a moment after Flower did; `follow` reads that.
-        return None
+        return ""
     return f"the ServerApp ended ({status}): {_last_line(rows[0].get('status-details'))}"
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has asked about yet does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _last_line(text: object) -> str:

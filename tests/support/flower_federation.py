@@ -58,6 +58,7 @@ class Federation:
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     fleet_port: int = field(default_factory=free_port)
     runtime_port: int = field(default_factory=free_port)
+    patience_s: float = 0.0
 
     @property
     def server_file(self) -> Path:
@@ -159,6 +160,7 @@ class Federation:
             "superexec_secret": "superlink.secret",
             "identity_key": "identity.key",
             "folder": "work",
+            "patience_s": self.patience_s,
             "nodes": [{"name": name, "public_key": f"{name}.pub"} for name in self.hospitals],
         }
 
