@@ -25,12 +25,12 @@ from torch.utils.data import DataLoader
 
 from client.accountant import PrivacyEvent
 from client.batches import CoinSampler, Units, unit_loader
-from client.grid_optimizer import GridOptimizer, NoiseSampler
-from client.model import trainable_vector
+from client.grid_optimizer import MOST_UNITS, GridOptimizer, NoiseSampler
+from client.model import compute_in_full_precision, trainable_vector
 from client.noise import bernoulli, discrete_gaussian
 from common.errors import LocalProtocolError, PlanError, UnsupportedLayer
 
-# Per-unit gradients, in the model's type and as float64, take about 16 bytes per parameter and unit; this bounds them.
+# Per-unit gradients, as float64 and as integers, take about 16 bytes per parameter and unit; this bounds them.
 _GRADIENT_BYTES = 16 << 20
 
 
@@ -113,8 +113,8 @@ def train_local(  # noqa: PLR0913 -- keyword-only
     """Train `model` in place for `settings.steps` DP-SGD steps.
 
     Args:
-        model: Its trainable parameters are trained from where they are; no hook is left on it.
-        x: One row per unit, shape (units, ...), on the model's device.
+        model: Its parameters are float64, and trained from where they are; no hook is left on it.
+        x: One row per unit, shape (units, ...), on the model's device, floating; converted to float64 chunk by chunk.
         y: Class of each unit, shape (units,), int64.
         settings: See `TrainingSettings`.
         sigma: Noise standard deviation in units of the sensitivity, > 0: the one that was charged.
@@ -126,14 +126,20 @@ def train_local(  # noqa: PLR0913 -- keyword-only
 
     Raises:
         UnsupportedLayer: If a trained layer mixes units or keeps statistics of them.
-        LocalProtocolError: If the shapes do not fit or sigma is not positive. Never for a value in `x`.
+        LocalProtocolError: If the shapes or the model's type do not fit, or sigma is not positive. Never for a value
+            in `x`.
 
     Guarantees:
-        Each step releases sum of round(clip(g_u)) + discrete Gaussian on the grid C*2^-20, and nothing else of the
-        data: (epsilon, delta) as `epsilon_of([settings.event(sigma)], delta)` says, per unit, under add/remove.
+        Each step releases round(sum of clip(g_u)) + discrete Gaussian on the grid C*2^-20, and nothing else of the
+        data: (epsilon, delta) as `epsilon_of([settings.event(sigma)], delta)` says, per unit, under add/remove. The
+        noise is sigma times `client.grid_optimizer.sensitivity_steps`, which also pays for all rounding.
     """
     if len(x) != len(y) or not 0 < sigma < math.inf:
         raise LocalProtocolError(f"{len(x)} inputs, {len(y)} labels, sigma {sigma}; equal lengths and sigma > 0 needed")
+    if any(p.dtype != torch.float64 for p in model.parameters()) or len(y) > MOST_UNITS:
+        # What the others' gradients move when a unit comes or goes is bounded for this type and this many.
+        raise LocalProtocolError(f"a model in float64 and at most {MOST_UNITS} units can be trained; seen others")
+    compute_in_full_precision()
     _train_mode(model)
     refuse_unsupported_layers(model)
     before = trainable_vector(model)
@@ -184,9 +190,13 @@ def _make_private(
         clipping="flat",
         loss_reduction="sum",
     )
-    divisor = settings.rate * settings.declared_units
     ours = GridOptimizer(
-        theirs.original_optimizer, sigma=sigma, clip=settings.clip, divisor=divisor, noise=randomness.noise
+        theirs.original_optimizer,
+        sigma=sigma,
+        clip=settings.clip,
+        rate=settings.rate,
+        declared_units=settings.declared_units,
+        noise=randomness.noise,
     )
     return module, ours, batches
 
@@ -204,7 +214,7 @@ def _step(module: GradSampleModule, optimizer: GridOptimizer, inputs: Tensor, *,
         optimizer.signal_skip_step(do_skip=stop < len(labels))
         # A sum, not a mean: with a mean Opacus would scale each unit's gradient by the size of its chunk.
         # Inputs that require gradients: else torch warns at each backward hook of a first layer.
-        logits = module(inputs[start:stop].detach().requires_grad_())
+        logits = module(inputs[start:stop].double().detach().requires_grad_())
         loss = nn.functional.cross_entropy(logits, labels[start:stop], reduction="sum")
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -19,6 +19,7 @@ from client.data.images import decode_image
 from client.data.table import ImageTable, OnUndecodable
 from client.feature_cache import Vectors, read_cache, write_cache
 from client.lite0 import FEATURES, Lite0
+from client.model import compute_in_full_precision
 from common.errors import DataError, LocalProtocolError
 
 MAX_VIEWS: Final = 8
@@ -110,6 +111,7 @@ def extract(
     bad: set[str] = set()
     on_progress(len(known), len(table.records))
     if missing:
+        compute_in_full_precision()
         trunk = load_lite0(recipe.compute)
         for start in range(0, len(missing), _IMAGES_PER_SAVE):
             for record in missing[start : start + _IMAGES_PER_SAVE]:

@@ -15,28 +15,57 @@ from client.accountant import GRID_BITS
 NoiseSampler = Callable[[int, float], NDArray[np.int64]]
 
 
-class GridOptimizer(DPOptimizer):  # type: ignore[misc]
-    """Opacus' optimizer with an exact clipped sum on a grid, discrete noise and the declared divisor.
+# Units are summed on a grid this much finer than the noise's: what tips over in its roundings is next to nothing.
+_FINER_BITS = 24
+# Up to here a sum of units on the finer grid fits into 63 bits, whatever they hold.
+MOST_UNITS = 1 << 18
 
-    The grid's step is C*2^-20. Each unit's clipped gradient is rounded to it, so sums are of integers below 2^53: exact
-    in float64 in any order. Rounding moves a unit's gradient by at most sqrt(d)/2 steps, d the number of parameters;
-    the noise is scaled to the sensitivity 2^20 + sqrt(d) + 1, which also covers float64's error in the clip factor.
+
+def sensitivity_steps(parameters: int, units: int) -> float:
+    """How far one unit more or less moves the sum that noise is added to, in grid steps of C*2^-20, L2 norm.
+
+    Args:
+        parameters: Number of trainable parameters d, >= 1.
+        units: Declared number of units n, public, >= 1.
+
+    Returns:
+        2^20 + sqrt(d) + max(1, n sqrt(d) 2^-23): the unit's own clipped gradient; the rounding of two sums to the grid,
+        half a step in each parameter for each; and what the other units move. Their gradients are functions of their
+        own data, but for float64's rounding, which a library may do differently for a batch of another size. Where it
+        moves each by rho*C and their roundings to C*2^-44 then tip over, all move by n (2^20 rho + sqrt(d) 2^-24)
+        steps: covered for rho up to sqrt(d) 2^-44, 4e-12 at d = 4608, and more where n is small. Also for twice the
+        declared units while rho is a tenth of that; the error of the clip factor, 1e-15, is far below.
+    """
+    return 2.0**GRID_BITS + math.sqrt(parameters) + max(1.0, units * math.sqrt(parameters) * 2.0**-23)
+
+
+class GridOptimizer(DPOptimizer):  # type: ignore[misc]
+    """Opacus' optimizer with an exact clipped sum, discrete noise on a grid and the declared divisor.
+
+    Each unit's clipped gradient is rounded to C*2^-44 and summed in 64-bit integers: exact in any order. The sum is
+    then rounded to the noise's grid, C*2^-20, and the noise is scaled to `sensitivity_steps`.
     """
 
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, *, sigma: float, clip: float, divisor: float, noise: NoiseSampler
+    def __init__(  # noqa: PLR0913 -- keyword-only
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        sigma: float,
+        clip: float,
+        rate: float,
+        declared_units: int,
+        noise: NoiseSampler,
     ) -> None:
         super().__init__(
             optimizer, noise_multiplier=sigma, max_grad_norm=clip, expected_batch_size=None, loss_reduction="sum"
         )
-        size = sum(p.numel() for p in self.params)
-        self._noise_sd = sigma * (2.0**GRID_BITS + math.sqrt(size) + 1)
-        self._per_clip = 2.0**GRID_BITS
-        self._unit = clip * 2.0**-GRID_BITS / divisor
+        self._noise_sd = sigma * sensitivity_steps(sum(p.numel() for p in self.params), declared_units)
+        self._per_clip = 2.0 ** (GRID_BITS + _FINER_BITS)
+        self._unit = clip * 2.0**-GRID_BITS / (rate * declared_units)
         self._noise = noise
 
     def clip_and_accumulate(self) -> None:
-        """Add each unit's gradient, clipped and rounded, in grid steps; a non-finite one counts as zero."""
+        """Add each unit's gradient, clipped and rounded to the finer grid; a non-finite one counts as zero."""
         # In place where it can be: per-unit gradients are the largest thing that a site ever holds.
         samples = [g.flatten(1).double() for g in self.grad_samples]
         norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in samples]).square().sum(0).sqrt()
@@ -45,11 +74,12 @@ class GridOptimizer(DPOptimizer):  # type: ignore[misc]
         factor = self._per_clip / torch.where(finite, norms, torch.ones_like(norms)).clamp(min=self.max_grad_norm)
         for p, g in zip(self.params, samples, strict=True):
             g[~finite] = 0.0
-            total = g.mul_(factor[:, None]).round_().sum(0)
+            total = g.mul_(factor[:, None]).round_().to(torch.int64).sum(0)
             p.summed_grad = total if p.summed_grad is None else p.summed_grad + total
 
     def add_noise(self) -> None:
-        """Add the noise in grid steps; only then return to gradient units, divided by the declared size."""
+        """Round to grid steps and add the noise; only then return to gradient units, divided by the declared size."""
         for p in self.params:
             noise = torch.from_numpy(self._noise(p.numel(), self._noise_sd)).to(p.device)
-            p.grad = ((p.summed_grad + noise) * self._unit).to(p.dtype).view_as(p)
+            steps = (p.summed_grad + (1 << (_FINER_BITS - 1))) >> _FINER_BITS
+            p.grad = ((steps + noise).double() * self._unit).to(p.dtype).view_as(p)

@@ -21,6 +21,7 @@ from client.dpsgd import CSPRNG, Randomness, TrainingSettings, refuse_unsupporte
 from client.evaluate import confusion
 from client.feature_process import extract_apart
 from client.features import FeatureRecipe
+from client.grid_optimizer import MOST_UNITS
 from client.model import build_model, load_vector, one_per_unit, trainable_vector
 from client.unit_features import unit_features
 from common.errors import DataError, PlanError
@@ -75,7 +76,8 @@ class Learner:
         self.initial = trainable_vector(model)
         self.training_units, self.held_out_units = len(train.units), len(evaluation.units)
         self.units = (*train.units, *evaluation.units)
-        self._plan, self._model, self._train, self._evaluation = plan, model, train, evaluation
+        # Training needs float64; the inputs of training stay as they are and are converted by the chunk.
+        self._plan, self._model, self._train, self._evaluation = plan, model.double(), train, evaluation
         self._randomness = randomness
         member = plan.roster[plan.agreed.position(hospital)]
         self._settings = TrainingSettings(
@@ -108,7 +110,8 @@ class Learner:
     def confusion(self, parameters: NDArray[np.float64]) -> NDArray[np.int64]:
         """Counts on held-out units, true class by predicted class, shape (classes, classes)."""
         load_vector(self._model, parameters)
-        return confusion(self._model, self._evaluation.x, self._evaluation.y, classes=len(self._plan.data.classes))
+        x, y = self._evaluation.x.double(), self._evaluation.y
+        return confusion(self._model, x, y, classes=len(self._plan.data.classes))
 
 
 def load_learner(
@@ -143,8 +146,11 @@ def load_learner(
         log.warning("%s", warning)
     aside = [held_out(unit, salt=plan.data.held_out_salt, fraction=plan.data.held_out) for unit in data.units]
     train, evaluation = data.where([not chosen for chosen in aside]), data.where(aside)
-    if not train.units:
-        raise DataError(f"{config.data}: no {table.unit_name} is left to train on; the folder needs more images")
+    if not 1 <= len(train.units) <= MOST_UNITS:
+        raise DataError(
+            f"{config.data}: seen {len(train.units)} {table.unit_name}(s) to train on; 1 to {MOST_UNITS} are allowed: "
+            "add or remove images"
+        )
     model = plan_model(plan).to(data.x.device)
     size = trainable_vector(model).size
     if size != plan.agreed.trainable_parameters:

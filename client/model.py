@@ -83,6 +83,13 @@ def _initialise(network: nn.Module, seed: int) -> None:
             parameter.copy_(torch.from_numpy((2 * unit - 1) * bound).view_as(parameter))
 
 
+def compute_in_full_precision() -> None:
+    """Forbid TF32 and the like in this process: float32 then means 24 bits in every product, on every GPU."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def layout(model: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """Names and shapes of the trainable parameters, in the order of the flat vector."""
     return tuple((name, tuple(p.shape)) for name, p in _trainable(model))

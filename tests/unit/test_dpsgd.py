@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 import warnings
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from opacus import PrivacyEngine
+from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from client.dpsgd import Randomness, TrainingSettings, train_local
+from client.grid_optimizer import sensitivity_steps
 from client.model import build_model, trainable_vector
 from client.noise import bernoulli
 from common.errors import LocalProtocolError, PlanError, UnsupportedLayer
@@ -85,18 +91,121 @@ def test_without_noise_training_is_clipped_momentum_sgd_by_hand() -> None:
     np.testing.assert_allclose(seen, vector, atol=40 * 0.5 * GRID)
 
 
-def test_one_unit_moves_the_sum_by_at_most_the_clip() -> None:
-    """The sensitivity that is charged: whatever the unit, adding it moves the pre-noise sum by C at most."""
-    x, y = units()
-    for scale in (1e-3, 1.0, 1e6, 1e18):
-        extra = torch.full((1, FEATURES), scale)
-        one = full(1, declared=1)
-        without = train(head().float(), x, y, one, randomness=SILENT)
-        with_it = train(head().float(), torch.cat([x, extra]), torch.cat([y, y[:1]]), one, randomness=SILENT)
-        moved = np.linalg.norm(with_it - without)
-        assert moved <= 0.5 * (1 + 1e-5)
-        if scale >= 1:
-            assert moved >= 0.49  # control: it does count, up to the bound
+@dataclass
+class Recorder:
+    """Draws no noise, and keeps the standard deviation that it was asked for."""
+
+    sd: float = 0.0
+
+    def __call__(self, count: int, sd: float) -> NDArray[np.int64]:
+        """The seam of `train_local`."""
+        self.sd = sd
+        return np.zeros(count, np.int64)
+
+
+def grid_sum(model: nn.Module, x: Tensor, y: Tensor, *, clip: float = 0.5) -> tuple[np.ndarray, float]:
+    """The sum that noise is added to, in grid steps, and the noise's standard deviation at sigma 1."""
+    recorder = Recorder()
+    moved = train(copy.deepcopy(model), x, y, full(1, declared=1, clip=clip), randomness=Randomness(noise=recorder))
+    return -moved / (clip * GRID), recorder.sd
+
+
+def warm(kind: Literal["lite0-head", "groupnorm-cnn"], seed: int, *, size: float = 0.3) -> nn.Module:
+    """A model in double precision that has trained for a while: no parameter is zero."""
+    model = build_model(kind, classes=CLASSES, features=FEATURES, width=4, seed=seed).double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return model
+
+
+@pytest.mark.parametrize("clip", [1e-3, 0.5, 1e4])
+def test_one_unit_moves_the_sum_by_at_most_what_the_noise_is_scaled_to(clip: float) -> None:
+    """The sensitivity that is charged: add or remove any unit, of any size, in any place, and look at the whole sum."""
+    most = 0.0
+    for seed, scale in itertools.product(range(6), (1e-6, 1.0, 1e6, 1e18, 1e150)):
+        x, y = units(seed)
+        model = warm("lite0-head", seed)
+        place = (7 * seed) % UNITS
+        whole = x.double()
+        whole[place] *= scale
+        keep = torch.arange(UNITS) != place
+        with_it, sd = grid_sum(model, whole, y, clip=clip)
+        without, _ = grid_sum(model, whole[keep], y[keep], clip=clip)
+        moved = float(np.linalg.norm(with_it - without))
+        assert moved <= sd + 1e-6
+        most = max(most, moved)
+    assert sd == 2**20 + math.sqrt(CLASSES * FEATURES) + 1
+    if clip < 1e4:
+        assert most >= 2**20 - 10  # control: a unit does count, up to the bound
+
+
+@pytest.mark.parametrize("kind", ["lite0-head", "groupnorm-cnn"])
+def test_the_other_units_do_not_move(kind: Literal["lite0-head", "groupnorm-cnn"]) -> None:
+    """A unit without a gradient comes and goes: what then moves is rounding by batch size alone, far below a step."""
+    for seed in range(3):
+        x, y = units(seed) if kind == "lite0-head" else (torch.randn(9, 3, 16, 16), torch.arange(9) % CLASSES)
+        broken = torch.full_like(x[:1], math.nan)
+        model = warm(kind, seed)
+        for count in (1, 2, 7, len(x)):
+            alone, _ = grid_sum(model, x[:count], y[:count])
+            among, _ = grid_sum(model, torch.cat([broken, x[:count]]), torch.cat([y[:1], y[:count]]))
+            np.testing.assert_allclose(alone, among, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["lite0-head", "groupnorm-cnn"])
+def test_a_gradient_does_not_depend_on_the_batch_in_float64_but_does_in_float32(
+    kind: Literal["lite0-head", "groupnorm-cnn"],
+) -> None:
+    """The rho of `sensitivity_steps`, measured: relative to C, over batch sizes and large inputs."""
+    moved: dict[torch.dtype, float] = {}
+    for dtype in (torch.float32, torch.float64):
+        moved[dtype] = 0.0
+        for seed, scale in itertools.product(range(2), (0.1, 1.0, 100.0)):
+            generator = torch.Generator().manual_seed(seed)
+            shape = (FEATURES,) if kind == "lite0-head" else (3, 16, 16)
+            x = (scale * torch.randn(33, *shape, generator=generator, dtype=torch.float64)).to(dtype)
+            y = torch.randint(0, CLASSES, (33,), generator=generator)
+            model = warm(kind, seed).to(dtype)
+            alone = torch.cat([clipped_per_unit(model, x[n : n + 1], y[n : n + 1]) for n in range(3)])
+            for count in (3, 8, 33):
+                among = clipped_per_unit(model, x[:count], y[:count])[:3]
+                moved[dtype] = max(moved[dtype], float((among - alone).norm(dim=1).max()))
+    assert moved[torch.float64] < 1e-13
+    if moved[torch.float32] == 0:
+        pytest.skip("the control: this machine's kernels sum in one order for every batch size, even in float32")
+    assert moved[torch.float32] > 1e-9  # control
+
+
+def clipped_per_unit(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Per-unit gradients of Opacus, clipped to norm 1, shape (units, parameters)."""
+    module = GradSampleModule(copy.deepcopy(model), loss_reduction="sum")
+    logits = module(x.clone().requires_grad_())
+    nn.functional.cross_entropy(logits, y, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    rows = torch.cat([p.grad_sample.flatten(1).double() for p in module.parameters()], dim=1)
+    return cast("Tensor", rows / rows.norm(dim=1, keepdim=True).clamp(min=1))
+
+
+def test_what_others_move_is_paid_for_where_there_are_very_many() -> None:
+    """Up to a million parameters and some thousand units one step is enough; beyond, the noise grows with both."""
+    assert sensitivity_steps(4608, 400) == 2**20 + math.sqrt(4608) + 1
+    assert sensitivity_steps(10_000, 200_000) == 2**20 + 100 + 200_000 * 100 / 2**23
+
+
+def test_training_forbids_tf32() -> None:
+    """Whatever another library has switched on before: products of ten bits would be no float32."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    train(head(), *units(), full())
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_model_in_float32_is_refused() -> None:
+    """Its gradients depend on the batch by 5e-7: a thousand units would move the sum by 500 steps unpaid."""
+    with pytest.raises(LocalProtocolError, match="float64"):
+        train(head().float(), *units(), full())
 
 
 def test_a_batch_in_chunks_is_the_same_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,10 +223,10 @@ def test_a_unit_that_is_not_finite_counts_as_zero(kind: str, poison: float) -> N
     """One broken image must neither spoil the update nor stop a round whose budget is spent."""
     if kind == "lite0-head":
         x, y = units()
-        models = [head().float() for _ in range(2)]
+        models = [head() for _ in range(2)]
     else:
         x, y = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
-        models = [build_model("groupnorm-cnn", classes=CLASSES, width=4, seed=1) for _ in range(2)]
+        models = [build_model("groupnorm-cnn", classes=CLASSES, width=4, seed=1).double() for _ in range(2)]
     broken = x.clone()
     broken[1].view(-1)[0] = poison
     keep = torch.arange(len(x)) != 1
@@ -132,10 +241,10 @@ def test_an_empty_poisson_batch_is_a_step_of_pure_noise() -> None:
     """Skipping the step would reveal that nobody was drawn."""
     x, y = units()
     nobody = Randomness(coins=lambda count, _rate: np.zeros(count, np.bool_))
-    moved = train(head().float(), x, y, poisson(0.01), randomness=nobody)
+    moved = train(head(), x, y, poisson(0.01), randomness=nobody)
     assert moved.std() == pytest.approx(0.5 / (0.01 * 50), rel=0.5)
     still = Randomness(noise=silence, coins=nobody.coins)
-    assert not train(head().float(), x, y, poisson(0.01), randomness=still).any()
+    assert not train(head(), x, y, poisson(0.01), randomness=still).any()
 
 
 def test_poisson_batches_are_divided_by_rate_times_declared_size() -> None:
@@ -151,7 +260,7 @@ def test_poisson_batches_are_divided_by_rate_times_declared_size() -> None:
 def test_the_noise_has_the_charged_standard_deviation() -> None:
     """Sigma times C over the divisor, in each coordinate, over the grid's inflation of 1e-4 at most."""
     x = torch.zeros(1, 2000)
-    model = build_model("lite0-head", classes=5, features=2000)
+    model = build_model("lite0-head", classes=5, features=2000).double()
     moved = train_local(model, x, torch.tensor([0]), settings=full(declared=10), sigma=3.0, on_step=lambda _: None)
     assert moved[: 5 * 2000].std() == pytest.approx(3.0 * 0.5 / 10, rel=0.035)
 
@@ -162,7 +271,7 @@ def test_equal_torch_seeds_give_different_updates() -> None:
     ours, theirs = [], []
     for _ in range(2):
         torch.manual_seed(3)
-        ours.append(train(head().float(), x, y, full()))
+        ours.append(train(head(), x, y, full()))
         torch.manual_seed(3)
         theirs.append(stock_opacus(x, y, 1.0))
     assert np.array_equal(theirs[0], theirs[1])
@@ -193,7 +302,7 @@ def test_updates_are_distributed_like_those_of_stock_opacus() -> None:
     """Same mean (the clipped sum) and same spread over repeats, once both divide by the same number."""
     x, y = units()
     repeats = 60
-    ours = np.stack([train(head().float(), x, y, full(declared=UNITS)) for _ in range(repeats)])
+    ours = np.stack([train(head(), x, y, full(declared=UNITS)) for _ in range(repeats)])
     theirs = np.stack([stock_opacus(x, y, 1.0) for _ in range(repeats)])
     spread = 0.5 / UNITS
     pooled = math.sqrt(2 / repeats) * spread
@@ -205,7 +314,7 @@ def test_updates_are_distributed_like_those_of_stock_opacus() -> None:
 def test_a_network_trains_and_leaves_no_hook() -> None:
     """The model is reused in the next round: hooks would pile up and keep activations alive."""
     x, y = torch.randn(6, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
-    model = build_model("groupnorm-cnn", classes=CLASSES, width=4, seed=1)
+    model = build_model("groupnorm-cnn", classes=CLASSES, width=4, seed=1).double()
     steps: list[int] = []
     for _ in range(2):
         before = trainable_vector(model)
@@ -231,12 +340,12 @@ class _Backbone(nn.Module):
 def test_a_trained_batchnorm_is_refused_by_name() -> None:
     """Its statistics mix patients: one gradient is then no longer one patient's."""
     with pytest.raises(UnsupportedLayer, match=r"BatchNorm2d at features\.1, use GroupNorm"):
-        train(_Backbone(frozen=False), torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0]), full())
+        train(_Backbone(frozen=False).double(), torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0]), full())
 
 
 def test_a_frozen_batchnorm_keeps_its_statistics() -> None:
     """The control: under a trained head it is allowed, and training must not touch its running mean."""
-    model = _Backbone(frozen=True)
+    model = _Backbone(frozen=True).double()
     before = model.features[1].running_mean.clone()  # type: ignore[operator]
     train(model, torch.randn(4, 3, 8, 8) + 3, torch.tensor([0, 1, 2, 0]), full())
     assert torch.equal(model.features[1].running_mean, before)  # type: ignore[arg-type]
@@ -244,7 +353,9 @@ def test_a_frozen_batchnorm_keeps_its_statistics() -> None:
 
 def test_a_norm_without_fixed_statistics_is_refused_even_frozen() -> None:
     """It would normalise over the batch in any mode."""
-    model = nn.Sequential(nn.BatchNorm1d(FEATURES, affine=False, track_running_stats=False), nn.Linear(FEATURES, 3))
+    model = nn.Sequential(
+        nn.BatchNorm1d(FEATURES, affine=False, track_running_stats=False), nn.Linear(FEATURES, 3)
+    ).double()
     with pytest.raises(UnsupportedLayer, match="BatchNorm1d at 0"):
         train(model, *units(), full())
 
@@ -284,7 +395,7 @@ def test_inputs_without_labels_are_our_own_mistake() -> None:
     """A wrong pairing would train on other patients' labels."""
     x, y = units()
     with pytest.raises(LocalProtocolError):
-        train(head().float(), x, y[:-1], full())
+        train(head(), x, y[:-1], full())
 
 
 def test_real_coins_choose_different_batches_each_step() -> None:
@@ -296,7 +407,7 @@ def test_real_coins_choose_different_batches_each_step() -> None:
         sizes.append(int(drawn.sum()))
         return drawn
 
-    train(head().float(), *units(), poisson(0.5, steps=30), randomness=Randomness(noise=silence, coins=counted))
+    train(head(), *units(), poisson(0.5, steps=30), randomness=Randomness(noise=silence, coins=counted))
     assert len(sizes) == 30
     assert 13 < np.mean(sizes) < 27
     assert len(set(sizes)) > 3

@@ -71,6 +71,14 @@ def test_a_second_pass_computes_nothing_and_gives_the_same(root: Path, tmp_path:
     assert first.vectors.dtype == np.float32
 
 
+def test_the_pass_forbids_tf32(root: Path, tmp_path: Path) -> None:
+    """By default cuDNN allows it; hospitals with other GPUs would get other features."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    _extract(root, tmp_path / "cache")
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 def test_a_changed_image_is_recomputed_alone(root: Path, tmp_path: Path) -> None:
     """The cache goes by content, so neither a stale vector nor a whole new pass."""
     before = _extract(root, tmp_path / "cache")
