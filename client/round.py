@@ -68,6 +68,8 @@ class Hospital:
         for entry, body in zip(request.aggregates, signed.aggregate_bodies(), strict=True):
             state = self._catch_up(request, state, entry, body=body, storage=storage)
         if request.kind == "hello":
+            if request.aggregates:
+                self._status.update(phase="catching up", run=request.run, round=state.applied.round)
             return self._reply(request, state, body=b"", reason="")
         if state.applied.round != request.round - 1:
             raise WrongRound(

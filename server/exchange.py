@@ -46,21 +46,29 @@ class Collection:
 
     Args:
         expected: What was asked for.
-        down_bytes: Size of the request to each hospital that was asked already (see `asked`); a hospital of the roster
-            that is not asked is absent.
+        down_bytes: Bytes that were sent already to hospitals that are, or will be, asked (see `asked`); a hospital of
+            the roster that is not asked is absent.
+        catching_up: What the connected hospitals did that are not asked.
     """
 
-    def __init__(self, expected: OpenExchange, down_bytes: Mapping[str, int]) -> None:
+    def __init__(
+        self, expected: OpenExchange, down_bytes: Mapping[str, int], *, catching_up: Mapping[str, Outcome] | None = None
+    ) -> None:
         self.expected = expected
         self.total = RunningSum(expected.parameters)
         self.applied: dict[str, int] = {}
+        self.catching_up = dict(catching_up or {})
         self._down_bytes = dict(down_bytes)
         self._seen: dict[str, str] = {}
         self._outcomes: dict[str, Outcome] = {}
 
     def asked(self, hospital: str, down_bytes: int) -> None:
         """Note that a hospital is asked, with a request of this size."""
-        self._down_bytes[hospital] = down_bytes
+        self._down_bytes[hospital] = self.asked_bytes(hospital) + down_bytes
+
+    def asked_bytes(self, hospital: str) -> int:
+        """What was sent to a hospital."""
+        return self._down_bytes.get(hospital, 0)
 
     def take(self, hospital: str, answer: bytes | NodeError, *, seconds: float) -> Outcome:
         """Take one hospital's answer; a refused one is recorded under the refusal's code.
@@ -94,7 +102,9 @@ class Collection:
     def outcomes(self, seconds: float) -> tuple[Outcome, ...]:
         """What each hospital of the roster did, once no more replies are taken; in roster order."""
         for hospital in self.expected.identities:
-            if hospital not in self._down_bytes:
+            if hospital in self.catching_up:
+                self._outcomes[hospital] = self.catching_up[hospital]
+            elif hospital not in self._down_bytes:
                 self._note(hospital, "absent", code="", seconds=0.0)
             elif hospital not in self._outcomes:
                 self._note(hospital, "late", code="", seconds=seconds)

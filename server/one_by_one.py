@@ -76,13 +76,22 @@ class OneByOneGrid:
 
         A message to a node that is gone yields nothing: Flower gives it no id.
         """
+        identifiers = self.send(messages)
+        return self._replies(identifiers, None if timeout is None else time.monotonic() + timeout)
+
+    def send(self, messages: Iterable[Message]) -> list[str]:
+        """Send messages now; Flower's ids of those that it took."""
         identifiers: list[str] = []
         for message in messages:
             identifiers += self._grid.push_messages([message])
             # Else it would still be held while the next one is made.
             del message
-        deadline = None if timeout is None else time.monotonic() + timeout
-        return self._replies([identifier for identifier in identifiers if identifier], deadline)
+        return [identifier for identifier in identifiers if identifier]
+
+    def answer(self, identifier: str) -> bytes | NodeError | None:
+        """The answer to a message, if it has come."""
+        replies = list(self._grid.pull_messages([identifier]))
+        return answer_of(replies[0]) if replies else None
 
     def _replies(self, pending: list[str], deadline: float | None) -> Iterator[Message]:
         while pending and (deadline is None or time.monotonic() < deadline):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from common.messages import Kind, Request, encode_request
 from common.plan import Plan
@@ -19,12 +20,47 @@ class Step:
     round: int
 
 
+HELLO = Step("hello", 0)
+
+
+class Rounds(NamedTuple):
+    """Completed rounds whose aggregates are sent, `first` to `last`, both included; none if `first` > `last`."""
+
+    first: int
+    last: int
+
+
+class History(Protocol):
+    """The completed rounds of a run; see `server.store`."""
+
+    def aggregates(self, rounds: Rounds) -> Sequence[Aggregate]:
+        """The aggregates, in order."""
+
+    def sizes(self, rounds: Rounds) -> Sequence[tuple[int, int]]:
+        """Bytes of each aggregate's entry and body, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageLimits:
+    """What one request carries at most; one aggregate fits always.
+
+    Args:
+        aggregates: So many a site applies well within a round's timeout.
+        header_bytes: Of the entries; half of what a site takes as a header.
+        body_bytes: Of the bodies; a message takes about four times that in the ServerApp's memory.
+    """
+
+    aggregates: int = 256
+    header_bytes: int = 4 << 20
+    body_bytes: int = 32 << 20
+
+
 def steps_after(plan: Plan, last_complete_round: int) -> tuple[Step, ...]:
     """What is left of a run: hello, the rounds behind `last_complete_round`, the closing eval if due, finish."""
     rounds = range(last_complete_round + 1, plan.last_round + 1)
     kinds: list[Kind] = ["train" if number <= plan.training.rounds else "eval" for number in rounds]
     return (
-        Step("hello", 0),
+        HELLO,
         *(Step(kind, number) for kind, number in zip(kinds, rounds, strict=True)),
         Step("finish", plan.last_round + 1),
     )
@@ -38,34 +74,47 @@ class RequestWriter:
         plan: The plan.
         run: Run id.
         sign: Signs with the coordinator's identity key.
-        aggregates: Returns the stored aggregates of rounds first to last.
+        history: The run's completed rounds.
+        limits: What one request carries.
     """
 
     plan: Plan
     run: str
     sign: Callable[[bytes], bytes]
-    aggregates: Callable[[int, int], Sequence[Aggregate]]
+    history: History
+    limits: PageLimits = PageLimits()
 
-    def write(
-        self, step: Step, *, attempt: int, applied: dict[str, int], to: Sequence[str]
-    ) -> Iterator[tuple[str, bytes]]:
-        """Hospital and signed frame, one at a time, each with the aggregates that the hospital has not applied yet.
+    def page(self, missing: Rounds) -> Rounds:
+        """The first of the missing rounds, as many as fit into one request."""
+        if missing.first >= missing.last:
+            return missing
+        limits, last = self.limits, missing.first - 1
+        entries = bodies = 0
+        for entry_bytes, body_bytes in self.history.sizes(
+            Rounds(missing.first, min(missing.last, missing.first + limits.aggregates - 1))
+        ):
+            entries, bodies = entries + entry_bytes, bodies + body_bytes
+            if last >= missing.first and (entries > limits.header_bytes or bodies > limits.body_bytes):
+                break
+            last += 1
+        return Rounds(missing.first, last)
 
-        Hospitals in the same state get the same aggregates, which are read once: whoever drops each frame before asking
-        for the next holds one body and one frame, however many hospitals there are.
+    def write(self, step: Step, *, attempt: int, rounds: Mapping[str, Rounds]) -> Iterator[tuple[str, bytes]]:
+        """Hospital and signed frame, one at a time.
+
+        Hospitals that get the same aggregates share what was read once: whoever drops each frame before asking for the
+        next holds one body and one frame, however many hospitals there are.
 
         Args:
             step: What is asked for.
             attempt: Attempt of that step.
-            applied: Last applied round per hospital; a hospital that is not in it gets all aggregates.
-            to: Recipients.
+            rounds: Recipients, and the aggregates that each of them gets.
         """
-        for first in sorted({applied.get(hospital, 0) + 1 for hospital in to}):
-            group = [hospital for hospital in to if applied.get(hospital, 0) + 1 == first]
-            yield from self._write_alike(step, attempt, first=first, to=group)
+        for sent in sorted(set(rounds.values())):
+            yield from self._write_alike(step, attempt, sent=sent, to=[name for name in rounds if rounds[name] == sent])
 
-    def _write_alike(self, step: Step, attempt: int, *, first: int, to: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-        aggregates = self.aggregates(first, step.round - 1)
+    def _write_alike(self, step: Step, attempt: int, *, sent: Rounds, to: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        aggregates = self.history.aggregates(sent)
         entries = tuple(aggregate.entry for aggregate in aggregates)
         body = b"".join(aggregate.body for aggregate in aggregates)
         del aggregates

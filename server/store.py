@@ -18,7 +18,7 @@ FILE_NAME = "store.db"
 BUSY_TIMEOUT_S = 30.0
 
 RunState = Literal["running", "finished", "stopped"]
-OutcomeKind = Literal["contributed", "observed", "failed", "late", "diverged", "absent"]
+OutcomeKind = Literal["contributed", "observed", "failed", "late", "diverged", "catching-up", "absent"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -37,8 +37,9 @@ class Outcome:
     Args:
         hospital: Its name.
         outcome: contributed: its upload is in the sum; observed: it answered without one; failed: it, its gateway or
-            the admission refused; late: no answer in time; diverged: it holds another model; absent: not connected.
-        code: Name of the error behind observed or failed, or empty.
+            the admission refused; late: no answer in time; diverged: it holds another model; catching-up: it was not
+            asked, for it is still being sent what it missed; absent: not connected.
+        code: Name of the error behind observed, failed or catching-up, or empty.
         up_bytes: Bytes of its reply.
         down_bytes: Bytes of the request to it.
         seconds: From opening to its reply.
@@ -73,6 +74,22 @@ class Run:
     started: float
     state: RunState
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredHistory:
+    """The completed rounds of one run, as `server.requests` wants them."""
+
+    store: Store
+    run: str
+
+    def aggregates(self, rounds: tuple[int, int]) -> tuple[Aggregate, ...]:
+        """The aggregates of rounds first to last; raises StoreError if one is missing."""
+        return self.store.aggregates(self.run, *rounds)
+
+    def sizes(self, rounds: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """Bytes of each one's entry and body."""
+        return self.store.sizes(self.run, *rounds)
 
 
 class Store:
@@ -148,6 +165,11 @@ class Store:
         """Number of the last round with an aggregate; 0 before any."""
         query = "SELECT COALESCE(MAX(round), 0) FROM exchanges WHERE run = ? AND entry IS NOT NULL"
         return int(self._rows(query, (run,))[0][0])
+
+    def sizes(self, run: str, first: int, last: int) -> tuple[tuple[int, int], ...]:
+        """Bytes of entry and body of the aggregates of rounds `first` to `last`, both included, in order."""
+        query = "SELECT length(entry), length(body) FROM exchanges WHERE run = ? AND entry IS NOT NULL "
+        return tuple(self._rows(query + "AND round BETWEEN ? AND ? ORDER BY round", (run, first, last)))
 
     def aggregates(self, run: str, first: int, last: int) -> tuple[Aggregate, ...]:
         """The aggregates of rounds `first` to `last`, both included, in order.

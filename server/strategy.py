@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -13,10 +14,11 @@ from flwr.serverapp.strategy import Strategy
 from common.errors import DeploymentError
 from common.plan import Plan
 from server.ask import Attempt, expected_answer
+from server.catch_up import CatchUp
 from server.exchange import Collection, explain
 from server.one_by_one import OneByOneGrid, answer_of, messages_of
 from server.progress import ProgressFile
-from server.requests import RequestWriter, Step
+from server.requests import RequestWriter, Rounds, Step
 from server.store import Exchange, Outcome, Store
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,8 @@ class SecureAggregation(Strategy):
         self._names = tuple(hospital.name for hospital in self._plan.roster)
         self._applied: dict[str, int] = {}
         self._open: Attempt | None = None
+        answer_within_s = self._plan.cohort.round_timeout_s
+        self._catch_up = CatchUp(writer, grid, applied=self._applied, answer_within_s=answer_within_s)
 
     def summary(self) -> None:
         """Say what will run."""
@@ -60,12 +64,15 @@ class SecureAggregation(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Open the step's first attempt: one signed request per connected hospital."""
+        """Open the step's first attempt: one signed request per connected hospital that is up to date."""
         del arrays, config, grid
-        step = self._steps[server_round - 1]
-        wanted = len(self._names) if server_round == 1 else self._plan.cohort.min_cohort
-        timeout_s = self._connect_timeout_s if server_round == 1 else self._plan.cohort.round_timeout_s
-        nodes = self._wait_for(wanted, timeout_s)
+        step, cohort = self._steps[server_round - 1], self._plan.cohort
+        if server_round == 1:
+            nodes = self._wait_for(step, len(self._names), timeout_s=self._connect_timeout_s)
+        else:
+            nodes = self._wait_for(step, cohort.min_cohort, timeout_s=cohort.round_timeout_s)
+        if step.kind == "finish" and cohort.attempts == 1:
+            nodes = self._wait_until_caught_up(step)
         return self._request(step, nodes, attempt=0)
 
     def aggregate_train(
@@ -105,53 +112,82 @@ class SecureAggregation(Strategy):
         del server_round, replies
         return None
 
-    def _wait_for(self, wanted: int, timeout_s: float) -> dict[str, int]:
-        """Node ids of the connected hospitals, once `wanted` are there, or at the end of `timeout_s` the minimum.
+    def _wait_for(self, step: Step, wanted: int, *, timeout_s: float) -> dict[str, int]:
+        """Node ids of the connected hospitals, once `wanted` can be asked, or at the end of the time the minimum can.
+
+        The time is counted anew whenever a hospital catches up on a page.
 
         Raises:
-            DeploymentError: If fewer than the minimum cohort are connected by then.
+            DeploymentError: If fewer than the minimum cohort can be asked by then.
         """
-        deadline = time.monotonic() + timeout_s
-        seen: tuple[str, ...] | None = None
+        started, seen = time.monotonic(), None
+        self._catch_up.open_step()
         while True:
-            connected = {name: node for name, node in self._grid.nodes().items() if name in self._names}
-            if len(connected) >= wanted:
+            connected = self._connected()
+            behind = self._catch_up.tend(connected, last=step.round - 1)
+            ready = len(connected) - len(behind)
+            if ready >= wanted:
                 return connected
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= max(started, self._catch_up.moved) + timeout_s:
                 break
             if tuple(connected) != seen:
                 seen = tuple(connected)
                 self._progress.waiting(seen)
             time.sleep(CONNECTION_POLL_S)
-        if len(connected) < self._plan.cohort.min_cohort:
+        if ready < self._plan.cohort.min_cohort:
+            late = f"; {', '.join(sorted(behind))} did not catch up on the rounds missed" if behind else ""
             raise DeploymentError(
-                f"{len(connected)} of {len(self._names)} hospitals are connected after {timeout_s:g} s "
-                f"({', '.join(connected) or 'none'}), {self._plan.cohort.min_cohort} are needed; "
-                "start the others, then resume the run"
+                f"{ready} of {len(self._names)} hospitals are connected after {timeout_s:g} s "
+                f"({', '.join(n for n in connected if n not in behind) or 'none'}), "
+                f"{self._plan.cohort.min_cohort} are needed{late}; start the others, then resume the run"
             )
         return connected
 
+    def _wait_until_caught_up(self, step: Step) -> dict[str, int]:
+        """Node ids of the connected hospitals, once no page is under way to any of them."""
+        while True:
+            connected = self._connected()
+            behind = self._catch_up.tend(connected, last=step.round - 1)
+            if not any(self._catch_up.is_busy(hospital) for hospital in behind):
+                return connected
+            time.sleep(CONNECTION_POLL_S)
+
+    def _connected(self) -> dict[str, int]:
+        return {name: node for name, node in self._grid.nodes().items() if name in self._names}
+
     def _request(self, step: Step, nodes: dict[str, int], *, attempt: int) -> Iterator[Message]:
-        """Open an attempt; its messages are written as they are taken."""
-        expected = expected_answer(self._plan, self._writer.run, step, attempt=attempt)
-        self._open = Attempt(step, attempt, nodes, Collection(expected, {}))
+        """Open an attempt with those that are not behind; its messages are written as they are taken."""
+        behind = self._catch_up.tend(nodes, last=step.round - 1)
+        asked = {name: node for name, node in nodes.items() if name not in behind}
+        collection = Collection(
+            expected_answer(self._plan, self._writer.run, step, attempt=attempt),
+            {name: self._catch_up.sent_bytes(name) for name in asked},
+            catching_up={name: self._catch_up.outcome(name) for name in behind},
+        )
+        self._open = Attempt(step, attempt, asked, collection)
         self._progress.open(step.kind, step.round, attempt=attempt, connected=tuple(nodes))
-        frames = self._writer.write(step, attempt=attempt, applied=self._applied, to=tuple(nodes))
+        for outcome in collection.catching_up.values():
+            # Its bytes are counted when the exchange closes.
+            self._progress.record(replace(outcome, down_bytes=0), step.round)
+        rounds = {name: Rounds(self._applied.get(name, 0) + 1, step.round - 1) for name in asked}
+        frames = self._writer.write(step, attempt=attempt, rounds=rounds)
         return messages_of(self._open, frames, ttl_s=self._plan.cohort.round_timeout_s)
 
     def _ask_again(self, step: Step, wanted: frozenset[str], opened: Attempt) -> Iterable[Message]:
         """The next attempt; nothing if the hospitals that should get their last aggregate are gone."""
         if step.kind == "finish":
-            nodes = {name: node for name, node in self._grid.nodes().items() if name in wanted}
+            self._catch_up.open_step()
+            nodes = {name: node for name, node in self._wait_until_caught_up(step).items() if name in wanted}
             return self._request(step, nodes, attempt=opened.number + 1) if nodes else ()
         log.warning("%s %d attempt %d fell short; asking again", step.kind, step.round, opened.number)
-        nodes = self._wait_for(self._plan.cohort.min_cohort, self._plan.cohort.round_timeout_s)
+        cohort = self._plan.cohort
+        nodes = self._wait_for(step, cohort.min_cohort, timeout_s=cohort.round_timeout_s)
         return self._request(step, nodes, attempt=opened.number + 1)
 
     def _still_wanted(self, step: Step, opened: Attempt) -> frozenset[str]:
         """Hospitals whose answer to this step is still needed; empty if the step is complete."""
         if step.kind == "finish":
-            return frozenset(opened.nodes) - opened.collection.answered
+            return (frozenset(opened.nodes) | opened.collection.catching_up.keys()) - opened.collection.answered
         done = _done(opened.collection)
         return frozenset() if len(done) >= self._plan.cohort.min_cohort else frozenset(self._names) - done
 
@@ -172,7 +208,7 @@ class SecureAggregation(Strategy):
         exchange = Exchange(step.round, opened.number, step.kind, round(seconds, 3), outcomes)
         self._store.save(self._writer.run, exchange, aggregate)
         for outcome in outcomes:
-            if outcome.outcome in ("late", "absent", "diverged"):
+            if outcome.outcome in ("late", "absent", "diverged", "catching-up"):
                 self._progress.record(outcome, step.round)
         return outcomes
 

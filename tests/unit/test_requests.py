@@ -1,10 +1,11 @@
-"""The coordinator writes and sends requests one at a time."""
+"""The coordinator writes requests page by page, and sends them one at a time."""
 
 from __future__ import annotations
 
 import hashlib
 import tracemalloc
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 import pytest
@@ -13,14 +14,15 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from common.config import parse_settings
+from common.errors import MalformedMessage
 from common.identity import Identity
-from common.messages import AggregateEntry, Applied, Manifest, SignedManifest, decode_request
+from common.messages import AggregateEntry, Applied, Manifest, SignedManifest, decode_request, header_bytes
 from common.plan import Plan
 from server.aggregate import Aggregate
 from server.ask import Attempt, expected_answer
 from server.exchange import Collection
 from server.one_by_one import OneByOneGrid, messages_of
-from server.requests import RequestWriter, Step
+from server.requests import HELLO, PageLimits, RequestWriter, Rounds, Step
 from tests.support.flower_federation import REPOSITORY
 from tests.support.in_process_grid import as_server_app
 
@@ -74,6 +76,25 @@ def aggregate(round_number: int, *, hospitals: int, body: bytes) -> Aggregate:
     return Aggregate(AggregateEntry(round=round_number, attempt=0, survivors=survivors, body_bytes=len(body)), body)
 
 
+@dataclass
+class Generated:
+    """A history of any length, made when it is asked for."""
+
+    hospitals: int
+    body_bytes: int = 50
+    asked: list[Rounds] = field(default_factory=list)
+
+    def aggregates(self, rounds: Rounds) -> list[Aggregate]:
+        """Each with its round number in the body."""
+        self.asked.append(rounds)
+        numbers = range(rounds.first, rounds.last + 1)
+        return [aggregate(n, hospitals=self.hospitals, body=n.to_bytes(self.body_bytes, "big")) for n in numbers]
+
+    def sizes(self, rounds: Rounds) -> list[tuple[int, int]]:
+        """Of those."""
+        return [(len(header_bytes(a.entry)), len(a.body)) for a in self.aggregates(rounds)]
+
+
 class Sink:
     """A SuperLink that takes messages and remembers nothing but their number."""
 
@@ -93,41 +114,71 @@ def test_memory_does_not_grow_with_the_number_of_hospitals(hospitals: int, monke
     """All get one body of 4 MB; frames of all of them at once would take `hospitals` times that."""
     as_server_app(monkeypatch)
     size = 4_000_000
-    plan, stored = plan_of(hospitals), aggregate(1, hospitals=3, body=bytes(size))
-    writer = RequestWriter(plan, RUN, COORDINATOR.sign, lambda *_: (stored,))
+    plan = plan_of(hospitals)
+    writer = RequestWriter(plan, RUN, COORDINATOR.sign, Generated(3, body_bytes=size))
     step, nodes = Step("train", 2), {hospital.name: index for index, hospital in enumerate(plan.roster)}
     attempt = Attempt(step, 0, nodes, Collection(expected_answer(plan, RUN, step, attempt=0), {}))
     sink = Sink()
     tracemalloc.start()
     try:
-        frames = writer.write(step, attempt=0, applied={}, to=tuple(nodes))
+        frames = writer.write(step, attempt=0, rounds=dict.fromkeys(nodes, Rounds(1, 1)))
         OneByOneGrid(cast(Grid, sink)).send_and_receive(messages_of(attempt, frames, ttl_s=60.0))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert sink.taken == hospitals
     assert set(attempt.hospitals.values()) == set(nodes)
-    # One body, one frame, Flower's pieces of it.
-    assert peak < 3.5 * size
+    # One body, one frame, and what Flower makes of it.
+    assert peak < 4.5 * size
     sizes = [outcome.down_bytes for outcome in attempt.collection.outcomes(0.0)]
     assert all(size < seen < size + 10_000 for seen in sizes)
 
 
 def test_hospitals_in_one_state_get_one_body() -> None:
-    """Each frame is for one hospital, and the bytes behind the header are the same."""
-    plan = plan_of(4)
-    stored = [aggregate(number, hospitals=4, body=bytes([number]) * 50) for number in (1, 2, 3)]
-    asked: list[tuple[int, int]] = []
-
-    def aggregates(first: int, last: int) -> list[Aggregate]:
-        asked.append((first, last))
-        return stored[first - 1 : last]
-
-    writer = RequestWriter(plan, RUN, COORDINATOR.sign, aggregates)
-    applied = {"hospital-1": 2, "hospital-3": 2, "hospital-4": 1}
-    frames = dict(writer.write(Step("train", 4), attempt=0, applied=applied, to=[h.name for h in plan.roster]))
+    """Each frame is for one hospital, and what lies behind the header is read once."""
+    plan, history = plan_of(4), Generated(4)
+    writer = RequestWriter(plan, RUN, COORDINATOR.sign, history)
+    missing = {"hospital-1": Rounds(3, 3), "hospital-2": Rounds(1, 3), "hospital-3": Rounds(3, 3)}
+    frames = dict(writer.write(Step("train", 4), attempt=0, rounds=missing))
     signed = {name: decode_request(frame, COORDINATOR.public_hex) for name, frame in frames.items()}
-    assert {name: s.request.hospital for name, s in signed.items()} == {name: name for name in frames}
+    assert {name: s.request.hospital for name, s in signed.items()} == {name: name for name in missing}
     rounds = {name: [entry.round for entry in s.request.aggregates] for name, s in signed.items()}
-    assert rounds == {"hospital-1": [3], "hospital-2": [1, 2, 3], "hospital-3": [3], "hospital-4": [2, 3]}
-    assert sorted(asked) == [(1, 3), (2, 3), (3, 3)]
+    assert rounds == {"hospital-1": [3], "hospital-2": [1, 2, 3], "hospital-3": [3]}
+    assert sorted(history.asked) == [(1, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(("hospitals", "rounds", "most"), [(5, 2500, 256), (50, 300, 93)])
+def test_any_number_of_missed_rounds_fits_page_by_page(hospitals: int, rounds: int, most: int) -> None:
+    """A site takes a header of 8 MiB: without pages one that was away for 1840 rounds of five could never come back."""
+    writer = RequestWriter(plan_of(hospitals), RUN, COORDINATOR.sign, Generated(hospitals))
+    missing, seen, largest = Rounds(1, rounds), list[int](), 0
+    while missing.first <= missing.last:
+        page = writer.page(missing)
+        ((_, frame),) = writer.write(HELLO, attempt=0, rounds={"hospital-1": page})
+        sent = decode_request(frame, COORDINATOR.public_hex)
+        seen += [int.from_bytes(body, "big") for body in sent.aggregate_bodies()]
+        largest = max(largest, len(sent.request.aggregates))
+        missing = Rounds(page.last + 1, rounds)
+    assert seen == list(range(1, rounds + 1))
+    assert largest == most
+    # The control: all at once is refused by the site, however well it is signed.
+    ((_, frame),) = writer.write(HELLO, attempt=0, rounds={"hospital-1": Rounds(1, rounds)})
+    with pytest.raises(MalformedMessage):
+        decode_request(frame, COORDINATOR.public_hex)
+
+
+@pytest.mark.parametrize(
+    ("limits", "missing", "page"),
+    [
+        (PageLimits(), Rounds(4, 3), Rounds(4, 3)),
+        (PageLimits(aggregates=3), Rounds(2, 9), Rounds(2, 4)),
+        (PageLimits(aggregates=3), Rounds(2, 4), Rounds(2, 4)),
+        (PageLimits(body_bytes=1000), Rounds(2, 9), Rounds(2, 3)),
+        (PageLimits(body_bytes=1), Rounds(2, 9), Rounds(2, 2)),
+        (PageLimits(header_bytes=1), Rounds(2, 9), Rounds(2, 2)),
+    ],
+)
+def test_a_page_takes_what_fits_and_one_at_least(limits: PageLimits, missing: Rounds, page: Rounds) -> None:
+    """A model whose aggregate is larger than a page goes round by round."""
+    writer = RequestWriter(plan_of(4), RUN, COORDINATOR.sign, Generated(4, body_bytes=400), limits)
+    assert writer.page(missing) == page

@@ -14,12 +14,12 @@ import yaml
 
 from common.config import parse_settings
 from common.errors import ConfigError, StoreError
-from common.messages import decode_request
+from common.messages import decode_request, header_bytes
 from common.plan import Plan
 from server.admit import admit
 from server.aggregate import Aggregate, RunningSum
-from server.requests import RequestWriter, Step, steps_after
-from server.store import Exchange, Outcome, Store
+from server.requests import RequestWriter, Rounds, Step, steps_after
+from server.store import Exchange, Outcome, Store, StoredHistory
 from tests.support.flower_federation import REPOSITORY
 from tests.support.replies import NAMES, PARAMETERS, Hospitals, body_of, random_words
 
@@ -143,23 +143,31 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
         Store(tmp_path)
 
 
-def test_each_hospital_gets_what_it_missed(tmp_path: Path, small_plan: Plan) -> None:
-    """Normally one aggregate; all of them for a hospital of which nothing is known."""
+def test_each_hospital_gets_the_rounds_that_it_misses(tmp_path: Path, small_plan: Plan) -> None:
+    """Byte for byte as they are stored; normally one aggregate."""
     store = begin(tmp_path)
     for number in (1, 2, 3):
         store.save(RUN, exchange(number), aggregate(number))
     identity = next(iter(Hospitals().identities.values()))
-    writer = RequestWriter(small_plan, RUN, identity.sign, lambda first, last: store.aggregates(RUN, first, last))
-    applied = {"hospital-1": 2, "hospital-2": 3}
-    frames = writer.write(Step("train", 4), attempt=0, applied=applied, to=("hospital-1", "hospital-2", "hospital-3"))
-    rounds = {}
-    for name, frame in frames:
+    writer = RequestWriter(small_plan, RUN, identity.sign, StoredHistory(store, RUN))
+    missing = {"hospital-1": Rounds(3, 3), "hospital-2": Rounds(4, 3), "hospital-3": Rounds(1, 3)}
+    frames = dict(writer.write(Step("train", 4), attempt=0, rounds=missing))
+    assert set(frames) == set(missing)
+    for name, frame in frames.items():
         signed = decode_request(frame, identity.public_hex)
         assert signed.request.hospital == name
-        rounds[name] = [entry.round for entry in signed.request.aggregates]
-        first = applied.get(name, 0) + 1
-        assert [bytes(b) for b in signed.aggregate_bodies()] == [a.body for a in store.aggregates(RUN, first, 3)]
-    assert rounds == {"hospital-1": [3], "hospital-2": [], "hospital-3": [1, 2, 3]}
+        stored = store.aggregates(RUN, *missing[name])
+        assert [entry.round for entry in signed.request.aggregates] == [a.entry.round for a in stored]
+        assert [bytes(body) for body in signed.aggregate_bodies()] == [a.body for a in stored]
+
+
+def test_sizes_are_those_of_what_is_sent(tmp_path: Path) -> None:
+    """Pages are cut by them without reading the bodies."""
+    store = begin(tmp_path)
+    for number in (1, 2, 3):
+        store.save(RUN, exchange(number), aggregate(number))
+    stored = store.aggregates(RUN, 2, 3)
+    assert store.sizes(RUN, 2, 3) == tuple((len(header_bytes(a.entry)), len(a.body)) for a in stored)
 
 
 def test_a_resumed_run_starts_behind_its_last_complete_round(small_plan: Plan) -> None:
