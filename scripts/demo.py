@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sys
-import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from client.data import load_table
 from common.config import load_settings, parse_settings
-from common.errors import OperatorError
+from common.errors import DataError, FedwardError, OperatorError
 from common.plan import Plan
-from scripts.demo_results import Outcome, collect
-from scripts.demo_run import run_federation
+from scripts.demo_results import Outcome, collect, require_results_folder
+from scripts.demo_run import FinishedRun, run_federation
+from scripts.demo_work import MadeWith, WorkFolder, remember_options, require_same_options
 from scripts.federation import FederationOptions, free_ports, provision
-from scripts.split import split_dataset
+from scripts.split import HospitalShare, split_dataset
 from scripts.synthetic import is_synthetic, write_synthetic
 
 SYNTHETIC_IMAGES_PER_CLASS = 150
@@ -49,6 +49,7 @@ class Prepared:
     plan: Plan
     synthetic: bool
     test: Path | None
+    made_with: MadeWith
 
 
 def run_demo(options: DemoOptions) -> dict[str, Any]:
@@ -61,26 +62,35 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
         FedwardError: One sentence; every process has been stopped.
     """
     started = time.monotonic()
-    temporary = None if options.work else Path(tempfile.mkdtemp(prefix="fedward-"))
-    work = (options.work or temporary or Path()).resolve()
-    try:
-        prepared = prepare(options, work)
+    with WorkFolder(options.work, keep=options.keep) as work:
+        prepared = prepare(options, work.path)
         prepare_s = time.monotonic() - started
         run = asyncio.run(run_federation(prepared.folder, prepared.plan, synthetic=prepared.synthetic))
-        outcome = Outcome(
-            plan=prepared.plan,
-            run=run,
-            seconds={"prepare": prepare_s, **run.seconds},
-            synthetic=prepared.synthetic,
-            test=prepared.test,
-            options={"seed": options.seed, "data": str(options.data) if options.data else "synthetic"},
-        )
-        return collect(prepared.folder, outcome, results=options.results, started=started)
-    finally:
-        if temporary is not None and options.keep:
-            print(f"work folder kept: {temporary}", file=sys.stderr)
-        elif temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        seconds = {"prepare": prepare_s, **run.seconds}
+        return deliver(prepared, replace(run, seconds=seconds), work, results=options.results, started=started)
+
+
+def deliver(prepared: Prepared, run: FinishedRun, work: WorkFolder, *, results: Path, started: float) -> dict[str, Any]:
+    """Write the results of a run that ended; where that fails, keep what the hospitals wrote.
+
+    Raises:
+        OperatorError: If the results cannot be written; says where the hospitals' own lie.
+    """
+    outcome = Outcome(
+        plan=prepared.plan,
+        run=run,
+        synthetic=prepared.synthetic,
+        test=prepared.test,
+        options=prepared.made_with.model_dump(mode="json"),
+    )
+    try:
+        return collect(prepared.folder, outcome, results=results, started=started)
+    except (OSError, FedwardError) as error:
+        work.keep = True
+        raise OperatorError(
+            f"run {run.run} finished, but its results could not be collected: {error}; "
+            f"what the hospitals wrote stays in {prepared.folder}"
+        ) from error
 
 
 def prepare(options: DemoOptions, work: Path) -> Prepared:
@@ -89,36 +99,29 @@ def prepare(options: DemoOptions, work: Path) -> Prepared:
     A second demo in one work folder is a new run of the same hospitals: their ledgers remember what was spent.
 
     Raises:
-        FedwardError: If the data, the plan or the folder is wrong.
+        FedwardError: If the data, the plan or a folder is wrong.
     """
+    require_results_folder(options.results)
     folder, source = work / "federation", options.data or work / "synthetic"
+    asked = load_settings(options.plan, Plan)
+    # A wrong wish is refused before anything is drawn.
+    made_with = _made_with(options, adapt(asked, options, ()))
     if (folder / "plan.yaml").exists():
-        if options.rounds is not None or options.epsilon is not None:
-            raise OperatorError(f"{folder}: its plan is agreed; --rounds and --epsilon need a new --work folder")
+        require_same_options(work, made_with)
         plan = load_settings(folder / "plan.yaml", Plan)
         print(f"using the federation in {folder} again: same plan, same hospitals, same ledgers", file=sys.stderr)
-        return Prepared(folder, plan, is_synthetic(source), _test_folder(source))
-    asked = load_settings(options.plan, Plan)
-    adapt(asked, options, ())  # a wrong wish is refused before anything is drawn
+        return Prepared(folder, plan, is_synthetic(source), test_folder(source, plan), made_with)
     if options.data is None:
         print("no --data: drawing synthetic lesions (toy images; results say nothing about medicine)", file=sys.stderr)
         write_synthetic(source, images_per_class=SYNTHETIC_IMAGES_PER_CLASS, seed=options.seed)
     template = adapt(asked, options, class_folders(source))
-    report = split_dataset(
-        source,
-        work / "shards",
-        hospitals=options.hospitals,
-        seed=options.seed,
-        on_undecodable=template.data.unreadable_images,
-    )
-    for warning in report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    for share in report.shares:
-        print(f"{share.name}: {sum(share.images)} images of {sum(share.units)} {report.unit_name}s", file=sys.stderr)
+    test = test_folder(source, template)
+    shares = _deal(source, work / "shards", options, template)
+    remember_options(work, made_with)
     ports = free_ports(options.hospitals + 2)
     plan = provision(
         template,
-        {share.name: share.data for share in report.shares},
+        {share.name: share.data for share in shares},
         folder,
         options=FederationOptions(
             fleet_address=f"127.0.0.1:{ports[0]}",
@@ -130,7 +133,33 @@ def prepare(options: DemoOptions, work: Path) -> Prepared:
             device="auto",
         ),
     )
-    return Prepared(folder, plan, is_synthetic(source), _test_folder(source))
+    return Prepared(folder, plan, is_synthetic(source), test, made_with)
+
+
+def _deal(source: Path, target: Path, options: DemoOptions, template: Plan) -> tuple[HospitalShare, ...]:
+    report = split_dataset(
+        source,
+        target,
+        hospitals=options.hospitals,
+        seed=options.seed,
+        on_undecodable=template.data.unreadable_images,
+    )
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    for share in report.shares:
+        print(f"{share.name}: {sum(share.images)} images of {sum(share.units)} {report.unit_name}s", file=sys.stderr)
+    return report.shares
+
+
+def _made_with(options: DemoOptions, template: Plan) -> MadeWith:
+    return MadeWith(
+        data=str(options.data.resolve()) if options.data else "synthetic",
+        seed=options.seed,
+        hospitals=options.hospitals,
+        rounds=template.training.rounds,
+        epsilon=template.privacy.epsilon,
+        template=template.digest,
+    )
 
 
 def class_folders(source: Path) -> tuple[str, ...]:
@@ -163,5 +192,18 @@ def adapt(template: Plan, options: DemoOptions, classes: tuple[str, ...]) -> Pla
     return parse_settings(yaml.safe_dump(content), Plan, source=f"{options.plan} with the command line's options")
 
 
-def _test_folder(source: Path) -> Path | None:
-    return source / "Test" if (source / "Train").is_dir() and (source / "Test").is_dir() else None
+def test_folder(source: Path, plan: Plan) -> Path | None:
+    """The official `Test` folder beside `Train`, if there is one.
+
+    Raises:
+        DataError: If the finished model could not be scored on it; said before the run, not after it.
+    """
+    test = source / "Test"
+    if not (source / "Train").is_dir() or not test.is_dir():
+        return None
+    settings = plan.data
+    try:
+        load_table(test, settings.classes, on_undecodable=settings.unreadable_images, unit=plan.privacy.unit)
+    except DataError as error:
+        raise DataError(f"the official test folder cannot be scored: {error}, or move {test} elsewhere") from error
+    return test

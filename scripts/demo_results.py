@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ from rich.table import Table
 
 from client.status import read_status
 from common.coverage import NOT_COVERED
-from common.errors import AlreadyExists, DeploymentError
+from common.errors import DeploymentError, FedwardError, OperatorError
 from common.plan import Plan
 from scripts.demo_display import size
 from scripts.demo_run import FinishedRun
 from scripts.evaluate import evaluate
+from scripts.whole_folder import whole_folder
 from server.store import Exchange, Store
 
 SYNTHETIC_NOTE = "synthetic images drawn by a program: these numbers say nothing about medicine"
@@ -30,10 +32,28 @@ class Outcome:
 
     plan: Plan
     run: FinishedRun
-    seconds: dict[str, float]
     synthetic: bool
     test: Path | None
     options: dict[str, Any]
+
+
+def require_results_folder(results: Path) -> None:
+    """Refuse a results folder before the run, not after it. Leaves nothing behind.
+
+    Raises:
+        OperatorError: If it cannot be made or written.
+    """
+    try:
+        missing = [folder for folder in (results, *results.parents) if not folder.exists()]
+        results.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results):
+            pass
+        for folder in missing:
+            folder.rmdir()
+    except OSError as error:
+        raise OperatorError(
+            f"--results {results}: cannot be written ({error.strerror}); name a folder that can be made and written"
+        ) from error
 
 
 def collect(federation: Path, outcome: Outcome, *, results: Path, started: float) -> dict[str, Any]:
@@ -42,26 +62,41 @@ def collect(federation: Path, outcome: Outcome, *, results: Path, started: float
     Raises:
         AlreadyExists: If the results folder of this run is there already.
         DeploymentError: If no hospital wrote a model.
+        OperatorError: If the disk refuses.
     """
     plan, run = outcome.plan, outcome.run.run
     target = results / f"{plan.name}-{run[:8]}"
-    if target.exists():
-        raise AlreadyExists(f"{target}: exists; name another --results folder")
     finished = [federation / h.name / "results" / run for h in plan.roster]
     source = next((folder for folder in finished if (folder / "model.safetensors").exists()), None)
     if source is None:
-        raise DeploymentError("the run finished, yet no hospital wrote a model; see the sites' logs")
-    shutil.copytree(source, target)
-    _copy_files(federation, plan, target)
+        raise DeploymentError("no hospital wrote a model; see the sites' logs")
     report = _report(federation, outcome, json.loads((source / "metrics.json").read_text()))
-    if outcome.test is not None:
-        before = time.monotonic()
-        report["official_test"] = evaluate(target, outcome.test).as_json()
-        report["seconds_by_phase"]["official_test"] = time.monotonic() - before
     report["seconds"] = time.monotonic() - started
     report["results"] = str(target)
-    (target / "metrics.json").write_text(json.dumps(report, indent=1))
+    with whole_folder(target, mode=0o755) as partial:
+        shutil.copytree(source, partial, dirs_exist_ok=True)
+        _copy_files(federation, plan, partial)
+        _write_metrics(partial, report)
+    if outcome.test is not None:
+        # The results lie on the disk already: a score that fails takes nothing with it.
+        _score(outcome.test, target, report)
+        report["seconds"] = time.monotonic() - started
+        _write_metrics(target, report)
     return report
+
+
+def _score(test: Path, target: Path, report: dict[str, Any]) -> None:
+    """Add the score on the official test folder to the report, or a note that says why there is none."""
+    before = time.monotonic()
+    try:
+        report["official_test"] = evaluate(target, test).as_json()
+    except (FedwardError, OSError) as error:
+        report["notes"].append(f"the official test folder could not be scored: {error}")
+    report["seconds_by_phase"]["official_test"] = time.monotonic() - before
+
+
+def _write_metrics(target: Path, report: dict[str, Any]) -> None:
+    (target / "metrics.json").write_text(json.dumps(report, indent=1))
 
 
 def _report(federation: Path, outcome: Outcome, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +119,7 @@ def _report(federation: Path, outcome: Outcome, metrics: dict[str, Any]) -> dict
             {"kind": e.kind, "round": e.round, "attempt": e.attempt, "seconds": e.seconds} for e in exchanges
         ],
         "hospitals": [_hospital(federation, plan, h.name) for h in plan.roster],
-        "seconds_by_phase": dict(outcome.seconds),
+        "seconds_by_phase": dict(outcome.run.seconds),
     }
 
 
@@ -171,7 +206,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     for note in report["notes"]:
         console.print(f"note: {note}", soft_wrap=True)
     phases = ", ".join(f"{name} {seconds:.0f}" for name, seconds in report["seconds_by_phase"].items())
-    console.print(f"{report['seconds']:.0f} s in all ({phases}); results: {report['results']}")
+    console.print(f"{report['seconds']:.0f} s in all ({phases}); results: {report['results']}", soft_wrap=True)
 
 
 def _share(value: float | None) -> str:

@@ -104,8 +104,9 @@ async def _submit_and_wait(folder: Path, display: Display) -> str:
                 await process.wait()
     if process.returncode != 0:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        last = lines[-1].removeprefix("error: ") if lines else "no output"
         said = "".join(f"\n  {message}" for message in display.messages())
-        raise DeploymentError(f"the run did not finish: {lines[-1] if lines else 'no output'}; its log is {log}{said}")
+        raise DeploymentError(f"the run did not finish: {last}; the log of its command is {log}{said}")
     return display.run
 
 

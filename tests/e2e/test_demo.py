@@ -33,12 +33,12 @@ def test_the_demo_ends_with_a_model_a_report_and_no_process(small_plan: Path, tm
     """One command: draw, deal, provision, five processes, one model; nothing else is left behind."""
     report_path = tmp_path / "report.json"
     write_synthetic(tmp_path / "images", images_per_class=12, seed=0)
-    done = command(
+    demo = (
         *("fedward", "demo", "--plan", str(small_plan), "--hospitals", "3", "--json", str(report_path)),
         *("--data", str(tmp_path / "images")),
         *("--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")),
-        timeout_s=240,
     )
+    done = command(*demo, timeout_s=240)
     assert done.returncode == 0, done.stderr
     report = json.loads(report_path.read_text())
     assert [row["round"] for row in report["rounds"]] == [1]
@@ -59,11 +59,7 @@ def test_the_demo_ends_with_a_model_a_report_and_no_process(small_plan: Path, tm
     assert not list(results.rglob("*.key"))
     assert not processes_with(str(tmp_path / "work"))
 
-    again = command(
-        *("fedward", "demo", "--data", str(tmp_path / "images")),
-        *("--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")),
-        timeout_s=240,
-    )
+    again = command(*demo, timeout_s=240)
     assert again.returncode == 2
     assert "epsilon" in again.stderr
     assert "> cap" in again.stderr
