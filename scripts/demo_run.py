@@ -7,11 +7,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from common import launch
 from common.child import Child, ChildEvent, Refusal
 from common.errors import DeploymentError, OperatorError
 from common.plan import Plan
@@ -79,35 +81,38 @@ async def _submit_and_wait(folder: Path, display: Display) -> str:
     coordinator = folder / "coordinator"
     log = coordinator / "work" / "logs" / "run.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            command("fedward-server"),
-            "run",
-            str(folder / "plan.yaml"),
-            "--config",
-            str(coordinator / "server.yaml"),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-        try:
-            while process.returncode is None:
-                display.run = display.run or _newest_run(coordinator / "work" / "runs")
-                try:
-                    await asyncio.wait_for(asyncio.shield(process.wait()), POLL_S)
-                except TimeoutError:
-                    continue
-        finally:
-            if process.returncode is None:
-                process.terminate()
-                await process.wait()
+    words = (command("fedward-server"), "run", str(folder / "plan.yaml"), "--config", str(coordinator / "server.yaml"))
+    process = await start_tied(words, log)
+    try:
+        while process.returncode is None:
+            display.run = display.run or _newest_run(coordinator / "work" / "runs")
+            try:
+                await asyncio.wait_for(asyncio.shield(process.wait()), POLL_S)
+            except TimeoutError:
+                continue
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
     if process.returncode != 0:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         last = lines[-1].removeprefix("error: ") if lines else "no output"
         said = "".join(f"\n  {message}" for message in display.messages())
         raise DeploymentError(f"the run did not finish: {last}; the log of its command is {log}{said}")
     return display.run
+
+
+async def start_tied(words: Sequence[str], log: Path) -> asyncio.subprocess.Process:
+    """Start a command that the kernel kills when this process is killed; its output is appended to `log`."""
+    with log.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-IS", launch.__file__, str(os.getpid())),
+            *words,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
 
 
 def _newest_run(runs: Path) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -18,8 +21,11 @@ from scripts.demo import DemoOptions, Prepared, deliver, prepare, run_demo
 from scripts.demo_run import FinishedRun
 from scripts.demo_work import WorkFolder
 from server.store import Store
+from tests.support.deployment import wait_until
+from tests.support.processes import arguments
 from tests.support.small_federation import TEMPLATE, write_images
 
+REPOSITORY = Path(__file__).parents[2]
 RUN = "ab" * 16
 
 
@@ -205,3 +211,32 @@ def test_results_that_cannot_be_written_at_the_end_stay_with_the_hospitals(finis
     with pytest.raises(OperatorError, match=f"results could not be collected: .*stays in {finished.folder}$"):
         deliver(finished, FinishedRun(RUN, {}), work, results=tmp_path / "results", started=time.monotonic())
     assert work.keep
+
+
+DRIVER = """
+import asyncio, sys
+from pathlib import Path
+from scripts.demo_run import start_tied
+async def main():
+    process = await start_tied(("sleep", "600"), Path(sys.argv[1]))
+    print(process.pid, flush=True)
+    await process.wait()
+asyncio.run(main())
+"""
+
+
+def test_a_demo_that_is_killed_takes_the_command_of_its_run_with_it(tmp_path: Path) -> None:
+    """Nobody is left to stop it."""
+    words = [sys.executable, "-c", DRIVER, str(tmp_path / "log")]
+    with subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as demo:  # noqa: S603 -- our own interpreter
+        assert demo.stdout is not None
+        child = psutil.Process(int(demo.stdout.readline()))
+        try:
+            wait_until(lambda: arguments(child) == ["sleep", "600"], timeout_s=30, what="the command runs")
+            demo.kill()
+            demo.wait()
+            assert psutil.wait_procs([child], timeout=10)[1] == []
+        finally:
+            demo.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
