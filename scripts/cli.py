@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from common.address import check_address
 from common.command import run_command
 from common.config import load_settings
-from common.errors import OperatorError
+from common.errors import ConfigError, OperatorError
 from common.plan import Plan
-from scripts.address import require_address
 from scripts.bench import bench_app
 from scripts.report_file import require_writable, write_json
 
@@ -135,7 +135,10 @@ def provision(  # noqa: PLR0913 -- one parameter per option
 
     Whoever runs this command holds every hospital's keys for a moment. At real sites each hospital makes its own.
     """
-    require_address(address)
+    try:
+        check_address(address)
+    except ConfigError as error:
+        raise ConfigError(f"--address: {error}") from error
     template = load_settings(plan, Plan)
     names = sorted((p.name for p in shards.glob("hospital-*") if (p / "data").is_dir()), key=lambda n: (len(n), n))
     if not names:

@@ -14,8 +14,6 @@ import pytest
 import yaml
 
 from client.cli import main as client_main
-from common.errors import OperatorError
-from scripts.address import require_address
 from scripts.report_file import require_writable, write_json
 from tests.support.small_federation import CLASSES, NAMES, provision_small, template, write_images
 
@@ -277,37 +275,8 @@ def test_a_reports_path_is_tried_without_a_trace(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "new.json").read_text()) == {"a": 1}
 
 
-NO_ADDRESS = [
-    ("9092", "host:port is allowed"),
-    ("a.example:", "host:port is allowed"),
-    ("a.example:\N{ARABIC-INDIC DIGIT NINE}", "host:port is allowed"),
-    ("a.example:0", "a port is a number from 1 to 65535"),
-    ("a.example:65536", "a port is a number from 1 to 65535"),
-    ("b\N{LATIN SMALL LETTER U WITH DIAERESIS}.example:9092", "an IPv4 address; write xn--b-eha.example"),
-    ("[::1]:9092", "an IPv4 address"),
-    ("a/b:9092", "an IPv4 address"),
-    ("a b:9092", "an IPv4 address"),
-    ("a.example\n:9092", "an IPv4 address"),
-]
-
-
-@pytest.mark.parametrize(("address", "said"), NO_ADDRESS)
-def test_what_is_no_address_is_refused_in_one_sentence(address: str, said: str) -> None:
-    """Keys and certificates are made for it, and every hospital's file names it."""
-    with pytest.raises(OperatorError) as refused:
-        require_address(address)
-    assert str(refused.value).startswith("--address: seen ")
-    assert str(refused.value).endswith(said)
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "a.example:65535", "xn--b-eha.example:9092", "node_1:9092"])
-def test_an_address_is_taken(address: str) -> None:
-    """The control of the refusals."""
-    require_address(address)
-
-
 def test_a_wrong_address_of_the_coordinator_is_one_line(tmp_path: Path) -> None:
-    """Also on the command line, and before anything is written."""
+    """Refused before keys and certificates are made for it; what else is no address, test_address knows."""
     words, _ = provision_place(tmp_path / "none" / "out", "")
     done = fedward(*words, "--address", "a.example:99999")
     said = "error: --address: seen 'a.example:99999'; a port is a number from 1 to 65535\n"
