@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from safetensors.numpy import load_file
 from common.plan import Plan
 from scripts.federation import free_ports
 from scripts.synthetic import write_synthetic
-from server.progress import read_progress
 from server.store import Exchange, Store
 from tests.support.deployment import Deployment, command, wait_until
 
 HOSPITALS = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
+KILLED = "hospital-4"
+SURVIVORS = HOSPITALS[:3]
 ROUNDS = 3
+RUN = "5" * 32
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,6 @@ class Ended:
 
     folder: Path
     plan: Plan
-    run: str
     exchanges: tuple[Exchange, ...]
     updates: dict[str, bytes]
 
@@ -38,14 +40,14 @@ def tiny_plan(path: Path) -> Path:
     content = yaml.safe_load((Path(__file__).parents[2] / "configs" / "plans" / "demo.yaml").read_text())
     content["model"] |= {"image_size": 64, "projection": 32}
     content["training"] |= {"rounds": ROUNDS}
-    content["cohort"] = {"min_cohort": 3, "round_timeout_s": 12, "attempts": 2}
+    content["cohort"] = {"min_cohort": 3, "round_timeout_s": 15, "attempts": 2}
     path.write_text(yaml.safe_dump(content))
     return path
 
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """Four hospitals; hospital-4 is killed as round 2 opens."""
+    """Four hospitals; hospital-4 is killed in round 2, after it has begun to train and before it has an upload."""
     base = tmp_path_factory.mktemp("fw")
     write_synthetic(base / "images", images_per_class=12, seed=0)
     dealt = command("fedward", "split", str(base / "images"), "--out", str(base / "shards"), "--hospitals", "4")
@@ -63,39 +65,44 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
             deployment.start_hospital(name)
         for name in HOSPITALS:
             deployment.until_printed(name, "hospital ready")
-        plan_path, server_yaml = str(folder / "plan.yaml"), str(deployment.server_yaml)
-        deployment.start("run", "fedward-server", "run", plan_path, "--config", server_yaml)
-        runs = folder / "coordinator" / "work" / "runs"
-        wait_until(lambda: any(runs.glob("*/progress.json")), timeout_s=60, what="the run starts")
-        run = next(runs.iterdir()).name
-
-        def round_two_is_open() -> bool:
-            progress = read_progress(runs / run)
-            return progress is not None and progress.round == 2
-
-        wait_until(round_two_is_open, timeout_s=60, what="round 2 opens")
-        deployment.kill("hospital-4")
-        updates = _watch_updates(folder, run, deployment)
+        kept = hold_before_upload(folder)
+        words = (str(folder / "plan.yaml"), "--config", str(deployment.server_yaml), "--run-id", RUN)
+        deployment.start("run", "fedward-server", "run", *words)
+        wait_until((kept / "round-2.started").exists, timeout_s=90, what="round 2 at hospital-4")
+        deployment.kill(KILLED)
+        updates = _watch_updates(folder, deployment)
         assert deployment.processes.pop("run").wait(timeout=120) == 0, deployment.log("run").read_text()
-        for name in ("hospital-1", "hospital-2", "hospital-3", "coordinator"):
+        for name in (*SURVIVORS, "coordinator"):
             assert deployment.stop(name) == 0
     store = Store(folder / "coordinator" / "work")
-    exchanges = store.exchanges(run)
+    exchanges = store.exchanges(RUN)
     store.close()
-    return Ended(folder, plan, run, exchanges, updates)
+    return Ended(folder, plan, exchanges, updates)
+
+
+def hold_before_upload(folder: Path) -> Path:
+    """Make hospital-4 wait in round 2 once it has trained; returns where it keeps the run.
+
+    Where its site writes the update lies a named pipe that nobody reads: it cannot come to encrypt and send, however
+    late the kill comes.
+    """
+    kept = folder / KILLED / "state" / "runs" / RUN
+    kept.mkdir(parents=True)
+    os.mkfifo(kept / ".round-2.update.new")
+    return kept
 
 
 def _free_port() -> int:
     return free_ports(1)[0]
 
 
-def _watch_updates(folder: Path, run: str, deployment: Deployment) -> dict[str, bytes]:
+def _watch_updates(folder: Path, deployment: Deployment) -> dict[str, bytes]:
     """Copies of the plaintext integers while they lie on the sites' disks."""
     found: dict[str, bytes] = {}
 
     def three_seen() -> bool:
         for name in HOSPITALS:
-            for path in (folder / name / "state" / "runs" / run).glob("round-*.update"):
+            for path in (folder / name / "state" / "runs" / RUN).glob("round-*.update"):
                 try:
                     found[f"{name}/{path.name}"] = path.read_bytes()
                 except FileNotFoundError:
@@ -109,23 +116,26 @@ def _watch_updates(folder: Path, run: str, deployment: Deployment) -> dict[str, 
 def test_every_round_completes_and_one_of_them_by_three_hospitals(ended: Ended) -> None:
     """A hospital that dies in mid-round costs the others its own share, not the round."""
     trained = {e.round: {o.hospital for o in e.outcomes if o.outcome == "contributed"} for e in ended.exchanges}
-    assert set(range(1, ROUNDS + 2)) <= set(trained)
-    assert trained[1] == set(HOSPITALS)
-    assert trained[ROUNDS] == set(HOSPITALS[:3])
+    rounds = [(e.kind, e.round, e.attempt) for e in ended.exchanges]
+    assert rounds == [("hello", 0, 0), *(("train", n, 0) for n in (1, 2, 3)), ("eval", 4, 0), ("finish", 5, 0)]
+    assert trained == {0: set(), 1: set(HOSPITALS), **{n: set(SURVIVORS) for n in (2, 3, 4)}, 5: set()}
+    # Round 2 had four that were asked: one died at it.
+    asked = {o.hospital: o.outcome for o in ended.exchanges[2].outcomes}
+    assert asked[KILLED] in ("late", "failed")
 
 
 def test_the_survivors_hold_bit_identical_models(ended: Ended) -> None:
     """All replay the same aggregates; the dead one has no result of this run."""
-    paths = [ended.folder / name / "results" / ended.run / "model.safetensors" for name in HOSPITALS[:3]]
+    paths = [ended.folder / name / "results" / RUN / "model.safetensors" for name in SURVIVORS]
     models = [load_file(path) for path in paths]
     for other in models[1:]:
         assert all(np.array_equal(models[0][key], other[key]) for key in models[0])
-    assert not (ended.folder / "hospital-4" / "results" / ended.run).exists()
+    assert not (ended.folder / KILLED / "results" / RUN).exists()
 
 
 def test_metrics_tell_the_accuracy_of_each_round(ended: Ended) -> None:
     """The sums of held-out counts travel encrypted and are read at the hospitals."""
-    metrics = json.loads((ended.folder / "hospital-1" / "results" / ended.run / "metrics.json").read_text())
+    metrics = json.loads((ended.folder / "hospital-1" / "results" / RUN / "metrics.json").read_text())
     assert [row["round"] for row in metrics["rounds"]] == list(range(1, ROUNDS + 1))
     assert all(0 <= row["accuracy"] <= 1 for row in metrics["rounds"])
     assert metrics["privacy"]["epsilon_spent"] <= ended.plan.privacy.epsilon
@@ -162,7 +172,7 @@ def test_the_coordinator_has_no_plaintext_update(ended: Ended, tmp_path: Path) -
 
 def test_the_coordinator_has_no_plaintext_model(ended: Ended) -> None:
     """The finished model lies at the hospitals only; the control finds it there."""
-    model = load_file(ended.folder / "hospital-1" / "results" / ended.run / "model.safetensors")
+    model = load_file(ended.folder / "hospital-1" / "results" / RUN / "model.safetensors")
     parameters = np.concatenate([tensor.reshape(-1) for tensor in model.values()])
     needles = [w for kind in ("<f4", "<f8") for w in windows(b"\0" * 128 + parameters.astype(kind).tobytes())]
     assert not holds(ended.folder / "coordinator", needles)
