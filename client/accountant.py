@@ -41,6 +41,10 @@ from dp_accounting.rdp import RdpAccountant
 from common.errors import LedgerError, LocalProtocolError, PlanError
 
 GRID_BITS = 20
+# Below it the PLD's truncated tails (1e-15) outweigh delta and epsilon becomes infinite.
+LEAST_DELTA = 1e-12
+# Below it so few units take part that next to no noise is asked for, whose PLD needs minutes and gigabytes.
+LEAST_RATE = 1e-3
 _NUMBERS_RELEASED = 2.0**40
 _INTERVAL = 1e-4
 # Fractional orders do not always converge for subsampled Gaussians in dp_accounting; without them RDP is only looser.
@@ -143,18 +147,25 @@ def solve_sigma(*, epsilon: float, delta: float, q: float, steps: int) -> float:
     """Smallest sigma whose `steps` steps at rate `q` stay within (epsilon, delta), to 1e-4 relative.
 
     Raises:
-        PlanError: If epsilon <= 0, delta is not in (0, 1), q is not in (0, 1] or steps < 1.
+        PlanError: If epsilon <= 0, delta is not in [1e-12, 1), q is not in [1e-3, 1] or steps < 1.
 
     Guarantees:
         `epsilon_of([PrivacyEvent(q, sigma, steps)], delta) <= epsilon`.
     """
-    if not (0 < epsilon < math.inf and 0 < delta < 1):
+    if not 0 < epsilon < math.inf:
+        raise PlanError(f"privacy.epsilon: seen {epsilon:g}; epsilon > 0 is allowed; set a finite budget")
+    if not LEAST_DELTA <= delta < 1:
         raise PlanError(
-            f"seen epsilon {epsilon:g} and delta {delta:g}; epsilon > 0 and 0 < delta < 1 are allowed; "
-            "set privacy.epsilon and privacy.delta"
+            f"privacy.delta: seen {delta:g}; {LEAST_DELTA:g} to less than 1 is allowed, since less cannot be accounted "
+            "for; 1e-5 or a tenth of 1/n is usual"
         )
-    if not (0 < q <= 1 and steps >= 1):
-        raise PlanError(f"seen sampling rate {q:g} and {steps} steps; a rate in (0, 1] and steps >= 1 are allowed")
+    if not LEAST_RATE <= q <= 1:
+        raise PlanError(
+            f"training.sampling.rate: seen {q:g}; {LEAST_RATE:g} to 1 is allowed, since less leaves nobody to train "
+            "on; raise the rate"
+        )
+    if steps < 1:
+        raise PlanError(f"training.rounds and local_steps: seen {steps} steps in all; at least one is allowed")
     mu = 1 / _gaussian_sigma(epsilon, delta)
     # Central limit of the Poisson-sampled Gaussian (Bu et al., 2019, arXiv:1911.11607): only a first guess.
     guess = math.sqrt(steps) / mu if q == 1 else 1 / math.sqrt(math.log1p(mu**2 / (q**2 * steps)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from client.accountant import LEAST_DELTA
 from common.errors import LedgerError
 
 
@@ -14,7 +15,7 @@ class Cap:
 
     Attributes:
         epsilon: > 0.
-        delta: In (0, 1), less than one over the number of units (`check_delta`).
+        delta: In [1e-12, 1), less than one over the number of units (`check_delta`).
 
     Raises:
         LedgerError: If a value is out of its range.
@@ -24,9 +25,10 @@ class Cap:
     delta: float
 
     def __post_init__(self) -> None:
-        if not (0 < self.epsilon < math.inf and 0 < self.delta < 1):
+        if not (0 < self.epsilon < math.inf and LEAST_DELTA <= self.delta < 1):
             raise LedgerError(
-                f"the cap is epsilon {self.epsilon:g}, delta {self.delta:g}; epsilon > 0 and 0 < delta < 1 are allowed"
+                f"the cap is epsilon {self.epsilon:g}, delta {self.delta:g}; epsilon > 0 and delta from "
+                f"{LEAST_DELTA:g} to less than 1 are allowed; correct privacy.cap_epsilon and privacy.cap_delta"
             )
 
 

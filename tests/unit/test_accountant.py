@@ -149,6 +149,27 @@ def test_an_epsilon_that_is_no_budget_is_refused(epsilon: float) -> None:
         solve_sigma(epsilon=epsilon, delta=1e-5, q=1.0, steps=1)
 
 
+@pytest.mark.parametrize("delta", [1e-300, 9e-13, 0.0, 1.0, math.nan])
+def test_a_delta_that_cannot_be_accounted_for_is_refused_by_name(delta: float) -> None:
+    """It used to end in the advice to reinstall an accountant that was sound."""
+    with pytest.raises(PlanError, match=r"privacy\.delta: seen .*; 1e-12 to less than 1 is allowed"):
+        solve_sigma(epsilon=3.0, delta=delta, q=1.0, steps=20)
+
+
+@pytest.mark.parametrize("rate", [1e-9, 9e-4, 0.0, 1.1, math.nan])
+def test_a_rate_that_leaves_nobody_is_refused_by_name(rate: float) -> None:
+    """At 1e-9 the noise multiplier that the budget allows is 0.002: training without noise, for nobody."""
+    with pytest.raises(PlanError, match=r"training\.sampling\.rate: seen .*; 0\.001 to 1 is allowed"):
+        solve_sigma(epsilon=3.0, delta=1e-5, q=rate, steps=20)
+
+
+@pytest.mark.parametrize(("delta", "q", "steps"), [(1e-12, 1.0, 20), (1e-12, 0.25, 2000), (1e-5, 1e-3, 10_000)])
+def test_the_least_delta_and_rate_are_accounted_for(delta: float, q: float, steps: int) -> None:
+    """The control of both bounds: at them the budget is used and kept."""
+    sigma = solve_sigma(epsilon=3.0, delta=delta, q=q, steps=steps)
+    assert 2.9 < epsilon_of([PrivacyEvent(q, sigma, steps)], delta) <= 3.0
+
+
 @pytest.mark.parametrize(("delta", "units"), [(0.01, 100), (0.5, 100), (0.0, 100), (1e-5, 0), (math.nan, 10)])
 def test_a_delta_that_would_allow_publishing_a_unit_is_refused(delta: float, units: int) -> None:
     """With delta = 1/n, releasing one random unit in clear counts as private."""

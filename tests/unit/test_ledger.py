@@ -230,7 +230,7 @@ def test_one_event_that_is_larger_than_the_cap_is_refused_from_the_start(tmp_pat
         assert ledger.spent(1e-5) == 0.0
 
 
-@pytest.mark.parametrize(("epsilon", "delta"), [(0.0, 1e-5), (-1.0, 1e-5), (1.0, 0.0), (1.0, 1.0)])
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.0, 1e-5), (-1.0, 1e-5), (1.0, 0.0), (1.0, 1.0), (1.0, 1e-300)])
 def test_a_cap_that_is_none_is_refused(epsilon: float, delta: float) -> None:
     """It would allow everything or nothing."""
     with pytest.raises(LedgerError, match="are allowed"):
