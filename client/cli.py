@@ -61,6 +61,7 @@ def service(config: ConfigOption) -> None:
     """Run the site service alone, without a gateway (what `start` runs as its first child)."""
     site = load_site(config)
     # Heavy imports live in the process that needs them: the supervisor stays small.
+    from client.past_runs import remove_past_runs  # noqa: PLC0415
     from client.service import serve  # noqa: PLC0415
     from client.site import open_hospital  # noqa: PLC0415
     from client.status import StatusFile  # noqa: PLC0415
@@ -75,6 +76,8 @@ def service(config: ConfigOption) -> None:
     status = StatusFile(site.state / "status.json", site.hospital)
     status.update(phase="starting")
     hospital = open_hospital(site, status)
+    # The ledger is held now, so no other service uses these folders.
+    remove_past_runs(site.state / "runs", approved=site.approved_plans)
     serve(hospital.answer, site.socket)
     status.update(phase="stopped")
     remove_socket(site.socket)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from client.apply import apply_aggregate
 from client.contribute import Contributor
 from client.encrypt import SecretKey
+from client.past_runs import remove_past_runs
 from client.refused import RefusedAggregates
 from client.state import RunState, initial_state, state_tag
 from client.status import StatusFile
@@ -78,6 +79,8 @@ class Hospital:
             )
         if request.kind == "finish":
             self._finish(request.run, state, storage)
+            storage.finish(state)
+            remove_past_runs(self._config.state / "runs", approved=self._config.approved_plans)
             self._status.update(phase="finished", round=self._plan.training.rounds, message="")
             return self._reply(request, state, body=b"", reason="")
         stored = storage.load_reply(request.round, request.attempt)

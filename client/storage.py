@@ -19,9 +19,13 @@ from client.state import RunState
 from common.errors import SiteStorageError, WrongPlan
 from common.messages import Applied
 
+_FINISHED = "finished"
+
 
 class RunStorage:
     """Folder of one run under one plan: `plan`, `state.npz`, `rounds.json`, and per round marker, update and replies.
+
+    Marker, update and replies of a round are erased when its aggregate is applied; `finished` stands in it at the end.
 
     Nothing is made on the disk before there is something to keep: a request alone takes no space.
     """
@@ -38,8 +42,8 @@ class RunStorage:
             SiteStorageError: If the disk refuses.
         """
         self._folder, self._plan = folder, plan
-        begun_under = self._read("plan")
-        if begun_under is not None and begun_under != plan.encode():
+        begun_under = self.plan_of(folder)
+        if begun_under is not None and begun_under != plan:
             raise WrongPlan("a run that this site began under another plan goes on under this one; refuse it")
 
     def load_state(self) -> RunState | None:
@@ -57,12 +61,23 @@ class RunStorage:
         applied = np.frombuffer(state.applied.model_dump_json().encode(), dtype=np.uint8)
         np.savez(buffer, applied=applied, parameters=state.optimiser.parameters, velocity=state.optimiser.velocity)
         self._write("state.npz", buffer.getvalue())
-        try:
-            for path in (*self._folder.glob("round-*"), *self._folder.glob(".round-*")):
-                if int(path.name.split("-")[1].split(".")[0]) <= state.applied.round:
-                    path.unlink(missing_ok=True)
-        except OSError as error:
-            raise _refused(self._folder, error) from error
+        self._forget_rounds(state.applied.round)
+
+    def finish(self, state: RunState) -> None:
+        """Note that the run is over, and forget what a crash behind the last `save_state` has left."""
+        self._forget_rounds(state.applied.round)
+        self._write(_FINISHED, b"")
+
+    @staticmethod
+    def is_finished(folder: Path) -> bool:
+        """Whether `finish` was called for the run in this folder."""
+        return (folder / _FINISHED).exists()
+
+    @staticmethod
+    def plan_of(folder: Path) -> str | None:
+        """Digest of the plan of the run in this folder, or None if there is no run in it."""
+        data = read_durable(folder / "plan")
+        return data.decode(errors="replace") if data is not None else None
 
     def mark_started(self, round_number: int) -> None:
         """Note on disk that training of a round begins and that no update of it exists yet."""
@@ -104,6 +119,14 @@ class RunStorage:
         data = self._read("rounds.json")
         with self._intact("rounds.json"):
             return {} if data is None else {int(number): facts for number, facts in json.loads(data).items()}
+
+    def _forget_rounds(self, last: int) -> None:
+        try:
+            for path in (*self._folder.glob("round-*"), *self._folder.glob(".round-*")):
+                if int(path.name.split("-")[1].split(".")[0]) <= last:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _refused(self._folder, error) from error
 
     def _read(self, name: str) -> bytes | None:
         return read_durable(self._folder / name)
