@@ -13,7 +13,7 @@ if ! reason=$(docker version --format '{{.Server.Version}}' 2>&1 && docker compo
   echo "compose_demo: Docker with compose is needed: $(echo "$reason" | tail -n 1)" >&2
   exit 2
 fi
-compose() { docker compose -f docker/compose.yaml "$@"; }
+compose() { docker compose --ansi never -f docker/compose.yaml "$@"; }
 if [ -n "$(compose ps --quiet)" ]; then
   echo "compose_demo: the demo is up already; end it with: docker compose -f docker/compose.yaml down --volumes" >&2
   exit 2

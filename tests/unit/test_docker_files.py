@@ -352,3 +352,23 @@ def test_no_file_names_a_registry() -> None:
     assert len(texts) > 10
     assert [path.name for path in texts if pattern(path.read_text(encoding="utf-8"))] == []
     assert pattern("RUN pip install --index-url https://packages.example.org/simple")
+
+
+def test_the_script_says_in_one_line_that_docker_is_missing(tmp_path: Path) -> None:
+    """With no engine behind the socket, or no docker command at all: nothing is built, nothing is started."""
+    result = subprocess.run(  # noqa: S603 -- our own script
+        [REPOSITORY / "scripts" / "compose_demo.sh"],
+        env={
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "DOCKER_HOST": f"unix://{tmp_path}/no.sock",
+            "HOME": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("compose_demo: Docker with compose is needed: ")
