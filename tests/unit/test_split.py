@@ -158,6 +158,15 @@ def test_conflicting_copies_are_told_and_dealt_to_nobody(source: Path, tmp_path:
     assert not list((tmp_path / "out").rglob("copy.png"))
 
 
+def test_what_lies_in_the_wrong_place_is_told(source: Path, tmp_path: Path) -> None:
+    """An archive unpacked one folder too deep would otherwise be dealt as a smaller data set."""
+    shutil.copytree(source / "Train" / "wart", source / "Train" / "mole" / "wart")
+    (source / "Train" / "mole" / "notes.txt").write_text("x")
+    report = _split(source, tmp_path / "out")
+    assert report.left_out == {"in_subfolder": 12, "not_an_image": 1}
+    assert "12 image(s) in subfolders of class folders" in " ".join(report.warnings)
+
+
 def test_a_cut_off_image_is_refused_or_skipped_by_choice(source: Path, tmp_path: Path) -> None:
     """Found here once, instead of at one of the hospitals later."""
     path = source / "Train" / "mole" / "00.png"
