@@ -58,6 +58,10 @@ def plan_model(plan: Plan) -> nn.Module:
     return build_model(model.kind, classes=classes, width=model.width, seed=model.seed)
 
 
+def _ignore(_: object) -> None:
+    """Nothing to show or to refuse."""
+
+
 class Learner:
     """Trains and counts on this site's units; see `client.contribute.Learning`."""
 
@@ -115,7 +119,12 @@ class Learner:
 
 
 def load_learner(
-    config: SiteConfig, plan: Plan, *, on_progress: Callable[[int, int], None], randomness: Randomness = CSPRNG
+    config: SiteConfig,
+    plan: Plan,
+    *,
+    on_progress: Callable[[int, int], None],
+    on_table: Callable[[ImageTable], None] = _ignore,
+    randomness: Randomness = CSPRNG,
 ) -> tuple[Learner, str]:
     """Read this site's data for a plan and build the model.
 
@@ -123,6 +132,7 @@ def load_learner(
         config: The site.
         plan: The agreed plan.
         on_progress: Called with images done and images in all.
+        on_table: Called with the images before one of them is decoded; may refuse them.
         randomness: See `client.dpsgd.Randomness`; anything but the default voids the guarantee.
 
     Returns:
@@ -138,6 +148,7 @@ def load_learner(
     table = load_table(
         config.data, plan.data.classes, on_undecodable=plan.data.unreadable_images, unit=plan.privacy.unit
     )
+    on_table(table)
     data, table = load_units(
         table, plan, device=config.device, cache=config.state / "features", on_progress=on_progress
     )
@@ -222,7 +233,3 @@ def _give_memory_back() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):  # glibc
         libc.malloc_trim(0)
-
-
-def _ignore(_step: int) -> None:
-    """Steps take milliseconds: nothing to show."""

@@ -14,6 +14,7 @@ from client.ledger_cap import Cap, Spending
 from client.ledger_chain import genesis, read_entries
 from client.ledger_entry import Charge, Kind, LedgerEntry, Mode, paying
 from client.ledger_file import create_file, explain, open_file
+from client.ledger_marks import Marks, append_marks, read_marks
 from common.errors import BudgetExceeded, LedgerError
 from common.identity import Identity
 
@@ -46,7 +47,8 @@ class Ledger:
         create_file(path, source=source, public_key=identity.public_hex)
         self._connection = open_file(path, source=source, public_key=identity.public_hex)
         try:
-            self._entries = self._read()
+            self._entries = read_entries(self._connection, path, source=source, public_key=identity.public_hex)
+            self._marks = read_marks(self._connection, path, source=source, public_key=identity.public_hex)
         except BaseException:
             self._connection.close()
             raise
@@ -162,19 +164,23 @@ class Ledger:
         """Hash of the last entry, hex; of source and site if there is none."""
         return self._entries[-1].hash if self._entries else genesis(self._source, self._identity.public_hex)
 
-    def verify(self) -> None:
-        """Read the file again and check chain, signatures, order and spending.
+    def marks(self) -> Marks | None:
+        """The marks of all images and units that this ledger has ever counted; None for one that kept none yet."""
+        return self._marks
+
+    def count(self, marks: Marks) -> None:
+        """Count images and units, durably, before anything of them is charged; marks that stand are not written again.
 
         Raises:
-            LedgerError: If anything does not hold.
+            LedgerError: If a write failed before.
+            SiteStorageError: If the disk refuses; nothing may be trained.
         """
         with self._lock:
             self._require_sound()
-            if self._read() != self._entries:
-                raise LedgerError(f"{self._path}: changed under the process that holds it; restore it from a backup")
-
-    def _read(self) -> list[LedgerEntry]:
-        return read_entries(self._connection, self._path, source=self._source, public_key=self._identity.public_hex)
+            new = marks - (self._marks or frozenset())
+            if new or self._marks is None:
+                append_marks(self._connection, self._path, new, source=self._source, identity=self._identity)
+            self._marks = marks | (self._marks or frozenset())
 
     def _find(self, key: tuple[str, int, str]) -> LedgerEntry | None:
         return next((entry for entry in self._entries if entry.charge.key == key), None)

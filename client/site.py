@@ -14,6 +14,8 @@ from client.encrypt import SecretKey
 from client.learner import load_learner
 from client.ledger import Ledger
 from client.ledger_cap import Cap
+from client.ledger_marks import image_marks
+from client.ledger_overlap import Place, claim_images
 from client.results import write_results
 from client.round import Hospital, Keys
 from client.status import StatusFile
@@ -129,8 +131,13 @@ def open_hospital(config: SiteConfig, status: StatusFile) -> Hospital:
         delta=delta,
         sigma=sigma,
     )
+    place = Place(config.ledger, config.privacy.source, keys.identity.public_hex, config.state)
     learner, unit = load_learner(
-        config, plan, on_progress=lambda done, total: status.update(phase="reading data", done=done, total=total)
+        config,
+        plan,
+        on_progress=lambda done, total: status.update(phase="reading data", done=done, total=total),
+        # Before the features, which may take hours, and before anything can be charged.
+        on_table=lambda table: claim_images(ledger, image_marks(keys.identity, table), place=place),
     )
     check_delta(delta, learner.training_units)
     _check_cap_delta(config.privacy.cap_delta, learner.training_units)

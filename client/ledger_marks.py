@@ -1,0 +1,122 @@
+"""Whom a ledger counts: keyed marks of images and units, appended to its file and signed, never taken back."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import sqlite3
+from collections.abc import Collection
+from pathlib import Path
+
+from client.data import ImageTable
+from client.ledger_chain import genesis
+from client.ledger_file import explain
+from common.errors import BadSignature, LedgerError
+from common.identity import Identity, verify
+
+_MARK_BYTES = 16
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS counted (batch INTEGER PRIMARY KEY, marks BLOB NOT NULL, signature TEXT NOT NULL)",
+    *(
+        f"CREATE TRIGGER IF NOT EXISTS counted_{verb} BEFORE {verb} ON counted"
+        " BEGIN SELECT RAISE(ABORT, 'append-only'); END"
+        for verb in ("UPDATE", "DELETE")
+    ),
+)
+
+Marks = frozenset[bytes]
+
+
+def image_marks(identity: Identity, table: ImageTable) -> tuple[Marks, ...]:
+    """One or two marks for each image: of its bytes, and of its unit where index.csv names that.
+
+    A unit that is only the file's own digest has no second mark. The key is an Ed25519 signature of a label: nobody
+    without the site's private key can tell from a mark which image it is.
+
+    Args:
+        identity: The site's key.
+        table: The images, whose digests `load_table` has computed.
+
+    Returns:
+        In the table's order; each mark has 16 bytes.
+    """
+    key = identity.sign(b"fedward/counted/1")
+
+    def mark(name: str) -> bytes:
+        return hmac.digest(key, name.encode(), "sha256")[:_MARK_BYTES]
+
+    named = {record.unit for record in table.records if not record.unit.startswith("sha256:")}
+    units = {unit: mark(f"unit/{unit}") for unit in named}
+    return tuple(
+        frozenset((mark(f"image/{record.sha256}"), *((units[record.unit],) if record.unit in units else ())))
+        for record in table.records
+    )
+
+
+def read_marks(connection: sqlite3.Connection, path: Path, *, source: str, public_key: str) -> Marks | None:
+    """The marks of a ledger's file, or None where it has no table of them yet.
+
+    Args:
+        connection: The open file.
+        path: Its name, for messages.
+        source: The ledger's source.
+        public_key: The identity that signed it, 64 hex digits.
+
+    Raises:
+        LedgerError: If the file is damaged, or a batch is not signed by that identity in its place.
+    """
+    batches = _read_batches(connection, path)
+    if batches is None:
+        return None
+    found: set[bytes] = set()
+    previous = genesis(source, public_key)
+    for number, (batch, marks, signature) in enumerate(batches, start=1):
+        try:
+            verify(public_key, bytes.fromhex(signature), _signed(number, marks, previous))
+        except (BadSignature, ValueError) as error:
+            raise LedgerError(f"{path}: batch {number} of its images is not signed by this site; refuse it") from error
+        if batch != number or len(marks) % _MARK_BYTES:
+            raise LedgerError(f"{path}: batch {number} of its images is out of its place; the file was altered")
+        found.update(marks[start : start + _MARK_BYTES] for start in range(0, len(marks), _MARK_BYTES))
+        previous = signature
+    return frozenset(found)
+
+
+def append_marks(
+    connection: sqlite3.Connection, path: Path, marks: Collection[bytes], *, source: str, identity: Identity
+) -> None:
+    """Add a batch of marks; it is on the disk when this returns. An older file gains the table.
+
+    Raises:
+        LedgerError, SiteStorageError: If the disk refuses; nothing is added then.
+    """
+    batches = _read_batches(connection, path) or []
+    previous = batches[-1][2] if batches else genesis(source, identity.public_hex)
+    blob = b"".join(sorted(marks))
+    signature = identity.sign(_signed(len(batches) + 1, blob, previous)).hex()
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in _SCHEMA:
+                connection.execute(statement)
+            connection.execute("INSERT INTO counted VALUES (?, ?, ?)", (len(batches) + 1, blob, signature))
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:  # SQLite itself rolls back after some errors
+                connection.execute("ROLLBACK")
+            raise
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
+
+
+def _read_batches(connection: sqlite3.Connection, path: Path) -> list[tuple[int, bytes, str]] | None:
+    try:
+        if not connection.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'counted'").fetchone():
+            return None
+        return connection.execute("SELECT batch, marks, signature FROM counted ORDER BY batch").fetchall()
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
+
+
+def _signed(number: int, marks: bytes, previous: str) -> bytes:
+    return b"fedward/counted-batch/1" + hashlib.sha256(f"{number}/{previous}/".encode() + marks).digest()
