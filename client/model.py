@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from common.errors import LocalProtocolError
@@ -139,19 +138,6 @@ def named_tensors(model: nn.Module, vector: NDArray[np.float64]) -> dict[str, Te
 
 def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-
-
-def pixels(images: Sequence[Image.Image], side: int) -> Tensor:
-    """Images as the network's input.
-
-    Returns:
-        Shape (n, 3, side, side), float32, (value - 127)/128 of the RGB image scaled bilinearly: public constants only.
-    """
-    out = torch.empty((len(images), 3, side, side), dtype=torch.float32)
-    for row, image in zip(out, images, strict=True):
-        scaled = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
-        row.copy_((torch.from_numpy(np.array(scaled)).permute(2, 0, 1).float() - 127) / 128)
-    return out
 
 
 def one_per_unit(units: Sequence[str], *, draw: Callable[[int], int] = secrets.randbelow) -> list[int]:

@@ -71,13 +71,6 @@ class ImageTable:
             counts[record.label_index] += 1
         return tuple(counts)
 
-    def units_per_class(self) -> tuple[int, ...]:
-        """Number of units of each class, in the order of `classes`."""
-        counts = [0] * len(self.classes)
-        for label_index in self.unit_labels().values():
-            counts[label_index] += 1
-        return tuple(counts)
-
     def without_undecodable(self, bad: Collection[str], *, on_undecodable: OnUndecodable) -> ImageTable:
         """Leave out the images at `bad` paths, or refuse the table because of them.
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from client.model import (
@@ -19,7 +18,6 @@ from client.model import (
     load_vector,
     named_tensors,
     one_per_unit,
-    pixels,
     trainable_vector,
 )
 from common.errors import LocalProtocolError
@@ -139,16 +137,6 @@ def test_a_network_of_impossible_width_is_refused(width: int) -> None:
     """GroupNorm has four groups."""
     with pytest.raises(LocalProtocolError, match="multiple of 4"):
         build_model("groupnorm-cnn", classes=3, width=width)
-
-
-def test_pixels_are_scaled_by_public_constants_only() -> None:
-    """A mean over the hospital's images would be an unpaid release."""
-    images = [Image.new("RGB", (40, 20), (255, 127, 0)), Image.new("L", (10, 10), 127)]
-    out = pixels(images, 16)
-    assert out.shape == (2, 3, 16, 16)
-    assert out.dtype == torch.float32
-    torch.testing.assert_close(out[0, :, 3, 5], torch.tensor([1.0, 0.0, -127 / 128]))
-    assert not out[1].any()
 
 
 def test_one_image_is_chosen_for_each_unit() -> None:
