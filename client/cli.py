@@ -12,7 +12,11 @@ from typing import Annotated
 
 import typer
 
+from client.approval import approved_plans
 from client.gateway import fork_server_socket, gateway_children
+from client.key_commands import PassphraseFile, approve, keygen
+from client.unlock import UNLOCK_DESCRIPTOR, find_unlock, in_memory
+from client.vault import Vault
 from common.child import GAVE_UP, Child, ChildEvent
 from common.command import run_command
 from common.errors import ConfigError
@@ -27,8 +31,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Run one hospital's site: its data and keys stay in the site service, its gateway owns nothing.",
 )
+app.command()(keygen)
+app.command()(approve)
 ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="This hospital's site file, as written by `fedward provision`.")
+    Path, typer.Option("--config", "-c", help="This hospital's site file, as written by `fedward-client approve`.")
 ]
 READY_LINE = "hospital ready"
 SERVICE_READY = r"site ready on"
@@ -43,16 +49,19 @@ def main() -> None:
 
 
 @app.command()
-def start(config: ConfigOption) -> None:
+def start(config: ConfigOption, *, passphrase_file: PassphraseFile = None) -> None:
     """Start the site service and its gateway and keep both up until Ctrl-C or SIGTERM.
 
     The site service reads this hospital's data, computes image features once (they are cached), and opens its ledger.
     Then the gateway connects to the coordinator; the site waits there for rounds and takes part in each one that the
-    approved plan and this hospital's own budget allow.
+    approved plan and this hospital's own budget allow. A vault with a passphrase is opened once, here.
     """
     site = load_site(config)
     _make_folders(site)
-    stages = ((_service_child(site, config),), *_gateway(site))
+    unlock = find_unlock(site.vault, key_file=site.vault_key, passphrase_file=passphrase_file)
+    opened = Vault.open(site.vault, hospital=site.hospital, unlock=unlock)
+    stages = ((_service_child(site, config, unlock=in_memory(opened.unlock)),), *_gateway(site))
+    del unlock, opened
     _supervise(stages, site)
 
 
@@ -77,7 +86,7 @@ def service(config: ConfigOption) -> None:
     status.update(phase="starting")
     hospital = open_hospital(site, status)
     # The ledger is held now, so no other service uses these folders.
-    remove_past_runs(site.state / "runs", approved=site.approved_plans)
+    remove_past_runs(site.state / "runs", approved=approved_plans(site.approvals))
     serve(hospital.answer, site.socket)
     status.update(phase="stopped")
     remove_socket(site.socket)
@@ -124,19 +133,20 @@ def _supervise(stages: Sequence[Sequence[Child]], site: SiteConfig) -> None:
     typer.echo(f"{site.hospital} stopped")
 
 
-def _service_child(site: SiteConfig, config: Path) -> Child:
+def _service_child(site: SiteConfig, config: Path, *, unlock: int) -> Child:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FLWR_")}
     # Threads that wait must not spin: sites that share a machine's cores would starve each other.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return Child(
         name="site",
         argv=(sys.executable, "-m", "client", "service", "--config", str(config.resolve())),
-        env=environment | {"PYTHONUNBUFFERED": "1"},
+        env=environment | {"PYTHONUNBUFFERED": "1", UNLOCK_DESCRIPTOR: str(unlock)},
         cwd=config.resolve().parent,
         log_path=site.state / "logs" / "site.log",
         ready_pattern=SERVICE_READY,
         ready_timeout_s=FEATURE_PASS_TIMEOUT_S,
         refusals=(GAVE_UP,),
+        inherited=(unlock,),
     )
 
 

@@ -4,35 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from client.apply import apply_aggregate
+from client.approval import approved_plans
 from client.contribute import Contributor
-from client.encrypt import SecretKey
+from client.keys import Keys
 from client.past_runs import remove_past_runs
-from client.refused import RefusedAggregates
 from client.state import RunState, initial_state, state_tag
 from client.status import StatusFile
 from client.storage import RunStorage
 from client.verify import Expectation
 from common.ckks import PRESETS, chunks_for, encode_upload
 from common.errors import BudgetExceeded, LedgerError, TranscriptError, WrongPlan, WrongRound
-from common.identity import Identity
-from common.messages import AggregateEntry, Manifest, Request, decode_reply, decode_request, encode_reply
+from common.messages import KEY_KINDS, AggregateEntry, Manifest, Request, decode_reply, decode_request, encode_reply
 from common.site_config import SiteConfig
 from common.transcript import aggregate_root, merkle_root
 
 log = logging.getLogger(__name__)
 
 Finish = Callable[[str, RunState, RunStorage], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """The two secrets of a site."""
-
-    identity: Identity
-    ckks: SecretKey
 
 
 class Hospital:
@@ -45,8 +35,6 @@ class Hospital:
         self._status, self._finish = status, finish
         self._plan = contributor.plan
         self._identities = {h.name: h.identity for h in self._plan.roster}
-        self._tag_key = keys.ckks.derive(b"fedward/state-tag/1")
-        self._refused = RefusedAggregates(config.state, key_name=keys.ckks.derive(b"fedward/key-name/1").hex())
 
     def answer(self, frame: bytes) -> bytes:
         """Answer one request of the coordinator.
@@ -64,6 +52,10 @@ class Hospital:
         signed = decode_request(frame, self._plan.agreed.coordinator)
         request = signed.request
         self._check_addressed(request)
+        if request.kind in KEY_KINDS:
+            return self._take_part_in_ceremony(request, signed.body)
+        # Before anything is kept for a run: without the epoch's key no part of it can be answered.
+        self._keys.epoch()
         storage = RunStorage(self._config.state / "runs" / request.run, plan=self._plan.digest)
         state = storage.load_state() or initial_state(self._contributor.learner.initial)
         for entry, body in zip(request.aggregates, signed.aggregate_bodies(), strict=True):
@@ -80,7 +72,7 @@ class Hospital:
         if request.kind == "finish":
             self._finish(request.run, state, storage)
             storage.finish(state)
-            remove_past_runs(self._config.state / "runs", approved=self._config.approved_plans)
+            remove_past_runs(self._config.state / "runs", approved=approved_plans(self._config.approvals))
             self._status.update(phase="finished", round=self._plan.training.rounds, message="")
             return self._reply(request, state, body=b"", reason="")
         stored = storage.load_reply(request.round, request.attempt)
@@ -101,6 +93,7 @@ class Hospital:
                 f"{plan.digest[:16]}… epoch {plan.agreed.epoch}; refuse it"
             )
         allowed = {
+            **dict.fromkeys(KEY_KINDS, request.round == 0 and not request.aggregates),
             "hello": request.round == 0,
             "train": 1 <= request.round <= plan.training.rounds,
             "eval": plan.training.rounds < request.round <= plan.last_round,
@@ -112,6 +105,13 @@ class Hospital:
                 f"{plan.training.rounds} rounds of at most {plan.cohort.attempts} attempts; refuse it"
             )
 
+    def _take_part_in_ceremony(self, request: Request, body: bytes) -> bytes:
+        ceremony = self._keys.ceremony
+        self._status.update(phase="agreeing on a key", message="")
+        if request.kind == "deal":
+            return ceremony.deal()
+        return ceremony.open(body) if request.kind == "open" else ceremony.confirm(body)
+
     def _catch_up(
         self, request: Request, state: RunState, entry: AggregateEntry, *, body: memoryview, storage: RunStorage
     ) -> RunState:
@@ -119,7 +119,7 @@ class Hospital:
             if entry.round == state.applied.round and aggregate_root(body) != state.applied.root:
                 raise TranscriptError(f"another aggregate of round {entry.round} than the one applied here; refuse it")
             return state
-        own_frame = storage.load_reply(entry.round, entry.attempt)
+        own_frame, epoch = storage.load_reply(entry.round, entry.attempt), self._keys.epoch()
         applied = apply_aggregate(
             state,
             entry,
@@ -129,13 +129,13 @@ class Hospital:
                 run=request.run,
                 hospital=self._config.hospital,
                 min_cohort=self._config.privacy.min_cohort,
-                state_tag=state_tag(state, self._tag_key),
+                state_tag=state_tag(state, epoch.tag),
                 applied=state.applied,
             ),
             own=decode_reply(own_frame, self._identities) if own_frame is not None else None,
-            key=self._keys.ckks,
+            key=epoch.ckks,
             grid=self._contributor.grid,
-            refused=self._refused,
+            refused=epoch.refused,
         )
         # History first: after a crash in between the row is written again, with the aggregate that comes then.
         row = {"contributors": list(applied.contributors), "counts_before": applied.counts.tolist()}
@@ -157,7 +157,7 @@ class Hospital:
                 return self._reply(request, state, body=b"", reason=refusal.code)
             storage.save_update(request.round, integers)
         self._status.update(phase="encrypting", epsilon_spent=self._contributor.spent())
-        body = encode_upload(self._keys.ckks.encrypt(integers, self._contributor.grid))
+        body = encode_upload(self._keys.epoch().ckks.encrypt(integers, self._contributor.grid))
         self._status.update(phase="waiting", message="")
         return self._reply(request, state, body=body, reason="")
 
@@ -176,7 +176,7 @@ class Hospital:
             role="contribute" if body else "observe",
             reason=reason,
             parameters=parameters.digest(),
-            state_tag=state_tag(state, self._tag_key),
+            state_tag=state_tag(state, self._keys.epoch().tag),
             applied=state.applied,
             ledger_sequence=self._contributor.ledger.sequence(),
             ledger_head=self._contributor.ledger.head(),

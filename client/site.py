@@ -6,55 +6,39 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from client.accountant import check_delta, solve_sigma
+from client.approval import check_approved
 from client.contribute import Contributor
-from client.encrypt import SecretKey
+from client.keys import open_keys
 from client.learner import load_learner
 from client.ledger import Ledger
 from client.ledger_cap import Cap
 from client.ledger_marks import image_marks
 from client.ledger_overlap import Place, claim_images
 from client.results import write_results
-from client.round import Hospital, Keys
+from client.round import Hospital
 from client.status import StatusFile
+from client.unlock import find_unlock
+from client.vault import Vault
 from common.canonical import canonical_bytes
 from common.ckks import PRESETS
 from common.config import load_settings
-from common.errors import ConfigError, KeyFileError
+from common.errors import ConfigError
 from common.grid import plan_grid
-from common.identity import Identity, read_secret, write_secret
+from common.identity import Identity
 from common.plan import Plan
 from common.site_config import SiteConfig
 
 log = logging.getLogger(__name__)
 
 
-def save_ckks_key(path: Path, key: SecretKey) -> None:
-    """Write a CKKS secret key, mode 0600, to a new file."""
-    write_secret(path, key.to_bytes())
-
-
-def load_ckks_key(path: Path, plan: Plan) -> SecretKey:
-    """Read the epoch's CKKS secret key.
+def load_plan(config: SiteConfig) -> Plan:
+    """Read the site's plan and check that it names this hospital, and enough others.
 
     Raises:
-        KeyFileError: If the file is no such key, or one for other parameters.
-    """
-    data = read_secret(path)
-    try:
-        return SecretKey.from_bytes(data, PRESETS[plan.encryption.preset])
-    except KeyFileError as error:
-        raise KeyFileError(f"{path}: {error}") from error
-
-
-def load_approved_plan(config: SiteConfig) -> Plan:
-    """Read the site's plan and check that this hospital is in it and agreed to it.
-
-    Raises:
-        ConfigError: If the file is wrong, names no hospitals yet or not this one, or its digest is not approved; or if
-            this site asks for more hospitals than it names.
+        ConfigError: If the file is wrong, names no hospitals yet or not this one, or fewer hospitals than this site
+            asks for.
     """
     plan = load_settings(config.plan, Plan)
     if plan.federation is None:
@@ -63,12 +47,6 @@ def load_approved_plan(config: SiteConfig) -> Plan:
     if config.hospital not in names:
         raise ConfigError(
             f"{config.plan}: the roster names {', '.join(names)}, not {config.hospital}; ask the organiser"
-        )
-    if plan.digest not in config.approved_plans:
-        raise ConfigError(
-            f"{config.plan}: digest {plan.digest[:16]}… is not among approved_plans of this site "
-            f"({', '.join(d[:16] + '…' for d in config.approved_plans)}); read the plan, then add its digest, or get "
-            "the plan that was approved"
         )
     if config.privacy.min_cohort > len(names):
         raise ConfigError(
@@ -102,13 +80,11 @@ def open_hospital(config: SiteConfig, status: StatusFile) -> Hospital:
     Raises:
         FedwardError: If anything is wrong; one sentence.
     """
-    plan = load_approved_plan(config)
-    keys = Keys(Identity.load(config.identity_key), load_ckks_key(config.ckks_key, plan))
+    plan = load_plan(config)
+    unlock = find_unlock(config.vault, key_file=config.vault_key, passphrase_file=None)
+    keys = open_keys(config, Vault.open(config.vault, hospital=config.hospital, unlock=unlock), plan)
+    check_approved(config.approvals, plan, hospital=config.hospital, identity_hex=keys.identity.public_hex)
     member = plan.roster[plan.agreed.position(config.hospital)]
-    if member.identity != keys.identity.public_hex:
-        raise KeyFileError(
-            f"{config.identity_key}: is not the key of {config.hospital} in the roster; name its own key"
-        )
     epsilon, delta = plan.budget(member)
     training = plan.training
     sigma = solve_sigma(

@@ -22,10 +22,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from client.storage import write_durably
 from client.vault_lock import KeyFileLock, PassphraseLock, Unlock, new_lock
 from common.canonical import canonical_bytes
+from common.card import HospitalName
 from common.errors import AlreadyExists, KeyFileError
-from common.plan import HospitalName
+from common.identity import VAULT_MAGIC
 
-MAGIC = b"FWVLT/1\n"
 NONCE_BYTES = 12
 MAX_HEADER_BYTES = 4096
 MAX_VAULT_BYTES = 64 << 20
@@ -138,7 +138,7 @@ class Vault:
 
     def _save(self) -> None:
         header = canonical_bytes(self._header.model_dump(mode="json"))
-        head = _PREFIX.pack(MAGIC, len(header)) + header
+        head = _PREFIX.pack(VAULT_MAGIC, len(header)) + header
         content = canonical_bytes({name: b64encode(secret).decode() for name, secret in self._held.items()})
         # A random nonce per write: a vault is written a few dozen times in its life, 2^32 is the limit.
         nonce = secrets.token_bytes(NONCE_BYTES)
@@ -152,6 +152,15 @@ def lock_kind(path: Path) -> Literal["passphrase", "key-file"]:
         KeyFileError: If the file is missing, open to others, or no vault.
     """
     return _parse_header(_read(path), path)[0].lock.kind
+
+
+def vault_hospital(path: Path) -> str:
+    """Whose vault it is, as its head says; opening it proves that.
+
+    Raises:
+        KeyFileError: If the file is missing, open to others, or no vault.
+    """
+    return _parse_header(_read(path), path)[0].hospital
 
 
 def _read(path: Path) -> bytes:
@@ -174,7 +183,7 @@ def _parse_header(data: bytes, path: Path) -> tuple[_Header, int]:
         raise refusal
     magic, length = _PREFIX.unpack_from(data)
     end = _PREFIX.size + length
-    if magic != MAGIC or length > MAX_HEADER_BYTES or len(data) < end + NONCE_BYTES:
+    if magic != VAULT_MAGIC or length > MAX_HEADER_BYTES or len(data) < end + NONCE_BYTES:
         raise refusal
     try:
         return _Header.model_validate_json(data[_PREFIX.size : end]), end

@@ -73,6 +73,7 @@ class Child:
         ports: (host, port) pairs that the child will listen on; checked before anything starts.
         refusals: Log lines with a plain explanation.
         grace_s: Time between SIGTERM and SIGKILL.
+        inherited: File descriptors that it gets, for secrets that must be neither in `argv` nor in `env`.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Child:
     ports: tuple[tuple[str, int], ...] = ()
     refusals: tuple[Refusal, ...] = ()
     grace_s: float = 10.0
+    inherited: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,7 @@ class Keeper:
                 env=dict(child.env),
                 cwd=child.cwd,
                 start_new_session=True,
+                pass_fds=child.inherited,
             )
         return self._process
 

@@ -10,12 +10,14 @@ The tree is split by who must act::
     │   ├── AddressInUse         a port is taken
     │   ├── AlreadyExists        a command would overwrite
     │   ├── StoreError           the coordinator's disk refuses or its store is damaged
-    │   └── DeploymentError      a process that must run does not (certificate, node key, child died)
+    │   ├── DeploymentError      a process that must run does not (certificate, node key, child died)
+    │   └── NobodyContributes    too many hospitals sit a round out; asking again cannot help
     ├── HospitalError            this hospital
     │   ├── DataError            its data folder or index
     │   ├── BudgetExceeded       the charge would pass the cap
     │   ├── LedgerError          the ledger cannot be trusted or written
     │   ├── KeyFileError         a key file is missing, open to others, or not a key
+    │   ├── KeyMissing           the epoch's CKKS key has not been dealt to this site yet
     │   ├── EpochClosed          the CKKS key has refused too many aggregates; a new one is due
     │   ├── UnsupportedLayer     a layer cannot be trained under differential privacy
     │   └── SiteStorageError     the site's disk refuses
@@ -26,6 +28,7 @@ The tree is split by who must act::
     │   ├── WrongRound           another round or attempt
     │   ├── ReplayedMessage      the second, different upload of one hospital for one attempt
     │   ├── TranscriptError      manifests of an aggregate do not fit together, or not with our own
+    │   ├── CeremonyError        hospitals were dealt different CKKS keys, or a box does not open
     │   ├── DivergenceError      hospitals hold different models
     │   ├── WeightMismatch       the weight slot is not the sum of the survivors' declared sizes
     │   └── DecryptionError      a value lies off the public grid
@@ -82,6 +85,10 @@ class DeploymentError(OperatorError):
     """A process that must run does not."""
 
 
+class NobodyContributes(OperatorError):
+    """So many hospitals sit a round out that asking again cannot help."""
+
+
 class HospitalError(FedwardError):
     """This hospital must act."""
 
@@ -102,6 +109,10 @@ class LedgerError(HospitalError):
 
 class KeyFileError(HospitalError):
     """A key file is missing, open to others, or not a key."""
+
+
+class KeyMissing(HospitalError):
+    """The epoch's CKKS key has not been dealt to this site yet."""
 
 
 class EpochClosed(HospitalError):
@@ -142,6 +153,10 @@ class ReplayedMessage(PeerError):
 
 class TranscriptError(PeerError):
     """Manifests of an aggregate do not fit together, or not with our own."""
+
+
+class CeremonyError(PeerError):
+    """Hospitals were dealt different CKKS keys, or a box does not open."""
 
 
 class DivergenceError(PeerError):

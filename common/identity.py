@@ -12,6 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from common.errors import BadSignature, KeyFileError
 
 SIGNATURE_BYTES = 64
+VAULT_MAGIC = b"FWVLT/1\n"
+"""First bytes of a hospital's vault (client.vault); the coordinator looks for them and refuses to start beside one."""
+
 KEY_BYTES = 32
 
 
@@ -25,6 +28,11 @@ class Identity:
     def generate(cls) -> Identity:
         """A new identity from the operating system's CSPRNG."""
         return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> Identity:
+        """The identity of 32 random bytes, which whoever holds them must keep secret."""
+        return cls(Ed25519PrivateKey.from_private_bytes(seed))
 
     @classmethod
     def load(cls, path: Path) -> Identity:

@@ -17,9 +17,9 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from common.canonical import canonical_bytes
+from common.card import HospitalName
 from common.errors import BadSignature, MalformedMessage
 from common.identity import SIGNATURE_BYTES, verify
-from common.plan import HospitalName
 
 REQUEST_MAGIC = b"FWREQ/1\n"
 REPLY_MAGIC = b"FWREP/1\n"
@@ -33,7 +33,8 @@ Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Hex64 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Signature = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 Counter = Annotated[int, Field(ge=0, lt=2**40)]
-Kind = Literal["hello", "train", "eval", "finish"]
+Kind = Literal["deal", "open", "confirm", "hello", "train", "eval", "finish"]
+KEY_KINDS: tuple[Kind, ...] = ("deal", "open", "confirm")
 
 
 class Wire(BaseModel):

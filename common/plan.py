@@ -8,6 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from common.canonical import canonical_bytes, sha256_hex
+from common.card import HOSPITAL_NAME, Card, PublicKeyHex
 from common.config import Settings
 from common.errors import PlanError
 from common.plan_settings import (
@@ -21,17 +22,10 @@ from common.plan_settings import (
     TrainingSettings,
 )
 
-HOSPITAL_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
-HospitalName = Annotated[str, StringConstraints(pattern=HOSPITAL_NAME)]
-PublicKeyHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
+class Hospital(Card):
+    """One row of the roster: the hospital's own card, and its budget where it differs."""
 
-class Hospital(Settings):
-    """One row of the roster."""
-
-    name: HospitalName = Field(description="the hospital's name in messages, tables and logs")
-    identity: PublicKeyHex = Field(description="Ed25519 public key, hex")
-    declared_units: int = Field(ge=1, le=10**9, description="training units that the hospital declares; its weight")
     epsilon: float | None = Field(default=None, gt=0, description="this hospital's budget where it differs")
     delta: float | None = Field(default=None, gt=0, lt=1, description="this hospital's delta where it differs")
 
@@ -52,6 +46,10 @@ class Federation(Settings):
         keys = [h.identity for h in self.hospitals]
         if len(set(names)) < len(names) or len(set(keys)) < len(keys):
             raise PlanError("two hospitals share a name or an identity key; each needs its own")
+        if len({h.node for h in self.hospitals}) < len(keys) or len({h.box for h in self.hospitals}) < len(keys):
+            raise PlanError("two hospitals share a node key or a box key; each makes its own with keygen")
+        for hospital in self.hospitals:
+            hospital.check()
         return self
 
     def position(self, name: str) -> int:

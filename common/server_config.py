@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from common.address import Address
+from common.card import HospitalName
 from common.config import Settings, load_settings
-from common.plan import HospitalName
 
 
 class NodeEntry(Settings):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from common.address import Address
+from common.card import HospitalName
 from common.config import Settings, load_settings
 from common.errors import ConfigError
-from common.plan import HospitalName
 from common.socket_path import MAX_SOCKET_BYTES
-
-PlanDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class SitePrivacy(Settings):
@@ -55,12 +53,12 @@ class SiteConfig(Settings):
 
     hospital: HospitalName = Field(description="this hospital's name in the plan's roster")
     plan: Path = Field(description="the agreed plan, YAML")
-    approved_plans: tuple[PlanDigest, ...] = Field(
-        min_length=1, description="digests of the plans this hospital agreed to"
-    )
+    approvals: Path = Field(description="folder with this hospital's signatures under the plans that it approved")
     data: Path = Field(description="folder with one folder per class")
-    identity_key: Path = Field(description="Ed25519 private key that signs replies and ledger entries, mode 0600")
-    ckks_key: Path = Field(description="CKKS secret key of the epoch, mode 0600; the same at all hospitals")
+    vault: Path = Field(description="this hospital's sealed secrets, made by `fedward-client keygen`, mode 0600")
+    vault_key: Path | None = Field(
+        default=None, description="key file that opens the vault, mode 0600; without it a passphrase is asked for"
+    )
     ledger: Path = Field(description="privacy ledger of the data source, SQLite; made at the first start")
     state: Path = Field(description="folder for model state, replies and caches")
     results: Path = Field(description="folder where the finished model and metrics are written")
@@ -94,7 +92,9 @@ def _absolute(config: SiteConfig, base: Path) -> SiteConfig:
     def resolve(value: Path) -> Path:
         return value if value.is_absolute() else base / value
 
-    names = ("plan", "data", "identity_key", "ckks_key", "ledger", "state", "results", "socket")
+    names = ("plan", "approvals", "data", "vault", "ledger", "state", "results", "socket")
     gateway_names = ("root_certificates", "node_key", "superexec_secret", "folder")
     gateway = config.gateway.model_copy(update={n: resolve(getattr(config.gateway, n)) for n in gateway_names})
-    return config.model_copy(update={n: resolve(getattr(config, n)) for n in names} | {"gateway": gateway})
+    vault_key = None if config.vault_key is None else resolve(config.vault_key)
+    paths = {n: resolve(getattr(config, n)) for n in names}
+    return config.model_copy(update=paths | {"vault_key": vault_key, "gateway": gateway})

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import yaml
 
 from client.accountant import solve_sigma
-from client.data import held_out, load_table
 from client.learner import plan_model
 from client.model import trainable_vector
+from common.card import Card
 from common.ckks import PRESETS
 from common.config import parse_settings
-from common.errors import DataError, PlanError
+from common.errors import PlanError
 from common.grid import plan_grid
 from common.identity import Identity
 from common.plan import Hospital, Plan
@@ -23,30 +21,7 @@ from common.plan import Hospital, Plan
 FIRST_EPOCH = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
-    """One hospital before its files exist."""
-
-    name: str
-    data: Path
-    units: int
-    identity: Identity
-
-
-def count_units(data: Path, template: Plan) -> int:
-    """Training units of one data folder under the plan: what its hospital declares."""
-    table = load_table(
-        data, template.data.classes, on_undecodable=template.data.unreadable_images, unit=template.privacy.unit
-    )
-    units = table.unit_labels()
-    settings = template.data
-    kept = [u for u in units if not held_out(u, salt=settings.held_out_salt, fraction=settings.held_out)]
-    if not kept:
-        raise DataError(f"{data}: no unit is left to train on; the folder needs more images")
-    return len(kept)
-
-
-def agree(template: Plan, sites: Sequence[Site], coordinator: Identity) -> Plan:
+def agree(template: Plan, cards: Sequence[Card], coordinator: Identity) -> Plan:
     """Fill a template with its federation and, where it says `auto`, the update bound.
 
     Raises:
@@ -54,7 +29,7 @@ def agree(template: Plan, sites: Sequence[Site], coordinator: Identity) -> Plan:
     """
     if template.federation is not None:
         raise PlanError(f"plan '{template.name}' names its hospitals already; give provision a template without them")
-    roster = tuple(Hospital(name=s.name, identity=s.identity.public_hex, declared_units=s.units) for s in sites)
+    roster = tuple(Hospital(**card.model_dump()) for card in cards)
     size = trainable_vector(plan_model(template)).size
     content = template.model_dump(mode="json")
     content["federation"] = {

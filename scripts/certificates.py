@@ -1,11 +1,10 @@
-"""Makes what Flower's transport needs: a TLS authority and server certificate, node keys, SuperExec secrets."""
+"""Makes a TLS authority and the coordinator's server certificate."""
 
 from __future__ import annotations
 
 import datetime as dt
 import ipaddress
 import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from common.errors import AlreadyExists
 from common.identity import write_secret
 
-SUPEREXEC_SECRET_BYTES = 32
 # Hospitals' clocks may lag; a certificate that is not valid yet is a confusing first error.
 CLOCK_SKEW = dt.timedelta(hours=1)
 LOOPBACK_NAMES = ("localhost", "127.0.0.1")
@@ -61,31 +59,6 @@ def write_tls(folder: Path, hosts: Sequence[str], *, valid_days: int) -> TlsFile
     )
     write_secret(files.certificate_key, key_pem)
     return files
-
-
-def write_node_key(private_path: Path, public_path: Path) -> None:
-    """Write a SuperNode's key pair, EC P-384 in OpenSSH form; the private file has mode 0600.
-
-    Raises:
-        AlreadyExists: If the public file is there.
-        KeyFileError: If the private file is there or cannot be written.
-    """
-    key = ec.generate_private_key(ec.SECP384R1())
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-    )
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    write_secret(private_path, private)
-    _write_public(public_path, public + b"\n")
-
-
-def write_superexec_secret(path: Path) -> None:
-    """Write the secret that a SuperExec shares with its SuperLink or SuperNode: 32 random bytes, mode 0600.
-
-    Raises:
-        KeyFileError: If the file is there or cannot be written.
-    """
-    write_secret(path, secrets.token_bytes(SUPEREXEC_SECRET_BYTES))
 
 
 def _authority_certificate(

@@ -45,8 +45,10 @@ KEYS, WORK, STATE = Path("/fedward/keys"), Path("/fedward/work"), Path("/fedward
 SITE_PATHS = {
     "plan": KEYS / "plan.yaml",
     "data": Path("/fedward/data"),
-    "identity_key": KEYS / "identity.key",
-    "ckks_key": KEYS / "ckks.key",
+    "approvals": KEYS / "approvals",
+    # The site service adds the keys of later plans to the vault, so it lies where the site may write; its key does not.
+    "vault": STATE / "vault",
+    "vault_key": KEYS / "vault.key",
     "ledger": STATE / "ledger.sqlite",
     "state": STATE / "state",
     "results": STATE / "results",
@@ -139,8 +141,10 @@ def _fill_hospital(volumes: Path, made: Path, data: Path) -> None:
     for name in ("data", "keys", "state", "gateway"):
         _empty(volumes / name)
     shutil.copytree(data, volumes / "data", dirs_exist_ok=True)
-    for name in ("plan.yaml", "identity.key", "ckks.key"):
+    for name in ("plan.yaml", "vault.key"):
         shutil.copy(made / name, volumes / "keys")
+    shutil.copytree(made / "approvals", volumes / "keys" / "approvals")
+    shutil.copy(made / "vault", volumes / "state")
     for name in ("ca.crt", "node.key", "superexec.secret"):
         shutil.copy(made / "gateway" / name, volumes / "gateway")
     for name in ("keys", "gateway"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from common import launch
-from common.child import Child, ChildEvent, Refusal
+from common.child import GAVE_UP, Child, ChildEvent
 from common.errors import DeploymentError, OperatorError
 from common.plan import Plan
 from common.supervise import supervise
@@ -24,8 +24,6 @@ START_TIMEOUT_S = 3600.0
 STOP_TIMEOUT_S = 40.0
 POLL_S = 0.25
 READY_LINE = r"(?m)^(coordinator|hospital) ready: "
-# A command that gave up by itself says why in one line; starting it again cannot help.
-GAVE_UP = Refusal(pattern=r"(?m)^error: ", sentence="", final=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,39 +1,33 @@
-"""Makes a federation's files at once, as demos and tests need it: keys, certificates, plan, site and server files.
+"""Makes a federation's files at once, as demos and tests need it: every hospital's keys, the organiser's files, sites.
 
-At real sites each hospital makes its own keys; here one command makes them all, so whoever runs it could read
-everything. docs/threat-model.md says so.
+It does what hospitals and organiser do apart at real sites, in one process; so whoever runs it could read everything.
+docs/threat-model.md says so.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from client.encrypt import SecretKey
-from client.site import save_ckks_key
-from common.ckks import PRESETS
-from common.config import parse_settings
-from common.identity import Identity
+from client.approve import Approver, take_in
+from client.declare import count_units
+from client.key_ceremony import KeyCeremony
+from client.keygen import GATEWAY, VAULT, VAULT_KEY, make_site
+from client.site_file import SiteChoices, new_site_file
+from client.vault import Vault
+from client.vault_lock import read_key_file
+from common.key_messages import Confirmation, Confirmations, dealer_of, decode_document, encode_document
+from common.kit import read_kit
 from common.plan import Plan
-from common.site_config import SiteConfig
-from common.socket_path import socket_path
-from scripts.agree import Site, agree, count_units
-from scripts.certificates import write_node_key, write_superexec_secret, write_tls
+from scripts.organise import CoordinatorOptions, kit_path, organise
 from scripts.whole_folder import make_room, whole_folder
-
-CERTIFICATE_DAYS = 825
 
 
 @dataclass(frozen=True, slots=True)
 class FederationOptions:
-    """What the organiser chooses beside the plan.
+    """What the organiser chooses beside the plan, and what all hospitals of a demo choose alike.
 
     `ports` are loopback ports of Flower's own APIs: one for the coordinator, then one per hospital.
     """
@@ -44,6 +38,7 @@ class FederationOptions:
     public_data: bool
     threads: int
     device: str
+    patience_s: float = 0.0
 
 
 def provision(template: Plan, sites_data: dict[str, Path], target: Path, *, options: FederationOptions) -> Plan:
@@ -65,16 +60,39 @@ def provision(template: Plan, sites_data: dict[str, Path], target: Path, *, opti
         PlanError: If the plan is unsound for these hospitals.
     """
     make_room(target)
-    sites = [Site(n, d, count_units(d, template), Identity.generate()) for n, d in sites_data.items()]
-    coordinator = Identity.generate()
-    plan = agree(template, sites, coordinator)
+    units = {name: count_units(data, template) for name, data in sites_data.items()}
     with whole_folder(target, mode=0o700) as staging:
-        _write_plan(staging / "plan.yaml", plan)
-        _write_coordinator(staging / "coordinator", sites, coordinator, options=options)
-        key = SecretKey.generate(PRESETS[plan.encryption.preset])
-        for site, port in zip(sites, options.ports[1:], strict=True):
-            _write_site(staging, target, site, plan=plan, key=key, options=options, port=port)
+        cards = [
+            make_site(staging / name, hospital=name, declared_units=count, passphrase=None).card
+            for name, count in units.items()
+        ]
+        coordinator = CoordinatorOptions(options.fleet_address, options.ports[0], options.patience_s)
+        plan = organise(template, cards, staging, options=coordinator)
+        vaults = {name: _open_vault(staging / name, name) for name in units}
+        for name, port in zip(units, options.ports[1:], strict=True):
+            _join(
+                staging, target, vaults[name], name=name, data=sites_data[name], plan=plan, options=options, port=port
+            )
+        deal_key(plan, vaults)
     return plan
+
+
+def deal_key(plan: Plan, vaults: dict[str, Vault]) -> None:
+    """Hold the key ceremony of a plan within one process.
+
+    Args:
+        plan: The agreed plan.
+        vaults: Every hospital's open vault, by name.
+    """
+    ceremonies = {
+        name: KeyCeremony(plan, name, vault=vault, identity=Approver(name, vault, Path()).identity, min_cohort=3)
+        for name, vault in vaults.items()
+    }
+    deal = ceremonies[dealer_of(plan.digest, tuple(vaults))].deal()
+    opened = [decode_document(ceremony.open(deal), Confirmation) for ceremony in ceremonies.values()]
+    confirmations = encode_document(Confirmations(confirmations=tuple(opened)))
+    for ceremony in ceremonies.values():
+        ceremony.confirm(confirmations)
 
 
 def free_ports(count: int) -> tuple[int, ...]:
@@ -89,78 +107,41 @@ def free_ports(count: int) -> tuple[int, ...]:
             probe.close()
 
 
-def _write_plan(path: Path, plan: Plan) -> None:
-    head = f"# Agreed plan. digest: {plan.digest}\n"
-    path.write_text(head + yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False))
+def _open_vault(folder: Path, hospital: str) -> Vault:
+    return Vault.open(folder / VAULT, hospital=hospital, unlock=read_key_file(folder / VAULT_KEY))
 
 
-def _write_coordinator(folder: Path, sites: Sequence[Site], identity: Identity, *, options: FederationOptions) -> None:
-    (folder / "nodes").mkdir(parents=True)
-    tls = write_tls(folder, [options.fleet_address.rsplit(":", 1)[0]], valid_days=CERTIFICATE_DAYS)
-    identity.save(folder / "identity.key")
-    write_superexec_secret(folder / "superexec.secret")
-    _write_yaml(
-        folder / "server.yaml",
-        {
-            "fleet_address": options.fleet_address,
-            "runtime_port": options.ports[0],
-            "certificate": tls.certificate.name,
-            "certificate_key": tls.certificate_key.name,
-            "root_certificates": tls.root_certificates.name,
-            "superexec_secret": "superexec.secret",
-            "identity_key": "identity.key",
-            "folder": "work",
-            "nodes": [{"name": s.name, "public_key": f"nodes/{s.name}.pub"} for s in sites],
-        },
-    )
-
-
-def _write_site(  # noqa: PLR0913 -- one site's files from all that the federation shares
-    staging: Path, target: Path, site: Site, *, plan: Plan, key: SecretKey, options: FederationOptions, port: int
+def _join(  # noqa: PLR0913 -- one site's files from all that the federation shares
+    staging: Path,
+    target: Path,
+    vault: Vault,
+    *,
+    name: str,
+    data: Path,
+    plan: Plan,
+    options: FederationOptions,
+    port: int,
 ) -> None:
-    folder, coordinator = staging / site.name, staging / "coordinator"
-    endpoint = socket_path(target / site.name, "site.sock")
-    (folder / "gateway").mkdir(parents=True)
-    site.identity.save(folder / "identity.key")
-    save_ckks_key(folder / "ckks.key", key)
-    shutil.copy(staging / "plan.yaml", folder / "plan.yaml")
-    write_node_key(folder / "gateway" / "node.key", coordinator / "nodes" / f"{site.name}.pub")
-    write_superexec_secret(folder / "gateway" / "superexec.secret")
-    shutil.copy(coordinator / "ca.crt", folder / "gateway" / "ca.crt")
-    epsilon, delta = plan.budget(plan.roster[plan.agreed.position(site.name)])
-    content = {
-        "hospital": site.name,
-        "plan": "plan.yaml",
-        "approved_plans": [plan.digest],
-        "data": os.path.relpath(site.data.resolve(), (target / site.name).resolve()),
-        "identity_key": "identity.key",
-        "ckks_key": "ckks.key",
-        "ledger": "ledger.sqlite",
-        "state": "state",
-        "results": "results",
-        "socket": endpoint.name if endpoint.parent == (target / site.name).resolve() else str(endpoint),
-        "device": options.device,
-        "threads": options.threads,
-        "privacy": {
-            "source": "images",
-            "cap_epsilon": epsilon,
-            "cap_delta": delta,
-            "metrics": options.metrics,
-            "public_data": options.public_data,
-            "min_cohort": plan.cohort.min_cohort,
-        },
-        "gateway": {
-            "superlink": options.fleet_address,
-            "root_certificates": "gateway/ca.crt",
-            "node_key": "gateway/node.key",
-            "superexec_secret": "gateway/superexec.secret",
-            "runtime_port": port,
-            "folder": "gateway/work",
-        },
-    }
-    _write_yaml(folder / f"{site.name}.yaml", content)
-    parse_settings(yaml.safe_dump(content), SiteConfig, source=f"{site.name}.yaml")
-
-
-def _write_yaml(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    epsilon, delta = plan.budget(plan.roster[plan.agreed.position(name)])
+    choices = SiteChoices(
+        data=data,
+        source="images",
+        cap_epsilon=epsilon,
+        cap_delta=delta,
+        metrics=options.metrics,
+        public_data=options.public_data,
+        min_cohort=plan.cohort.min_cohort,
+        device=options.device,
+        threads=options.threads,
+        runtime_port=port,
+    )
+    text = new_site_file(
+        target / name, hospital=name, superlink=options.fleet_address, key_file=Path(VAULT_KEY), choices=choices
+    )
+    approver = Approver(name, vault, staging / name / GATEWAY / "node.key")
+    take_in(
+        read_kit(kit_path(staging, name)),
+        staging / name,
+        approver=approver,
+        site_file=(staging / name / f"{name}.yaml", text),
+    )

@@ -96,14 +96,14 @@ def run(
     agreed = load_settings(plan, Plan)
     identifier = run_id or secrets.token_hex(16)
     folder = run_folder(settings, identifier)
+    # `roster` refuses a template before anything is recorded.
+    names = tuple(hospital.name for hospital in agreed.roster)
     if not is_held(settings.folder / COORDINATOR_LOCK):
         raise DeploymentError(
             f"{settings.folder}: no coordinator is up with this file; start it with `fedward-server start`"
         )
     with contextlib.closing(Store(settings.folder)) as store:
         plan_json = canonical_bytes(agreed.model_dump(mode="json")).decode()
-        # `roster` refuses a template before anything is recorded.
-        names = tuple(hospital.name for hospital in agreed.roster)
         write_run_folder(
             settings, identifier, plan_text=plan.read_text(encoding="utf-8"), connect_timeout_s=connect_timeout_s
         )

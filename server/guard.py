@@ -9,14 +9,16 @@ from pathlib import Path
 
 from common.ckks_parameters import SECRET_KEY_MAGIC
 from common.errors import ConfigError, DeploymentError, SecretKeyOnServer
+from common.identity import VAULT_MAGIC
 
-KEY_FILE_NAME = "ckks.key"
+KEY_FILE_NAMES = ("ckks.key", "vault", "vault.key")
+SECRET_MAGIC = (SECRET_KEY_MAGIC, VAULT_MAGIC)
 MOST_FILES = 20_000
 LEARNING_PACKAGES = ("torch", "opacus", "tenseal")
 
 
 def refuse_secret_key(*folders: Path) -> None:
-    """Look for a CKKS secret key by name and by content, in these folders and all below.
+    """Look for a CKKS secret key or a hospital's vault by name and by content, in these folders and all below.
 
     Args:
         folders: The coordinator's folder and that of its configuration file; missing ones are skipped.
@@ -34,9 +36,9 @@ def refuse_secret_key(*folders: Path) -> None:
                     f"{folder}: more than {MOST_FILES} files, too many to look for a secret key; "
                     "give the coordinator a folder of its own"
                 )
-            if path.name == KEY_FILE_NAME or _starts_like_a_key(path):
+            if path.name in KEY_FILE_NAMES or _starts_like_a_key(path):
                 raise SecretKeyOnServer(
-                    f"{path}: a CKKS secret key, which only hospitals may hold; "
+                    f"{path}: a CKKS secret key or a hospital's vault, which only hospitals may hold; "
                     "take it away and start a new key epoch, for whoever runs the coordinator may have read it"
                 )
 
@@ -62,7 +64,7 @@ def _starts_like_a_key(path: Path) -> bool:
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            return file.read(len(SECRET_KEY_MAGIC)) == SECRET_KEY_MAGIC
+            return file.read(max(map(len, SECRET_MAGIC))).startswith(SECRET_MAGIC)
     except (FileNotFoundError, PermissionError):
         # Flower's temporary files come and go; what this user cannot open, the coordinator cannot read either.
         return False

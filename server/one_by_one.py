@@ -9,7 +9,7 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from common.errors import MalformedMessage
-from common.messages import Kind
+from common.messages import KEY_KINDS, Kind
 from common.records import REPLY, REQUEST, frame_to_record, record_to_frame
 from server.ask import Attempt
 from server.exchange import NodeError
@@ -17,6 +17,7 @@ from server.exchange import NodeError
 # One reply is asked for per pause: asking for all would load all that are there.
 POLL_S = 0.1
 MESSAGE_TYPES: dict[Kind, str] = {
+    **dict.fromkeys(KEY_KINDS, MessageType.QUERY),
     "hello": MessageType.QUERY,
     "train": MessageType.TRAIN,
     "eval": MessageType.EVALUATE,

@@ -14,7 +14,7 @@ from common.messages import Kind
 from server.store import Outcome, RunState
 
 FILE_NAME = "progress.json"
-Phase = Literal["waiting", "hello", "train", "eval", "finish", "done"]
+Phase = Kind | Literal["waiting", "done"]
 
 
 @dataclass(slots=True)

@@ -113,6 +113,21 @@ class RequestWriter:
         for sent in sorted(set(rounds.values())):
             yield from self._write_alike(step, attempt, sent=sent, to=[name for name in rounds if rounds[name] == sent])
 
+    def write_key_request(self, kind: Kind, hospital: str, body: bytes) -> bytes:
+        """A signed frame of the key ceremony for one hospital."""
+        request = Request(
+            kind=kind,
+            run=self.run,
+            plan=self.plan.digest,
+            epoch=self.plan.agreed.epoch,
+            round=0,
+            attempt=0,
+            hospital=hospital,
+            aggregates=(),
+            body_sha256=hashlib.sha256(body).hexdigest(),
+        )
+        return encode_request(request, body, self.sign)
+
     def _write_alike(self, step: Step, attempt: int, *, sent: Rounds, to: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         aggregates = self.history.aggregates(sent)
         entries = tuple(aggregate.entry for aggregate in aggregates)

@@ -11,11 +11,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from common.errors import DeploymentError
+from common.errors import DeploymentError, NobodyContributes
 from common.plan import Plan
 from server.ask import Attempt, expected_answer
 from server.catch_up import CatchUp
 from server.exchange import Collection, explain
+from server.key_exchange import KEY_MISSING, KeyExchange
 from server.one_by_one import OneByOneGrid, answer_of, messages_of
 from server.progress import ProgressFile
 from server.requests import RequestWriter, Rounds, Step
@@ -56,6 +57,7 @@ class SecureAggregation(Strategy):
         self._open: Attempt | None = None
         answer_within_s = self._plan.cohort.round_timeout_s
         self._catch_up = CatchUp(writer, grid, applied=self._applied, answer_within_s=answer_within_s)
+        self._keys = KeyExchange(writer, grid, progress=progress, answer_within_s=answer_within_s)
 
     def summary(self) -> None:
         """Say what will run."""
@@ -81,18 +83,30 @@ class SecureAggregation(Strategy):
         """Close the step: fold in the replies, record it, and ask again as often as the plan allows.
 
         Raises:
-            DeploymentError: If too few hospitals contribute; the run stops and can be resumed.
+            DeploymentError: If too few hospitals contribute; the run is tried again, or stops and can be resumed.
+            NobodyContributes: If so many sit the round out that the others are too few.
             StoreError: If the disk refuses.
         """
         step, attempts = self._steps[server_round - 1], self._plan.cohort.attempts
-        opened = self._open
+        opened, dealt = self._open, False
         while opened is not None:
             outcomes = self._close(step, opened, replies)
             wanted = self._still_wanted(step, opened)
-            hopeless = all(outcome.outcome == "observed" for outcome in outcomes)
+            if not dealt and any(outcome.code == KEY_MISSING for outcome in outcomes):
+                dealt = True
+                self._keys.hold(self._connected())
+                if wanted:
+                    # No attempt was spent: without the key nobody could answer.
+                    again = self._request(step, self._connected(), attempt=opened.number)
+                    replies = self._grid.send_and_receive(again, timeout=self._plan.cohort.round_timeout_s)
+                    opened = self._open
+                    continue
+            sitting_out = [o for o in outcomes if o.outcome == "observed" and opened.collection.expected.wants_uploads]
+            hopeless = len(self._names) - len(sitting_out) < self._plan.cohort.min_cohort
             last = opened.number + 1 == attempts
             if wanted and step.kind != "finish" and (hopeless or last):
-                raise DeploymentError(self._stop_reason(step, outcomes, opened))
+                stop = NobodyContributes if hopeless else DeploymentError
+                raise stop(self._stop_reason(step, outcomes, opened))
             self._open = None
             if wanted and not last:
                 messages = self._ask_again(step, wanted, opened)

@@ -19,8 +19,9 @@ import pytest
 
 from common.ckks import PRESETS, chunks_for, decode_sum, decode_upload
 from common.config import load_settings
+from common.node_key import write_node_key
 from common.plan import Plan
-from scripts.certificates import write_node_key, write_tls
+from scripts.certificates import write_tls
 from tests.support.flower_federation import Federation, environment, wait_until
 
 NAMES = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
@@ -257,7 +258,7 @@ def stranger(federation: Federation, folder: Path, *, connect_timeout_s: float =
     for name in ("identity.key", "site.secret"):
         (home / name).write_bytes((federation.folder / "hospital-1" / name).read_bytes())
         (home / name).chmod(0o600)
-    write_node_key(home / "node.key", home / "node.pub")
+    write_node_key(home / "node.key")
     path = federation.write_site(home.name, **gateway)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"connect_timeout_s": connect_timeout_s}))
     return path

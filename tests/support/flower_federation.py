@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -16,8 +17,11 @@ from typing import Any
 
 import yaml
 
+from client.hpke import box_public_hex
+from common.card import sign_card
 from common.identity import Identity
-from scripts.certificates import write_node_key, write_superexec_secret, write_tls
+from common.node_key import write_node_key, write_superexec_secret
+from scripts.certificates import write_tls
 
 REPOSITORY = Path(__file__).parents[2]
 TRIVIAL_SITE = Path(__file__).with_name("trivial_site.py")
@@ -84,9 +88,12 @@ class Federation:
             home.mkdir()
             identity = Identity.generate()
             identity.save(home / "identity.key")
-            write_node_key(home / "node.key", server / f"{name}.pub")
+            node = write_node_key(home / "node.key")
+            (server / f"{name}.pub").write_text(f"{node}\n")
             write_superexec_secret(home / "site.secret")
-            roster.append({"name": name, "identity": identity.public_hex, "declared_units": 100})
+            box = box_public_hex(secrets.token_bytes(32))
+            card = sign_card(identity, name=name, box=box, node=node, declared_units=100)
+            roster.append(card.model_dump(mode="json"))
             self.write_site(name)
         self.plan_file.write_text(yaml.safe_dump(self._plan(coordinator.public_hex, roster)))
         self.server_file.write_text(yaml.safe_dump(self._server()))

@@ -172,7 +172,7 @@ class SmallFederation:
     def decrypted(self, reply: SignedReply) -> NDArray[np.int64]:
         """The integers in one upload; whoever holds the epoch's key can read it until masks exist."""
         upload = self.upload(reply)
-        key = next(iter(self.sites.values()))._keys.ckks
+        key = next(iter(self.sites.values()))._keys.epoch().ckks
         return key.decrypt(EncryptedSum(upload.parameters, upload.words, (upload.seeds,)), self.grid)
 
     def upload(self, reply: SignedReply) -> EncryptedVector:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from torch import nn
 
 from client.accountant import PrivacyEvent
@@ -18,6 +17,7 @@ from common.errors import PlanError, UnsupportedLayer
 from common.plan import Plan
 from common.site_config import SiteConfig, load_site
 from tests.support.in_process import open_site
+from tests.support.site_keys import redeclare
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
 
 FULL: dict[str, object] = {"local_steps": 3}
@@ -58,9 +58,7 @@ def provisioned(folder: Path, **changes: dict[str, object]) -> tuple[SiteConfig,
             label = path.parent.name
             lesion = f"twin-{label}" if index % 10 in (1, 2) else f"lesion-{index}"
             writer.writerow((f"{label}/{path.name}", label, f"{lesion}-{label}"))
-    content = yaml.safe_load((folder / "federation" / "plan.yaml").read_text())
-    content["federation"]["hospitals"][2]["declared_units"] = 50
-    return config, Plan.model_validate(content)
+    return config, redeclare(folder / "federation" / NAME, declared_units=50)
 
 
 def load(config: SiteConfig, plan: Plan, recorder: Recorder) -> Learner:
@@ -141,12 +139,6 @@ def test_a_delta_that_the_real_number_of_units_forbids_is_refused(tmp_path: Path
     """A hospital that declares less than it has must not get a delta of 1/n."""
     provision_small(tmp_path, template())
     home = tmp_path / "federation" / NAME
-    content = yaml.safe_load((home / "plan.yaml").read_text())
-    content["federation"]["hospitals"][2] |= {"declared_units": 2, "delta": 0.4}
-    plan = Plan.model_validate(content)
-    (home / "plan.yaml").write_text(yaml.safe_dump(plan.model_dump(mode="json")))
-    site = yaml.safe_load((home / f"{NAME}.yaml").read_text())
-    site["approved_plans"] = [plan.digest]
-    (home / f"{NAME}.yaml").write_text(yaml.safe_dump(site))
+    redeclare(home, declared_units=2, delta=0.4)
     with pytest.raises(PlanError, match=r"privacy\.delta: seen 0\.4"):
         open_site(tmp_path / "federation", NAME)

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from client.cli import main as client_main
+from client.keygen import make_site
 from scripts.report_file import require_writable, write_json
 from tests.support.small_federation import CLASSES, NAMES, provision_small, template, write_images
 
@@ -170,7 +171,7 @@ def quiet_logging() -> Iterator[None]:
 def not_approved(site: Path) -> str:
     """Another plan than the approved one."""
     sample(site, "plan.yaml", site / "plan.yaml", privacy={"epsilon": 9.0})
-    return "is not among approved_plans of this site"
+    return "was not approved here"
 
 
 def template_as_plan(site: Path) -> str:
@@ -187,20 +188,36 @@ def stranger(site: Path) -> str:
 
 def open_key(site: Path) -> str:
     """A key that others can read."""
-    (site / "ckks.key").chmod(0o644)
+    (site / "vault").chmod(0o644)
     return "mode is 0644, 0600 is allowed; run chmod 600 on it"
 
 
 def neighbours_key(site: Path) -> str:
-    """Another hospital's identity."""
-    (site / "identity.key").write_bytes((site.parent / NAMES[1] / "identity.key").read_bytes())
-    return "is not the key of hospital-1 in the roster"
+    """Another hospital's vault, and its key."""
+    for name in ("vault", "vault.key"):
+        (site / name).write_bytes((site.parent / NAMES[1] / name).read_bytes())
+    return "is the vault of hospital-2, not of hospital-1"
 
 
-def swapped_keys(site: Path) -> str:
-    """The identity key where the CKKS key belongs."""
-    (site / "ckks.key").write_bytes((site / "identity.key").read_bytes())
-    return "not a CKKS secret key file of this version"
+def wrong_vault_key(site: Path) -> str:
+    """Another vault's key file."""
+    (site / "vault.key").write_bytes((site.parent / NAMES[1] / "vault.key").read_bytes())
+    return "the key file does not open it"
+
+
+def new_keys(site: Path) -> str:
+    """Keys that were made anew after the card was sent."""
+    make_site(site.parent / "again" / NAMES[0], hospital=NAMES[0], declared_units=5, passphrase=None)
+    for name in ("vault", "vault.key"):
+        (site / name).write_bytes((site.parent / "again" / NAMES[0] / name).read_bytes())
+    return "another identity than the roster's row of hospital-1"
+
+
+def forged_approval(site: Path) -> str:
+    """Another hospital's approval."""
+    name = next((site / "approvals").iterdir()).name
+    (site / "approvals" / name).write_bytes((site.parent / NAMES[1] / "approvals" / name).read_bytes())
+    return "is no approval of this plan by hospital-1"
 
 
 def no_data(site: Path) -> str:
@@ -229,8 +246,8 @@ def lonely(site: Path) -> str:
 
 def foreign_ledger(site: Path) -> str:
     """The ledger of another source."""
-    sample(site, f"{NAMES[0]}.yaml", site / f"{NAMES[0]}.yaml", ledger="ckks.key")
-    return "ckks.key: is damaged"
+    sample(site, f"{NAMES[0]}.yaml", site / f"{NAMES[0]}.yaml", ledger="vault.key")
+    return "vault.key: is damaged"
 
 
 MISTAKES = [
@@ -239,7 +256,9 @@ MISTAKES = [
     stranger,
     open_key,
     neighbours_key,
-    swapped_keys,
+    wrong_vault_key,
+    new_keys,
+    forged_approval,
     no_data,
     no_state_folder,
     hollow_cap,

@@ -15,6 +15,7 @@ from common.errors import ConfigError
 from common.plan import Plan
 from common.server_config import ServerConfig, load_server
 from common.site_config import SiteConfig, load_site
+from tests.support.cards import make_rows
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PLANS = sorted((CONFIGS / "plans").glob("*.yaml"))
@@ -50,16 +51,22 @@ def changed(path: Path, key: str, value: object) -> dict[str, Any]:
     return content
 
 
+ROWS = make_rows(["h0", "h1", "h2"])
+UNSIGNED = (
+    "file.yaml: federation: h2: its row was not signed by the hospital itself, or was changed since; ask the hospital "
+    "for the card that `fedward-client keygen` wrote"
+)
+
+
 def agreed(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 -- YAML values
     """A sample plan with a roster of three hospitals of 100 units, and some sections changed."""
     content = content_of(TEMPLATE)
     content["encryption"]["update_norm_bound"] = 1.0
-    hospitals = [{"name": f"h{k}", "identity": f"{k}" * 64, "declared_units": 100} for k in range(3)]
     content["federation"] = {
         "coordinator": "f" * 64,
         "epoch": 1,
         "trainable_parameters": 10,
-        "hospitals": hospitals,
+        "hospitals": [dict(row) for row in ROWS],
     }
     content["cohort"]["min_cohort"] = 3
     for section, values in changes.items():
@@ -173,12 +180,20 @@ def test_two_wrong_keys_get_two_lines() -> None:
             "file.yaml: encryption.update_norm_bound: seen 'auto' beside a roster; `fedward provision` sets a number",
         ),
         (
-            agreed(
-                federation={
-                    "hospitals": [{"name": f"h{k}", "identity": "1" * 64, "declared_units": 9} for k in range(3)],
-                }
-            ),
+            agreed(federation={"hospitals": [ROWS[0], ROWS[1], dict(ROWS[1])]}),
             "file.yaml: federation: two hospitals share a name or an identity key; each needs its own",
+        ),
+        (
+            agreed(federation={"hospitals": [ROWS[0], ROWS[1], ROWS[2] | {"box": ROWS[1]["box"]}]}),
+            "file.yaml: federation: two hospitals share a node key or a box key; each makes its own with keygen",
+        ),
+        (
+            agreed(federation={"hospitals": [ROWS[0], ROWS[1], ROWS[2] | {"declared_units": 101}]}),
+            UNSIGNED,
+        ),
+        (
+            agreed(federation={"hospitals": [ROWS[0], ROWS[1], ROWS[2] | {"box": "2" * 64}]}),
+            UNSIGNED,
         ),
     ],
 )
@@ -196,12 +211,8 @@ WRONG_SITES: list[tuple[str, object, str]] = [
     ("gateway.node_kye", "x", "unknown key 'gateway.node_kye'; did you mean 'node_key'?"),
     ("gateway.runtime_port", 80, "gateway.runtime_port: seen 80; input should be greater than or equal to 1024"),
     ("data", 5, "data: seen 5; input should be a valid string"),
-    ("approved_plans", [], "approved_plans: seen []; the list should have at least 1 item, not 0"),
-    (
-        "approved_plans",
-        ["abc"],
-        "approved_plans.0: seen 'abc'; string should match pattern '^[0-9a-f]{64}$'",
-    ),
+    ("approvals", 5, "approvals: seen 5; input should be a valid string"),
+    ("vault", ..., "key 'vault' is missing; add it"),
 ]
 
 

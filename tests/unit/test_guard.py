@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from client.encrypt import SecretKey
-from client.site import save_ckks_key
+from client.vault import Vault
+from client.vault_lock import Unlock
 from common.ckks_parameters import PRESETS, SECRET_KEY_MAGIC
 from common.errors import SecretKeyOnServer
 from server.guard import refuse_secret_key
@@ -30,8 +31,16 @@ def test_a_key_is_found_by_its_content(tmp_path: Path) -> None:
     """Even if it was renamed; a file that only mentions the format is none."""
     (tmp_path / "notes.txt").write_bytes(b"see " + SECRET_KEY_MAGIC)
     refuse_secret_key(tmp_path)
-    save_ckks_key(tmp_path / "backup.bin", SecretKey.generate(PRESETS["compact"]))
+    (tmp_path / "backup.bin").write_bytes(SecretKey.generate(PRESETS["compact"]).to_bytes())
     with pytest.raises(SecretKeyOnServer, match=r"backup\.bin"):
+        refuse_secret_key(tmp_path)
+
+
+def test_a_vault_is_found_by_its_content(tmp_path: Path) -> None:
+    """It is sealed, and yet has no business there."""
+    unlock = Unlock("key-file", bytes(32))
+    Vault.create(tmp_path / "sealed.bin", hospital="hospital-1", unlock=unlock, held={"ckks": b"secret"})
+    with pytest.raises(SecretKeyOnServer, match=r"sealed\.bin"):
         refuse_secret_key(tmp_path)
 
 

@@ -23,6 +23,7 @@ from server.ask import Attempt, expected_answer
 from server.exchange import Collection
 from server.one_by_one import OneByOneGrid, messages_of
 from server.requests import HELLO, PageLimits, RequestWriter, Rounds, Step
+from tests.support.cards import make_rows
 from tests.support.flower_federation import REPOSITORY
 from tests.support.in_process_grid import as_server_app
 
@@ -36,7 +37,7 @@ def plan_of(hospitals: int) -> Plan:
     content["training"]["rounds"] = 5000
     content["encryption"]["update_norm_bound"] = 1.0
     names = [f"hospital-{k}" for k in range(1, hospitals + 1)]
-    roster = [{"name": n, "identity": f"{k:064x}", "declared_units": 100} for k, n in enumerate(names)]
+    roster = make_rows(names)
     content["federation"] = {
         "coordinator": COORDINATOR.public_hex,
         "epoch": 1,

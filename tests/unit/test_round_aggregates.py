@@ -29,6 +29,7 @@ from common.identity import Identity
 from common.messages import AggregateEntry, Applied, Manifest, SignedManifest, SignedReply, decode_reply, encode_reply
 from common.packing import pack_into
 from server.aggregate import Aggregate
+from tests.support.site_keys import site_identity
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
 
 OURS = NAMES[0]
@@ -44,7 +45,7 @@ class Trained:
 
     def identity(self, name: str) -> Identity:
         """A hospital's key: for what only the hospital itself, or a thief of its key, could sign."""
-        return Identity.load(self.federation.folder / "federation" / name / "identity.key")
+        return site_identity(self.federation.folder / "federation" / name)
 
     def ask(self, *aggregates: Aggregate, kind: str = "train", round_number: int = 2) -> bytes:
         """Hospital-1's answer to the next round's request with these aggregates."""
@@ -195,7 +196,7 @@ def test_the_decryption_margin_alone_would_let_a_doubled_upload_pass(trained: Tr
     upload = trained.federation.upload(trained.replies[1])
     doubled = upload.words.copy()
     add_in_place(doubled, upload.words, upload.parameters)
-    key, grid = trained.federation.sites[OURS]._keys.ckks, trained.federation.grid
+    key, grid = trained.federation.sites[OURS]._keys.epoch().ckks, trained.federation.grid
     seen = key.decrypt(EncryptedSum(upload.parameters, doubled, (upload.seeds, upload.seeds)), grid)
     np.testing.assert_array_equal(seen, 2 * trained.federation.decrypted(trained.replies[1]))
 

@@ -11,6 +11,7 @@ import pytest
 from common.errors import BadSignature, MalformedMessage, WrongPlan, WrongRound
 from common.identity import Identity
 from common.messages import Request, decode_request, encode_request
+from tests.support.site_keys import site_identity
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
 
 OURS = NAMES[0]
@@ -68,7 +69,7 @@ def test_a_request_that_the_coordinator_did_not_sign_is_refused(federation: Smal
     """The gateway, another hospital, or anybody else cannot make a site train."""
     honest = federation.frame("train", 1, OURS)
     request = decode_request(honest, federation.plan.agreed.coordinator).request
-    own_key = Identity.load(federation.folder / "federation" / OURS / "identity.key")
+    own_key = site_identity(federation.folder / "federation" / OURS)
     for signer in (Identity.generate().sign, own_key.sign, lambda _: bytes(64)):
         with pytest.raises(BadSignature):
             federation.sites[OURS].answer(encode_request(request, b"", signer))

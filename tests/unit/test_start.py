@@ -56,14 +56,14 @@ def no_data(site: Path) -> str:
 
 def open_key(site: Path) -> str:
     """A key that others can read."""
-    (site / "ckks.key").chmod(0o644)
-    return f"error: site: {site / 'ckks.key'}: mode is 0644, 0600 is allowed; run chmod 600 on it"
+    (site / "vault").chmod(0o644)
+    return f"error: {site / 'vault'}: mode is 0644, 0600 is allowed; run chmod 600 on it"
 
 
 def other_plan(site: Path) -> str:
     """A plan that this hospital did not approve."""
     change(site / "plan.yaml", privacy={"epsilon": 9.0})
-    return f"error: site: {site / 'plan.yaml'}: digest "
+    return "error: site: plan 'small' (digest "
 
 
 def no_authority(site: Path) -> str:
@@ -76,7 +76,7 @@ def below_a_file(key: str) -> Callable[[Path], str]:
     """A path that cannot be made."""
 
     def mistake(site: Path) -> str:
-        path, (section, _, name) = site / "identity.key" / "below", key.rpartition(".")
+        path, (section, _, name) = site / "vault.key" / "below", key.rpartition(".")
         change(site / f"{OURS}.yaml", **({section: {name: str(path)}} if section else {name: str(path)}))
         return f"error: {'site' if key == 'ledger' else key}: {path}: cannot be made ("
 

@@ -20,6 +20,7 @@ from server.admit import admit
 from server.aggregate import Aggregate, RunningSum
 from server.requests import RequestWriter, Rounds, Step, steps_after
 from server.store import Exchange, Outcome, Store, StoredHistory
+from tests.support.cards import make_rows
 from tests.support.flower_federation import REPOSITORY
 from tests.support.replies import NAMES, PARAMETERS, Hospitals, body_of, random_words
 
@@ -43,8 +44,7 @@ def small_plan() -> Plan:
     content = yaml.safe_load((REPOSITORY / "configs" / "plans" / "skin9.yaml").read_text())
     content["training"]["rounds"] = 2
     content["encryption"]["update_norm_bound"] = 1.0
-    keys = {name: identity.public_hex for name, identity in Hospitals().identities.items()}
-    roster = [{"name": name, "identity": key, "declared_units": 100} for name, key in keys.items()]
+    roster = make_rows(NAMES)
     content["federation"] = {"coordinator": "0" * 64, "epoch": 1, "trainable_parameters": 100, "hospitals": roster}
     return parse_settings(yaml.safe_dump(content), Plan, source="plan")
 

@@ -1,0 +1,184 @@
+"""The commands with which a hospital joins a federation: `keygen` and `approve`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from client.approve import Approver, check_kit, take_in, take_plan
+from client.keygen import GATEWAY, VAULT, VAULT_KEY, make_site
+from client.site_file import SiteChoices, new_site_file, site_file_path
+from client.unlock import find_unlock, read_passphrase
+from client.vault import Vault, vault_hospital
+from common.card import HOSPITAL_NAME
+from common.config import load_settings, parse_settings
+from common.errors import OperatorError
+from common.kit import is_kit, read_kit
+from common.plan import Plan
+from common.site_config import SiteConfig, load_site
+
+SiteFolder = Annotated[Path, typer.Option(help="Folder of this site: keys, ledger, state.")]
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(help="File (mode 0600) whose first line is the vault's passphrase, instead of the keyboard."),
+]
+
+
+def keygen(  # noqa: PLR0913 -- one parameter per option
+    hospital: Annotated[str, typer.Argument(help="This hospital's name in the roster, such as hospital-3.")],
+    site: SiteFolder = Path("site"),
+    *,
+    units: Annotated[
+        int | None, typer.Option(min=1, help="Training units (patients) to declare; or give --plan and --data.")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="The plan without hospitals, to count this site's training units by its rules.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="This hospital's data folder, to count in.")] = None,
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Lock the vault with a passphrase instead of a key file.")
+    ] = False,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make this hospital's keys at home, in a new folder.
+
+    Secrets go into the folder's vault, which a key file beside it opens (move it to a safer place and name it as
+    'vault_key' in the site file), or a passphrase. Send the card, and only the card, to the organiser.
+    """
+    _check_name(hospital)
+    declared = _declared(units, plan, data)
+    phrase: bytes | None = None
+    if passphrase_file is not None:
+        phrase = read_passphrase(passphrase_file)
+    elif passphrase:
+        phrase = str(typer.prompt("New passphrase", hide_input=True, confirmation_prompt=True)).encode()
+    made = make_site(site, hospital=hospital, declared_units=declared, passphrase=phrase)
+    typer.echo(f"keys of {hospital}, which declares {declared} training units, are in {site}")
+    typer.echo(f"fingerprint {made.card.fingerprint}")
+    typer.echo(f"send {made.card_path} to the organiser; the other hospitals will ask you for the fingerprint")
+    typer.echo("back up the vault" + (" (its passphrase cannot be recovered)" if phrase else " and its key, apart"))
+
+
+def approve(  # noqa: PLR0913 -- one parameter per option
+    kit: Annotated[
+        Path, typer.Argument(help="The start-up kit from the organiser (NAME.kit.zip), or an agreed plan (YAML).")
+    ],
+    site: SiteFolder = Path("site"),
+    *,
+    data: Annotated[Path | None, typer.Option(help="This hospital's data folder (first kit only).")] = None,
+    cap_epsilon: Annotated[
+        float | None,
+        typer.Option(help="Epsilon that no patient of this site may ever pass, over all runs (first kit only)."),
+    ] = None,
+    cap_delta: Annotated[
+        float | None, typer.Option(help="Delta at which that is counted. Default: the plan's for this hospital.")
+    ] = None,
+    source: Annotated[str, typer.Option(help="Name of the data source; it has one ledger for ever.")] = "images",
+    metrics: Annotated[
+        Literal["none", "final-dp", "aggregate"],
+        typer.Option(help="Held-out counts that may leave: none, final-dp (noisy), aggregate (exact; public data)."),
+    ] = "final-dp",
+    public_data: Annotated[bool, typer.Option("--public-data", help="The images are public.")] = False,
+    min_cohort: Annotated[
+        int | None, typer.Option(min=3, help="Fewest hospitals to be added up with. Default: the plan's.")
+    ] = None,
+    runtime_port: Annotated[
+        int, typer.Option(min=1024, max=65535, help="Loopback port of the gateway; one for each site of a machine.")
+    ] = 9094,
+    digest: Annotated[
+        str | None, typer.Option(help="Approve without asking if the plan has this digest; for scripts.")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Show what a plan asks of this hospital, and sign it if you agree.
+
+    With a start-up kit this also writes the site file, the plan and the coordinator's certificate into the site's
+    folder; then start it with `fedward-client start`. Nothing is written before you agree.
+    """
+    # The accountant behind it takes seconds to load.
+    from client.plan_in_words import plan_in_words  # noqa: PLC0415
+
+    opened = read_kit(kit) if is_kit(kit) else None
+    agreed = opened.plan if opened else load_settings(kit, Plan)
+    config, approver = _open_site(site, passphrase_file)
+    row = approver.row(agreed)
+    written: tuple[Path, str] | None = None
+    if config is None:
+        if opened is None or data is None or cap_epsilon is None:
+            raise OperatorError(
+                "a site's first approval needs its start-up kit, --data and --cap-epsilon; give all three"
+            )
+        choices = SiteChoices(
+            data=data,
+            source=source,
+            cap_epsilon=cap_epsilon,
+            cap_delta=cap_delta or agreed.budget(row)[1],
+            metrics=metrics,
+            public_data=public_data,
+            min_cohort=min_cohort or agreed.cohort.min_cohort,
+            runtime_port=runtime_port,
+        )
+        text = new_site_file(
+            site, hospital=row.name, superlink=opened.manifest.superlink, key_file=_key_file(site), choices=choices
+        )
+        written = (site_file_path(site, row.name), text)
+        config = parse_settings(text, SiteConfig, source="site.yaml")
+    for line in plan_in_words(agreed, hospital=row.name, privacy=config.privacy):
+        typer.echo(line)
+    if opened:
+        check_kit(opened, hospital=row.name, folder=site)
+    _agree(agreed, digest)
+    if opened:
+        take_in(opened, site, approver=approver, site_file=written)
+    else:
+        take_plan(kit.read_text(encoding="utf-8"), agreed, config, approver=approver)
+    typer.echo(f"approved; start with: fedward-client start --config {site_file_path(site, row.name)}")
+
+
+def _open_site(site: Path, passphrase_file: Path | None) -> tuple[SiteConfig | None, Approver]:
+    hospital = vault_hospital(site / VAULT)
+    site_file = site_file_path(site, hospital)
+    config = load_site(site_file) if site_file.exists() else None
+    path = config.vault if config else site / VAULT
+    key_file = config.vault_key if config else _key_file(site)
+    unlock = find_unlock(path, key_file=key_file, passphrase_file=passphrase_file)
+    node_key = config.gateway.node_key if config else site / GATEWAY / "node.key"
+    return config, Approver(hospital, Vault.open(path, hospital=hospital, unlock=unlock), node_key)
+
+
+def _key_file(site: Path) -> Path | None:
+    path = site / VAULT_KEY
+    return path if path.exists() else None
+
+
+def _agree(plan: Plan, digest: str | None) -> None:
+    if digest is not None:
+        if digest != plan.digest:
+            raise OperatorError(f"--digest: seen {digest}, the plan has {plan.digest}; nothing was approved")
+        return
+    if not sys.stdin.isatty():
+        raise OperatorError("nobody is at the keyboard; read the plan above, then give --digest with its digest")
+    if not typer.confirm("Have you compared the fingerprints, and does this hospital agree?"):
+        raise OperatorError("not approved; nothing was written")
+
+
+def _declared(units: int | None, plan: Path | None, data: Path | None) -> int:
+    if units is not None and plan is None and data is None:
+        return units
+    if units is not None or plan is None or data is None:
+        raise OperatorError("give --units, or --plan and --data together to have them counted")
+    # torch and the like load only where images are counted.
+    from client.declare import count_units  # noqa: PLC0415
+
+    return count_units(data, load_settings(plan, Plan))
+
+
+def _check_name(hospital: str) -> None:
+    if re.fullmatch(HOSPITAL_NAME, hospital) is None:
+        raise OperatorError(
+            f"hospital name: seen '{hospital}'; small letters, digits and hyphens are allowed, at most 63"
+        )

@@ -1,0 +1,118 @@
+"""Carries the key ceremony between the hospitals; it can open nothing of what it carries."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from flwr.app import Message
+
+from common.errors import DeploymentError, PeerError
+from common.key_messages import (
+    Confirmation,
+    Confirmations,
+    Deal,
+    check_document,
+    dealer_of,
+    decode_document,
+    encode_document,
+)
+from common.messages import Kind
+from common.records import REQUEST, frame_to_record
+from server.exchange import NodeError
+from server.one_by_one import MESSAGE_TYPES, OneByOneGrid, answer_of
+from server.progress import ProgressFile
+from server.requests import RequestWriter
+
+log = logging.getLogger(__name__)
+
+KEY_MISSING = "KeyMissing"
+"""What a hospital answers that has not been dealt the epoch's key."""
+
+
+class KeyExchange:
+    """The three exchanges of the ceremony: the dealer deals, all open, all compare.
+
+    Args:
+        writer: Signs the requests.
+        grid: Where they go.
+        progress: What the operator sees.
+        answer_within_s: How long each answer is waited for, seconds.
+    """
+
+    def __init__(
+        self, writer: RequestWriter, grid: OneByOneGrid, *, progress: ProgressFile, answer_within_s: float
+    ) -> None:
+        self._writer, self._grid, self._progress, self._answer_within_s = writer, grid, progress, answer_within_s
+        self._identities = {hospital.name: hospital.identity for hospital in writer.plan.roster}
+
+    def hold(self, nodes: Mapping[str, int]) -> None:
+        """Bring the epoch's key to all connected hospitals; those that have it say so again.
+
+        Args:
+            nodes: Node ids of the connected hospitals.
+
+        Raises:
+            DeploymentError: If the dealer is away, or fewer than the minimum cohort hold one key in the end.
+        """
+        dealer, needed = (
+            dealer_of(self._writer.plan.digest, tuple(self._identities)),
+            self._writer.plan.cohort.min_cohort,
+        )
+        if dealer not in nodes:
+            raise DeploymentError(
+                f"the key of this plan is dealt by {dealer}, which is not connected; start it, then resume the run"
+            )
+        deal = self._ask("deal", {dealer: nodes[dealer]}, b"").get(dealer)
+        if not isinstance(deal, bytes) or not self._is_signed(deal, Deal, dealer):
+            raise DeploymentError(f"{dealer} dealt no key ({_code(deal)}); look into its log, then resume the run")
+        opened = self._ask("open", nodes, deal)
+        good = {
+            hospital: answer
+            for hospital, answer in opened.items()
+            if isinstance(answer, bytes) and self._is_signed(answer, Confirmation, hospital)
+        }
+        together = Confirmations(confirmations=tuple(decode_document(answer, Confirmation) for answer in good.values()))
+        confirmed = self._ask("confirm", {name: nodes[name] for name in good}, encode_document(together))
+        agreed = [name for name in self._identities if isinstance(confirmed.get(name), bytes)]
+        failed = [f"{n} {_code(a)}" for n, a in (opened | confirmed).items() if n not in agreed]
+        if len(agreed) < needed:
+            raise DeploymentError(
+                f"the key ceremony brought one key to {len(agreed)} hospitals, {needed} are needed: "
+                f"{', '.join(failed) or 'the others did not answer'}; look into their logs, then resume the run"
+            )
+        log.info(
+            "key ceremony: %s dealt, %s hold the key; %s", dealer, ", ".join(agreed), ", ".join(failed) or "no error"
+        )
+
+    def _ask(self, kind: Kind, nodes: Mapping[str, int], body: bytes) -> dict[str, bytes | NodeError]:
+        self._progress.open(kind, 0, attempt=0, connected=tuple(nodes))
+        messages = {
+            name: Message(
+                frame_to_record(self._writer.write_key_request(kind, name, body), REQUEST),
+                dst_node_id=node,
+                message_type=MESSAGE_TYPES[kind],
+                ttl=self._answer_within_s,
+                group_id=kind,
+            )
+            for name, node in nodes.items()
+        }
+        replies = list(self._grid.send_and_receive(messages.values(), timeout=self._answer_within_s))
+        names = {message.metadata.message_id: name for name, message in messages.items()}
+        return {names[reply.metadata.reply_to_message_id]: answer_of(reply) for reply in replies}
+
+    def _is_signed(self, data: bytes, model: type[Deal | Confirmation], hospital: str) -> bool:
+        """Whether it is such a document of that hospital; one bad answer must not spoil the others' ceremony."""
+        try:
+            document = decode_document(data, Deal) if model is Deal else decode_document(data, Confirmation)
+            check_document(document, self._identities)
+        except PeerError as error:
+            log.warning("%s: %s", hospital, error)
+            return False
+        return document.hospital == hospital
+
+
+def _code(answer: bytes | NodeError | None) -> str:
+    if answer is None:
+        return "no answer"
+    return answer.name if isinstance(answer, NodeError) else "unusable answer"

@@ -1,0 +1,315 @@
+"""`keygen`, `provision --cards` and `approve`: what a hospital and an organiser can do wrong, one sentence each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from client.cli import main as client_main
+from client.keygen import make_site, read_card
+from common.errors import AlreadyExists, ConfigError
+from common.kit import CERTIFICATES, KIT_FILES, PLAN, read_kit
+from common.plan import Plan
+from scripts.cli import main as fedward_main
+from tests.support.small_federation import TEMPLATE, write_images
+
+NAMES = ("hospital-1", "hospital-2", "hospital-3")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three hospitals' keys and cards, two organisations of them, and images."""
+    folder = tmp_path_factory.mktemp("kits")
+    (folder / "cards").mkdir()
+    for name in NAMES:
+        made = make_site(folder / name, hospital=name, declared_units=12, passphrase=None)
+        shutil.copy(made.card_path, folder / "cards")
+    (folder / "template.yaml").write_text(yaml.safe_dump(TEMPLATE))
+    write_images(folder / "data", per_class=6, seed=0)
+    for out in ("first", "second"):
+        assert run(fedward_main, "fedward", *organise(folder, out)) == 0
+    return folder
+
+
+@pytest.fixture
+def site(base: Path, tmp_path: Path) -> Path:
+    """The folder of hospital-1, without a plan yet."""
+    shutil.copytree(base / "hospital-1", tmp_path / "hospital-1")
+    return tmp_path / "hospital-1"
+
+
+def organise(base: Path, out: str, *, cards: str = "cards") -> tuple[str, ...]:
+    """Arguments of the organiser's command."""
+    return ("provision", str(base / "template.yaml"), "--cards", str(base / cards), "--out", str(base / out))
+
+
+def run(main: Callable[[], None], *words: str) -> int:
+    """A command in this process; its exit status."""
+    before = sys.argv
+    sys.argv = list(words)
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def plan_of(base: Path, organised: str = "first") -> Plan:
+    """The agreed plan of one organisation."""
+    return Plan.model_validate(yaml.safe_load((base / organised / "plan.yaml").read_text()))
+
+
+def approve(site: Path, base: Path, kit: Path | None = None, *more: str, organised: str = "first") -> int:
+    """Approve a kit without being asked."""
+    words = ("--site", str(site), "--data", str(base / "data"), "--cap-epsilon", "8", *more)
+    if "--digest" not in more:
+        words = (*words, "--digest", plan_of(base, organised).digest)
+    path = kit or base / organised / "kits" / "hospital-1.kit.zip"
+    return run(client_main, "fedward-client", "approve", str(path), *words)
+
+
+def test_a_kit_is_taken_in_whole(base: Path, site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Site file, plan, certificate, approval; and the plan in plain words before."""
+    assert approve(site, base) == 0
+    said = capsys.readouterr().out
+    for words in (
+        "3 hospitals take part",
+        "epsilon 8 at delta 1e-05",
+        "This site's cap is epsilon 8",
+        "not covered yet",
+    ):
+        assert words in said
+    for member in plan_of(base).roster:
+        assert member.fingerprint in said
+    assert (site / "site.yaml").exists()
+    assert (site / "gateway" / "ca.crt").read_bytes() == (base / "first" / "coordinator" / "ca.crt").read_bytes()
+    assert [path.stem for path in (site / "approvals").iterdir()] == [plan_of(base).digest]
+
+
+def test_nothing_is_written_before_the_hospital_agrees(
+    base: Path, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a keyboard and without the digest, and with a wrong one."""
+    before = sorted(path.name for path in site.rglob("*"))
+    kit = str(base / "first" / "kits" / "hospital-1.kit.zip")
+    words = ("--site", str(site), "--data", str(base / "data"), "--cap-epsilon", "8")
+    assert run(client_main, "fedward-client", "approve", kit, *words) == 2
+    assert "nobody is at the keyboard" in capsys.readouterr().err
+    assert approve(site, base, None, "--digest", "0" * 64) == 2
+    assert "nothing was approved" in capsys.readouterr().err
+    assert sorted(path.name for path in site.rglob("*")) == before
+
+
+def test_a_later_plan_is_approved_without_repeating_the_choices(
+    base: Path, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The site file stays as the hospital has it."""
+    assert approve(site, base) == 0
+    site_file = site / "site.yaml"
+    site_file.write_text(site_file.read_text().replace("device: auto", "device: cpu"))
+    kit = str(base / "second" / "kits" / "hospital-1.kit.zip")
+    digest = plan_of(base, "second").digest
+    assert run(client_main, "fedward-client", "approve", kit, "--site", str(site), "--digest", digest) == 0
+    assert "device: cpu" in site_file.read_text()
+    assert len(list((site / "approvals").iterdir())) == 2
+    capsys.readouterr()
+
+
+def other_hospitals_kit(base: Path, site: Path) -> tuple[int, str]:
+    """A kit for another hospital."""
+    del site
+    return approve_kit_of(base, base / "first" / "kits" / "hospital-2.kit.zip"), "the kit is for hospital-2"
+
+
+def approve_kit_of(base: Path, kit: Path) -> int:
+    """Hospital-1 takes that kit."""
+    return approve(base / "hospital-1", base, kit)
+
+
+def older_kit(base: Path, site: Path) -> tuple[int, str]:
+    """The clock of this site's last kit is ahead."""
+    assert approve(site, base) == 0
+    manifest = json.loads((site / "kit.json").read_text())
+    manifest["created"] = "2099-01-01T00:00:00+00:00"
+    (site / "kit.json").write_text(json.dumps(manifest))
+    return approve(site, base), "this site already has the one of 2099-01-01"
+
+
+def changed(base: Path, site: Path, name: str, content: bytes) -> Path:
+    """A kit with one other file."""
+    path = site / "changed.kit.zip"
+    with zipfile.ZipFile(base / "first" / "kits" / "hospital-1.kit.zip") as old, zipfile.ZipFile(path, "w") as new:
+        for entry in old.namelist():
+            new.writestr(entry, content if entry == name else old.read(entry))
+    return path
+
+
+def other_certificate(base: Path, site: Path) -> tuple[int, str]:
+    """A man in the middle's authority."""
+    return approve(site, base, changed(base, site, CERTIFICATES, b"evil")), "ca.crt is not the file that was signed"
+
+
+def other_plan(base: Path, site: Path) -> tuple[int, str]:
+    """The plan of another organisation, with its own coordinator."""
+    text = (base / "second" / "plan.yaml").read_bytes()
+    return approve(site, base, changed(base, site, PLAN, text)), "plan.yaml is not the file that was signed"
+
+
+def bad_signature(base: Path, site: Path) -> tuple[int, str]:
+    """A kit that another coordinator signed."""
+    with zipfile.ZipFile(base / "second" / "kits" / "hospital-1.kit.zip") as other:
+        signature = other.read("kit.sig")
+    kit = changed(base, site, "kit.sig", signature)
+    return approve(site, base, kit), "it was not signed by the coordinator that its plan names"
+
+
+def no_archive(base: Path, site: Path) -> tuple[int, str]:
+    """Half a download."""
+    whole = (base / "first" / "kits" / "hospital-1.kit.zip").read_bytes()
+    (site / "half.kit.zip").write_bytes(whole[: len(whole) // 2])
+    return approve(site, base, site / "half.kit.zip"), "it is no archive, or is damaged"
+
+
+def bomb(base: Path, site: Path) -> tuple[int, str]:
+    """A small archive that unpacks to a lot."""
+    with zipfile.ZipFile(site / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in KIT_FILES:
+            archive.writestr(name, bytes(50 << 20))
+    return approve(site, base, site / "bomb.zip"), "is larger than 4194304 bytes"
+
+
+def other_files(base: Path, site: Path) -> tuple[int, str]:
+    """A path that would leave the folder."""
+    with zipfile.ZipFile(site / "evil.zip", "w") as archive:
+        archive.writestr("../../evil", b"")
+    return approve(site, base, site / "evil.zip"), "it holds ../../evil"
+
+
+def no_kit(base: Path, site: Path) -> tuple[int, str]:
+    """A name mistyped."""
+    return approve(site, base, site / "nowhere.kit.zip"), "No such file or directory"
+
+
+def keys_made_anew(base: Path, site: Path) -> tuple[int, str]:
+    """The card that was sent is of other keys."""
+    shutil.rmtree(site)
+    make_site(site, hospital="hospital-1", declared_units=12, passphrase=None)
+    return approve(site, base), "the row of hospital-1 holds other keys than this site's"
+
+
+def no_data_named(base: Path, site: Path) -> tuple[int, str]:
+    """A first approval without its choices."""
+    kit, digest = str(base / "first" / "kits" / "hospital-1.kit.zip"), plan_of(base).digest
+    words = ("approve", kit, "--site", str(site), "--digest", digest)
+    return run(client_main, "fedward-client", *words), "needs its start-up kit, --data and --cap-epsilon"
+
+
+def wrong_cap(base: Path, site: Path) -> tuple[int, str]:
+    """No budget at all."""
+    return approve(site, base, None, "--cap-epsilon", "0"), "privacy.cap_epsilon: seen 0"
+
+
+def no_site(base: Path, site: Path) -> tuple[int, str]:
+    """Keygen was forgotten."""
+    return approve(site / "nowhere", base), "which `fedward-client keygen` makes"
+
+
+def cards_of_one_hospital(base: Path, site: Path) -> tuple[int, str]:
+    """One identity under two names."""
+    cards = site / "cards"
+    shutil.copytree(base / "cards", cards)
+    text = (cards / "hospital-3.card.yaml").read_text().replace("hospital-3", "hospital-4")
+    (cards / "hospital-4.card.yaml").write_text(text)
+    words = organise(base, "never", cards=str(cards))
+    return run(fedward_main, "fedward", *words), "was not signed by the hospital itself"
+
+
+def card_twice(base: Path, site: Path) -> tuple[int, str]:
+    """The same card under two file names."""
+    cards = site / "cards"
+    shutil.copytree(base / "cards", cards)
+    shutil.copy(cards / "hospital-3.card.yaml", cards / "copy.card.yaml")
+    return run(fedward_main, "fedward", *organise(base, "never", cards=str(cards))), "have one name"
+
+
+def no_cards(base: Path, site: Path) -> tuple[int, str]:
+    """An empty folder."""
+    (site / "cards").mkdir()
+    words = organise(base, "never", cards=str(site / "cards"))
+    return run(fedward_main, "fedward", *words), "holds no NAME.card.yaml"
+
+
+MISTAKES = [
+    other_hospitals_kit,
+    older_kit,
+    other_certificate,
+    other_plan,
+    bad_signature,
+    no_archive,
+    bomb,
+    other_files,
+    no_kit,
+    keys_made_anew,
+    no_data_named,
+    wrong_cap,
+    no_site,
+    cards_of_one_hospital,
+    card_twice,
+    no_cards,
+]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_sentence_and_leaves_nothing(
+    mistake: Callable[[Path, Path], tuple[int, str]], base: Path, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The control is the kit that is taken in whole."""
+    status, sentence = mistake(base, site)
+    said = capsys.readouterr().err
+    assert status == 2
+    assert sentence in said
+    assert len(said.splitlines()) == 1
+    assert not (base / "never").exists()
+    assert mistake is older_kit or not (site / "approvals").exists()
+
+
+def test_keys_are_never_overwritten_and_half_a_site_is_never_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full folder, a name that is none, both ways to count."""
+    made = make_site(tmp_path / "site", hospital="hospital-1", declared_units=3, passphrase=None)
+    with pytest.raises(AlreadyExists, match="keys are never overwritten"):
+        make_site(tmp_path / "site", hospital="hospital-1", declared_units=3, passphrase=None)
+    assert read_card(made.card_path) == made.card
+    for words in (("Hospital 1", "--units", "3"), ("hospital-1",), ("hospital-1", "--units", "3", "--data", ".")):
+        assert run(client_main, "fedward-client", "keygen", *words, "--site", str(tmp_path / "other")) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+def test_a_card_that_was_changed_is_refused(tmp_path: Path) -> None:
+    """Any field: the control is the card as it was."""
+    made = make_site(tmp_path / "site", hospital="hospital-1", declared_units=30, passphrase=None)
+    text = made.card_path.read_text()
+    made.card_path.write_text(text.replace("declared_units: 30", "declared_units: 31"))
+    with pytest.raises(ConfigError, match="was not signed by the hospital itself"):
+        read_card(made.card_path)
+
+
+def test_a_kit_says_what_it_is(base: Path) -> None:
+    """And holds no secret: its files are these."""
+    kit = read_kit(base / "first" / "kits" / "hospital-1.kit.zip")
+    assert kit.manifest.hospital == "hospital-1"
+    assert kit.plan == plan_of(base)
+    with zipfile.ZipFile(base / "first" / "kits" / "hospital-1.kit.zip") as archive:
+        assert set(archive.namelist()) == set(KIT_FILES)
+        assert "fedward-client approve hospital-1.kit.zip" in archive.read("README.txt").decode()
