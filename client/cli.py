@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from client.approval import approved_plans
+from client.doctor import doctor
 from client.gateway import fork_server_socket, gateway_children
 from client.key_commands import PassphraseFile, approve, keygen
 from client.unlock import UNLOCK_DESCRIPTOR, find_unlock, in_memory
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.command()(keygen)
 app.command()(approve)
+app.command()(doctor)
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="This hospital's site file, as written by `fedward-client approve`.")
 ]
