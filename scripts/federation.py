@@ -38,7 +38,7 @@ class FederationOptions:
     public_data: bool
     threads: int
     device: str
-    patience_s: float = 0.0
+    patience_s: float = 300.0
 
 
 def provision(template: Plan, sites_data: dict[str, Path], target: Path, *, options: FederationOptions) -> Plan:
