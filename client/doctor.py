@@ -14,7 +14,6 @@ from client.doctor_finding import Finding, Verdict, examine, passed
 from client.doctor_machine import GIB, clock, disk, kernel_clock, memory, validity_of, versions
 from client.doctor_network import network_findings
 from client.doctor_processes import running_gateway, running_service
-from client.key_commands import PassphraseFile
 from common.errors import ConfigError
 from common.site_config import SiteConfig, load_site
 
@@ -36,7 +35,10 @@ def doctor(
             "data; all: both, where one user runs both."
         ),
     ] = "all",
-    passphrase_file: PassphraseFile = None,
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(help="File (mode 0600) whose first line is the vault's passphrase, instead of the keyboard."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
     """Look at everything that this site needs, one line each: pass, fail with what to do, or a note.
