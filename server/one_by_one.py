@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -16,6 +17,8 @@ from server.exchange import NodeError
 
 # One reply is asked for per pause: asking for all would load all that are there.
 POLL_S = 0.1
+# How long one reply may keep the others waiting while it arrives.
+PATIENCE_S = 5.0
 MESSAGE_TYPES: dict[Kind, str] = {
     **dict.fromkeys(KEY_KINDS, MessageType.QUERY),
     "hello": MessageType.QUERY,
@@ -62,11 +65,42 @@ def answer_of(reply: Message) -> bytes | NodeError:
         return b""
 
 
+class _Pull:
+    """One look for a reply.
+
+    Once a hospital has begun to send, Flower's own call returns only when the last byte is there: hours later, if the
+    hospital's line is slow or was cut. So it has a thread, which nobody needs to wait for.
+    """
+
+    def __init__(self, grid: Grid, identifier: str) -> None:
+        self._grid, self._identifier = grid, identifier
+        self._replies: list[Message] = []
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def replies(self, *, wait_s: float) -> list[Message] | None:
+        """The reply, or nothing if there is none yet; None if it has begun to arrive and is not all there."""
+        self._thread.join(wait_s)
+        if self._thread.is_alive():
+            return None
+        if self._failure is not None:
+            raise self._failure
+        return self._replies
+
+    def _look(self) -> None:
+        try:
+            self._replies = list(self._grid.pull_messages([self._identifier]))
+        except Exception as error:  # noqa: BLE001 -- raised again where the reply is asked for
+            self._failure = error
+
+
 class OneByOneGrid:
     """The part of a Grid that a strategy needs; `send_and_receive` sends at once and returns a generator of replies."""
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
+        self._arriving: dict[str, _Pull] = {}
 
     def nodes(self) -> Mapping[str, int]:
         """Node id per name, of the nodes that are connected; a node without a name is left out."""
@@ -91,14 +125,27 @@ class OneByOneGrid:
 
     def answer(self, identifier: str) -> bytes | NodeError | None:
         """The answer to a message, if it has come."""
-        replies = list(self._grid.pull_messages([identifier]))
+        replies = self._pull(identifier, wait_s=PATIENCE_S)
         return answer_of(replies[0]) if replies else None
 
     def _replies(self, pending: list[str], deadline: float | None) -> Iterator[Message]:
         while pending and (deadline is None or time.monotonic() < deadline):
             candidate = pending.pop(0)
-            replies = list(self._grid.pull_messages([candidate]))
+            left_s = PATIENCE_S if deadline is None else min(PATIENCE_S, deadline - time.monotonic())
+            replies = self._pull(candidate, wait_s=max(0.0, left_s))
             yield from replies
             if not replies:
                 pending.append(candidate)
                 time.sleep(POLL_S)
+        for late in pending:
+            # Whatever of it comes now is dropped with its thread.
+            self._arriving.pop(late, None)
+
+    def _pull(self, identifier: str, *, wait_s: float) -> list[Message]:
+        """Look for a reply; one that is arriving is waited for once, and then only looked at."""
+        known = self._arriving.pop(identifier, None)
+        pull = known or _Pull(self._grid, identifier)
+        replies = pull.replies(wait_s=0.0 if known else wait_s)
+        if replies is None:
+            self._arriving[identifier] = pull
+        return replies or []

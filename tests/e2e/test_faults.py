@@ -1,0 +1,145 @@
+"""Hospital networks as they are: a line that is cut and a slow one cost nobody else more than the round's deadline."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from scripts.tcp_proxy import OPEN, Condition
+from tests.support.flower_federation import Federation, environment, wait_until
+from tests.support.proxies import Link
+
+NAMES = ("hospital-1", "hospital-2", "hospital-3", "hospital-4", "hospital-5")
+SLOW, CUT = "hospital-4", "hospital-5"
+STEADY = NAMES[:3]
+ROUNDS = 5
+ROUND_TIMEOUT_S = 10.0
+# 1 Mbit/s, and 300 ms there and back. An upload has 2.2 MB: 18 s, more than a round has.
+SLOW_LINE = Condition(bytes_per_s=125_000.0, delay_s=0.15)
+PARAMETERS = 600_000
+
+
+def command(federation: Federation, *arguments: str) -> list[str]:
+    """A `fedward-server` command line."""
+    return [sys.executable, "-m", "server", *arguments, "--config", str(federation.server_file)]
+
+
+@contextlib.contextmanager
+def running(federation: Federation, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`fedward-server run --json`, killed at the end if it still runs."""
+    argv = command(federation, "run", str(federation.plan_file), "--json", *arguments)
+    folder = federation.folder
+    with (folder / "run.out").open("w") as out, (folder / "run.err").open("w") as err:
+        run = subprocess.Popen(argv, env=environment(), stdout=out, stderr=err)  # noqa: S603 -- our own command
+    try:
+        yield run
+    finally:
+        run.kill()
+        run.wait()
+
+
+def at_work(federation: Federation, number: int, *names: str) -> None:
+    """Wait until hospitals work on a round."""
+    for name in names:
+        wait_until((federation.folder / name / f"held-{number}").exists, f"round {number} at {name}")
+
+
+def hold(federation: Federation, number: int, *names: str) -> None:
+    """Make hospitals wait in a round."""
+    for name in names:
+        (federation.folder / name / f"hold-{number}").touch()
+
+
+def go_on(federation: Federation, number: int, *names: str) -> None:
+    """Let them end their work."""
+    for name in names:
+        (federation.folder / name / f"go-{number}").touch()
+
+
+def applied(federation: Federation, *names: str) -> list[dict[str, Any]]:
+    """What hospitals hold."""
+    return [json.loads((federation.folder / name / "applied.json").read_text()) for name in names]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run over bad lines."""
+
+    federation: Federation
+    summary: dict[str, Any]
+
+    def outcomes(self, name: str) -> list[str]:
+        """What a hospital did in each training round."""
+        rows = [e["hospitals"] for e in self.summary["exchanges"] if e["kind"] == "train"]
+        return [next(h["outcome"] for h in row if h["name"] == name) for row in rows]
+
+    @property
+    def round_seconds(self) -> list[float]:
+        """How long each training round took."""
+        return [e["seconds"] for e in self.summary["exchanges"] if e["kind"] == "train"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    """In mid-round 2 one line goes silent and another gets slow; in round 3 both are mended."""
+    folder = tmp_path_factory.mktemp("faults")
+    federation = Federation(
+        folder, NAMES, rounds=ROUNDS, round_timeout_s=ROUND_TIMEOUT_S, trainable_parameters=PARAMETERS
+    )
+    federation.write()
+    with Link(folder, federation.fleet_port) as slow, Link(folder, federation.fleet_port) as cut:
+        federation.write_site(SLOW, superlink=f"127.0.0.1:{slow.port}")
+        federation.write_site(CUT, superlink=f"127.0.0.1:{cut.port}")
+        hold(federation, 2, SLOW, CUT)
+        hold(federation, 3, NAMES[0])
+        try:
+            federation.start_coordinator()
+            for name in NAMES:
+                federation.start_hospital(name)
+            for name in NAMES:
+                federation.wait_connected(name)
+            with running(federation) as run:
+                at_work(federation, 2, SLOW, CUT)
+                slow.become(SLOW_LINE)
+                cut.become(Condition(state="hold"))
+                go_on(federation, 2, SLOW, CUT)
+                at_work(federation, 3, NAMES[0])
+                slow.become(OPEN)
+                cut.become(OPEN)
+                go_on(federation, 3, NAMES[0])
+                assert run.wait(timeout=120) == 0, (folder / "run.err").read_text()
+            yield Finished(federation, json.loads((folder / "run.out").read_text()))
+        finally:
+            federation.close()
+
+
+def test_bad_lines_cost_the_others_no_round(finished: Finished) -> None:
+    """Each round is complete at its first attempt; one that waits for a silent hospital ends at its deadline."""
+    exchanges = finished.summary["exchanges"]
+    assert [(e["kind"], e["round"], e["attempt"]) for e in exchanges if e["kind"] == "train"] == [
+        ("train", number, 0) for number in range(1, ROUNDS + 1)
+    ]
+    for name in STEADY:
+        assert finished.outcomes(name) == ["contributed"] * ROUNDS
+    # Flower's word for an answer that did not come in time, or ours, whoever looks first.
+    for name in (SLOW, CUT):
+        assert finished.outcomes(name)[:2] in (["contributed", "late"], ["contributed", "failed"])
+    # Twice the deadline: this machine may be busy, but nobody waits for the 18 s of an upload, nor for the mended line.
+    assert all(seconds < 2 * ROUND_TIMEOUT_S for seconds in finished.round_seconds)
+
+
+def test_hospitals_behind_mended_lines_contribute_again_and_hold_the_same_model(finished: Finished) -> None:
+    """With what they missed, without a restart of anything."""
+    for name in (SLOW, CUT):
+        assert finished.outcomes(name)[-1] == "contributed", finished.outcomes(name)
+        assert "died" not in finished.federation.log(name)
+    states = applied(finished.federation, *NAMES)
+    assert all(state == states[0] for state in states)
+    assert states[0]["round"] == ROUNDS
