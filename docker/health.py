@@ -1,8 +1,9 @@
 # ruff: noqa: INP001 -- a program of the images, no part of a package
-"""Health of a container: something listens at every address that is named.
+"""Health of a container: every address that is named answers.
 
-`health.py unix:/run/fedward/site.sock tcp:127.0.0.1:9091`. Standard library only: it runs every few seconds in every
-container, and costs 20 ms where the project's own commands cost a second.
+`health.py unix:/run/fedward/site.sock tcp:127.0.0.1:9091 http://127.0.0.1:9093/health`. Something must listen at the
+first two kinds, and say 200 at the third. Standard library only: it runs every few seconds in every container, and
+costs 20 ms where the project's own commands cost a second.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ TIMEOUT_S = 3.0
 
 
 def connect(address: str) -> None:
-    """Connect and hang up."""
+    """Connect and hang up; over HTTP, ask first."""
     kind, _, rest = address.partition(":")
+    if kind == "http":
+        ask(rest.removeprefix("//"))
+        return
     if kind == "unix":
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(TIMEOUT_S)
@@ -23,6 +27,17 @@ def connect(address: str) -> None:
         return
     host, _, port = rest.rpartition(":")
     socket.create_connection((host, int(port)), TIMEOUT_S).close()
+
+
+def ask(address: str) -> None:
+    """GET host:port/path, which must say 200."""
+    place, _, path = address.partition("/")
+    host, _, port = place.rpartition(":")
+    with socket.create_connection((host, int(port)), TIMEOUT_S) as connection:
+        connection.sendall(f"GET /{path} HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n".encode())
+        status = connection.recv(4096).partition(b"\r\n")[0]
+    if status.split(b" ")[1:2] != [b"200"]:
+        raise OSError(0, status.decode(errors="replace") or "no answer")
 
 
 def main() -> None:

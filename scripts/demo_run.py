@@ -13,10 +13,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from common import launch
 from common.child import GAVE_UP, Child, ChildEvent
 from common.errors import DeploymentError, OperatorError
 from common.plan import Plan
+from common.spawn import spawn
 from common.supervise import supervise
 from scripts.demo_display import Display
 
@@ -103,14 +103,7 @@ async def _submit_and_wait(folder: Path, display: Display) -> str:
 async def start_tied(words: Sequence[str], log: Path) -> asyncio.subprocess.Process:
     """Start a command that the kernel kills when this process is killed; its output is appended to `log`."""
     with log.open("ab") as output:
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-IS", launch.__file__, str(os.getpid())),
-            *words,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+        return await spawn(Path(words[0]).name, words, output=output.fileno())
 
 
 def _newest_run(runs: Path) -> str:

@@ -230,13 +230,18 @@ def test_a_demo_that_is_killed_takes_the_command_of_its_run_with_it(tmp_path: Pa
     words = [sys.executable, "-c", DRIVER, str(tmp_path / "log")]
     with subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as demo:  # noqa: S603 -- our own interpreter
         assert demo.stdout is not None
-        child = psutil.Process(int(demo.stdout.readline()))
+        guard = psutil.Process(int(demo.stdout.readline()))
         try:
-            wait_until(lambda: arguments(child) == ["sleep", "600"], timeout_s=30, what="the command runs")
+            wait_until(
+                lambda: [arguments(child) for child in guard.children()] == [["sleep", "600"]],
+                timeout_s=30,
+                what="the command runs",
+            )
+            processes = [guard, *guard.children()]
             demo.kill()
             demo.wait()
-            assert psutil.wait_procs([child], timeout=10)[1] == []
+            assert psutil.wait_procs(processes, timeout=10)[1] == []
         finally:
             demo.kill()
             with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
+                guard.kill()
