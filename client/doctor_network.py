@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import re
 import socket
 import ssl
 import tempfile
@@ -162,11 +161,25 @@ def node_key(gateway: GatewaySettings) -> Verdict:
 
 
 def _connected(gateway: GatewaySettings, process: int) -> Verdict:
-    path = gateway.folder / "logs" / "supernode.log"
-    since_start = path.read_text(errors="replace").rpartition("Starting Flower SuperNode")[2]
-    if re.search(r"SuperNode ID: ", since_start):
+    log = gateway.folder / "logs" / "supernode.log"
+    if says_connected(log):
         return passed(f"in use: this site's gateway (process {process}) is connected with it")
-    return noted(f"not tried: this site's gateway (process {process}) is up and not connected yet", f"look into {path}")
+    return noted(f"not tried: this site's gateway (process {process}) is up and not connected yet", f"look into {log}")
+
+
+def says_connected(log: Path) -> bool:
+    """Whether a SuperNode's log tells of a connection since its last start.
+
+    Args:
+        log: The newest file; older ones have a number behind the name. A start that they have no more was long ago, and
+            a SuperNode that is refused ends at once.
+    """
+    paths = [log, *sorted(log.parent.glob(f"{log.name}.*"), key=lambda path: int(path.suffix[1:]))]
+    for path in paths:
+        _, started, since = path.read_text(errors="replace").rpartition("Starting Flower SuperNode")
+        if started or "SuperNode ID: " in since:
+            return "SuperNode ID: " in since
+    return True
 
 
 def _address(gateway: GatewaySettings) -> tuple[str, int]:

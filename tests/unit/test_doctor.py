@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from client.cli import main as client_main
 from client.doctor_finding import Verdict, examine
 from client.doctor_machine import clock, disk, exact_pins, kernel_clock, memory, python_allowed, validity_of, versions
-from client.doctor_network import certificate, coordinator_port, gateway_files, runtime_port
+from client.doctor_network import certificate, coordinator_port, gateway_files, runtime_port, says_connected
 from client.key_ceremony import epoch_key_name
 from client.keygen import VAULT, VAULT_KEY, make_site
 from client.ledger import Ledger
@@ -525,6 +525,24 @@ def test_the_gateways_files_are_its_own(site: Path) -> None:
     gateway.superexec_secret.write_bytes(b"short")
     with pytest.raises(KeyFileError, match="holds 5 bytes"):
         gateway_files(gateway)
+
+
+def test_a_log_tells_of_a_connection_since_the_last_start(tmp_path: Path) -> None:
+    """Also across files that were rotated away; an earlier start's connection counts for nothing."""
+    start, connected = "INFO : Starting Flower SuperNode\n", "INFO : SuperNode ID: 17\n"
+    log = tmp_path / "supernode.log"
+    for newest, older, expected in (
+        (start + connected, None, True),
+        (start + connected + start, None, False),
+        ("Received successfully\n", start + connected, True),
+        (start, start + connected, False),
+        (connected, start, True),
+        ("Received successfully\n", start, False),
+    ):
+        log.write_text(newest)
+        if older is not None:
+            (tmp_path / "supernode.log.1").write_text(older)
+        assert says_connected(log) is expected, (newest, older)
 
 
 # The machine.
