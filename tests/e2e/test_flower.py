@@ -23,6 +23,7 @@ from common.node_key import write_node_key
 from common.plan import Plan
 from scripts.certificates import write_tls
 from tests.support.flower_federation import Federation, environment, wait_until
+from tests.support.processes import processes_with
 
 NAMES = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
 ROUNDS = 4
@@ -222,6 +223,31 @@ def test_an_unregistered_node_key_is_refused(federation: Federation, tmp_path: P
     assert "refuses this gateway's node key; ask the coordinator" in done.stderr
 
 
+def test_the_doctor_tries_the_node_key_and_leaves_nothing_behind(federation: Federation, tmp_path: Path) -> None:
+    """A registered key is let in, again and again; one that is in use is not tried; a stranger's is refused."""
+    federation.stop("hospital-4")
+    try:
+        for _ in range(2):
+            status, found = doctor(federation.folder / "hospital-4" / "site.json", tmp_path)
+            assert (status, found["node key"]["status"]) == (0, "pass"), found
+            assert "has let a SuperNode with this site's node key in" in found["node key"]["seen"]
+    finally:
+        federation.start_hospital("hospital-4")
+    federation.wait_connected("hospital-4")
+    assert "died" not in federation.log("hospital-4")
+    status, found = doctor(federation.folder / NAMES[0] / "site.json", tmp_path)
+    assert (status, found["node key"]["status"]) == (0, "pass"), found
+    for name in ("node key", "runtime port"):
+        assert "this site's" in found[name]["seen"]
+        assert "gateway (process" in found[name]["seen"]
+    status, found = doctor(stranger(federation, tmp_path), tmp_path)
+    assert status == 2
+    assert {name for name, row in found.items() if row["status"] == "fail"} == {"node key"}
+    assert "refuses this gateway's node key" in found["node key"]["seen"]
+    assert "list its public key under 'nodes'" in found["node key"]["advice"]
+    assert processes_with("fedward-doctor-") == []
+
+
 def test_a_taken_port_stops_the_coordinator_before_it_starts(federation: Federation) -> None:
     """A second coordinator on the same ports."""
     done = subprocess.run(command(federation, "start"), env=environment(), capture_output=True, text=True, check=False)  # noqa: S603
@@ -262,6 +288,21 @@ def stranger(federation: Federation, folder: Path, *, connect_timeout_s: float =
     path = federation.write_site(home.name, **gateway)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"connect_timeout_s": connect_timeout_s}))
     return path
+
+
+def doctor(site_json: Path, folder: Path) -> tuple[int, dict[str, dict[str, str]]]:
+    """The gateway's part of `fedward-client doctor`, for a site that has a gateway and nothing else; rows by name."""
+    home = site_json.parent
+    named = {name: str(home / name) for name in ("plan", "approvals", "data", "vault", "ledger", "state", "results")}
+    privacy = {"source": "none", "cap_epsilon": 1.0, "cap_delta": 0.001, "metrics": "none", "min_cohort": 3}
+    gateway = json.loads(site_json.read_text())["gateway"]
+    site = named | {"hospital": "hospital-9", "socket": "site.sock", "privacy": privacy, "gateway": gateway}
+    config = folder / f"{home.name}.yaml"
+    config.write_text(json.dumps(site))
+    argv = [sys.executable, "-m", "client", "doctor", "--part", "gateway", "--json", "--config", str(config)]
+    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=False, timeout=90)  # noqa: S603
+    assert done.stdout, done.stderr
+    return done.returncode, {row["name"]: row for row in json.loads(done.stdout)["checks"]}
 
 
 def run_site(path: Path) -> subprocess.CompletedProcess[str]:
