@@ -9,10 +9,9 @@ from cryptography.hazmat.primitives import serialization
 
 from client.approval import write_approval
 from client.hpke import box_public_hex
-from client.key_ceremony import BOX, IDENTITY
 from client.keygen import GATEWAY
 from client.storage import write_durably
-from client.vault import Vault
+from client.vault import BOX, IDENTITY, Vault
 from common.canonical import canonical_bytes
 from common.errors import ConfigError, KeyFileError
 from common.identity import Identity, read_secret

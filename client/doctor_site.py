@@ -12,12 +12,11 @@ from client.approval import check_approved
 from client.data import held_out, load_table
 from client.doctor_finding import Finding, Verdict, examine, failed, noted, passed
 from client.doctor_processes import running_service
-from client.key_ceremony import BOX, IDENTITY
 from client.keys import open_keys
 from client.ledger import Ledger
 from client.ledger_cap import Cap
 from client.unlock import find_unlock
-from client.vault import Vault
+from client.vault import BOX, IDENTITY, Vault
 from common.errors import KeyMissing, LedgerError
 from common.identity import Identity
 from common.plan import Plan

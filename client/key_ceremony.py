@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from client.encrypt import SecretKey
 from client.hpke import seal, unseal
-from client.vault import Vault
+from client.vault import BOX, Vault
 from common.ckks import PRESETS
 from common.errors import CeremonyError, KeyFileError, WrongPlan
 from common.identity import Identity
@@ -26,8 +26,6 @@ from common.key_messages import (
     sign_document,
 )
 from common.plan import Plan
-
-IDENTITY, BOX = "identity", "box"
 
 
 def epoch_key_name(plan: Plan) -> str:

@@ -11,8 +11,7 @@ from pathlib import Path
 import yaml
 
 from client.hpke import box_public_hex
-from client.key_ceremony import BOX, IDENTITY
-from client.vault import Vault
+from client.vault import BOX, IDENTITY, NODE, Vault
 from client.vault_lock import Unlock, make_key_file
 from common.card import Card, sign_card
 from common.config import load_settings
@@ -20,7 +19,7 @@ from common.errors import AlreadyExists, OperatorError
 from common.identity import KEY_BYTES, Identity
 from common.node_key import write_node_key, write_superexec_secret
 
-VAULT, VAULT_KEY, GATEWAY, NODE = "vault", "vault.key", "gateway", "node"
+VAULT, VAULT_KEY, GATEWAY = "vault", "vault.key", "gateway"
 
 
 @dataclass(frozen=True, slots=True)

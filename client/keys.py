@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.encrypt import SecretKey
-from client.key_ceremony import IDENTITY, KeyCeremony
+from client.key_ceremony import KeyCeremony
 from client.refused import RefusedAggregates
-from client.vault import Vault
+from client.vault import IDENTITY, Vault
 from common.errors import KeyFileError, KeyMissing
 from common.identity import Identity
 from common.plan import Plan

@@ -26,6 +26,9 @@ from common.card import HospitalName
 from common.errors import AlreadyExists, KeyFileError
 from common.identity import VAULT_MAGIC
 
+IDENTITY, BOX, NODE = "identity", "box", "node"
+"""Names of the secrets that keygen makes: seeds of the Ed25519 and X25519 keys, and the node key's file."""
+
 NONCE_BYTES = 12
 MAX_HEADER_BYTES = 4096
 MAX_VAULT_BYTES = 64 << 20

@@ -7,9 +7,8 @@ from pathlib import Path
 import yaml
 
 from client.approval import write_approval
-from client.key_ceremony import IDENTITY
 from client.keygen import VAULT, VAULT_KEY
-from client.vault import Vault
+from client.vault import IDENTITY, Vault
 from client.vault_lock import read_key_file
 from common.card import sign_card
 from common.identity import Identity

@@ -68,3 +68,19 @@ def test_the_coordinators_program_loads_no_learning_code() -> None:
     assert done.returncode == 1
     assert "DeploymentError: the coordinator has loaded torch" in done.stderr
     assert "line 2, in <module>" in done.stderr
+
+
+def test_the_sites_command_loads_no_learning_code_before_it_is_needed() -> None:
+    """A gateway is installed without the extra `site`, and has the same command; the control loads what it names."""
+    code = "import sys; import client.cli; print([m for m in ('torch', 'opacus', 'tenseal') if m in sys.modules])"
+    control = f"import tenseal; {code}"
+    for program, loaded in ((code, "[]"), (control, "['tenseal']")):
+        done = subprocess.run(  # noqa: S603 -- our own interpreter
+            [sys.executable, "-W", "ignore", "-c", program],
+            env=environment(),
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == loaded

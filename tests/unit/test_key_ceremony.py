@@ -8,8 +8,8 @@ import pytest
 
 from client.encrypt import SecretKey
 from client.hpke import box_public_hex, seal, unseal
-from client.key_ceremony import BOX, KeyCeremony, epoch_key_name
-from client.vault import Vault
+from client.key_ceremony import KeyCeremony, epoch_key_name
+from client.vault import BOX, Vault
 from client.vault_lock import Unlock
 from common.ckks import PRESETS
 from common.config import load_settings
