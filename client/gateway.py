@@ -7,7 +7,7 @@ from pathlib import Path
 
 from client.forkserver import READY_LINE, write_shim
 from common.child import Child, Refusal
-from common.flower import flower_command, flower_environment
+from common.flower import flower_command, flower_environment, proxy_environment
 from common.identity import read_secret
 from common.site_config import GatewaySettings
 from common.socket_path import socket_path
@@ -43,7 +43,8 @@ def gateway_children(
         return Child(
             name=name,
             argv=argv,
-            env=environment,
+            # The one process that leaves the machine.
+            env=environment | (proxy_environment() if name == "supernode" else {}),
             cwd=folder,
             log_path=folder / "logs" / f"{name}.log",
             ready_pattern=ready,
@@ -89,10 +90,29 @@ def _superexec(settings: GatewaySettings) -> tuple[str, ...]:
 def _refusals(settings: GatewaySettings) -> tuple[Refusal, ...]:
     return (
         Refusal(
+            "certificate (is not yet valid|has expired)",
+            f"the certificate of {settings.superlink} is not valid at this machine's time; set the clock (by NTP), or "
+            "ask the coordinator for a new certificate and its ca.crt",
+            final=True,
+        ),
+        Refusal(
             "CERTIFICATE_VERIFY_FAILED",
             f"{settings.superlink} shows a certificate that {settings.root_certificates} did not sign; "
             "ask the coordinator for its ca.crt, or check the host name in 'superlink'",
             final=True,
+        ),
+        Refusal(
+            # Flower's SuperNode ends itself without a word where its signed time is refused.
+            r"(?s)Starting Flower SuperNode(?!.*SuperNode ID: ).*SuperNode terminated gracefully",
+            f"the clocks of this machine and of {settings.superlink} differ: this one may be 5 s ahead or 5 minutes "
+            "behind; set the clock of this machine (by NTP), or tell the coordinator that its own is wrong",
+            final=False,
+        ),
+        Refusal(
+            r"(?s)SuperNode ID: .*SuperNode terminated gracefully",
+            f"{settings.superlink} does not know this connection any more: the coordinator was restarted, or a clock "
+            "was set; the gateway connects again by itself",
+            final=False,
         ),
         Refusal(
             r"\[code: 2004\]",

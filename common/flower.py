@@ -8,6 +8,10 @@ from pathlib import Path
 
 # An empty environment but for these, so that a secret in the operator's shell does not reach pushed code.
 INHERITED = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR", "TZ", "USER")
+# What gRPC reads, in lower case only.
+PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+NO_PROXY = ("no_grpc_proxy", "no_proxy")
+LOOPBACK = "127.0.0.1,localhost"
 
 
 def flower_command(name: str) -> str:
@@ -34,3 +38,16 @@ def flower_environment(home: Path, *, first_on_path: Path | None = None) -> dict
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def proxy_environment() -> dict[str, str]:
+    """Variables that lead a Flower process through the HTTP proxy of the operator's environment; none without one.
+
+    Flower's traffic within the machine never takes it. For a process alone that has to leave the machine: a proxy's
+    address may hold a password.
+    """
+    proxies = {name: os.environ[name] for name in PROXIES if os.environ.get(name)}
+    if not proxies:
+        return {}
+    exceptions = {name: os.environ[name] for name in NO_PROXY if os.environ.get(name)} or {"no_proxy": ""}
+    return proxies | {name: f"{LOOPBACK},{value}".rstrip(",") for name, value in exceptions.items()}

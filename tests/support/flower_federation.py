@@ -122,12 +122,13 @@ class Federation:
 
     def start_coordinator(self) -> None:
         """`fedward-server start`, until hospitals may connect."""
-        self._spawn("coordinator", [sys.executable, "-m", "server", "start", "--config", str(self.server_file)])
+        self.start("coordinator", [sys.executable, "-m", "server", "start", "--config", str(self.server_file)])
         wait_until(lambda: "coordinator ready" in self.log("coordinator"), "coordinator")
 
-    def start_hospital(self, name: str) -> None:
-        """The hospital's service and gateway; returns at once."""
-        self._spawn(name, [sys.executable, str(TRIVIAL_SITE), "supervise", str(self.folder / name / "site.json")])
+    def start_hospital(self, name: str, **variables: str) -> None:
+        """The hospital's service and gateway, with more variables in their environment; returns at once."""
+        argv = [sys.executable, str(TRIVIAL_SITE), "supervise", str(self.folder / name / "site.json")]
+        self.start(name, argv, **variables)
 
     def log(self, name: str) -> str:
         """What a started process has printed."""
@@ -151,10 +152,11 @@ class Federation:
         for name in sorted(self.processes, key=lambda n: n == "coordinator"):
             self.stop(name)
 
-    def _spawn(self, name: str, argv: list[str]) -> None:
+    def start(self, name: str, argv: list[str], **variables: str) -> None:
+        """Start a command of ours; its output is `log(name)`."""
         with (self.folder / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(  # noqa: S603 -- our own commands
-                argv, env=environment(), cwd=self.folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                argv, env=environment() | variables, cwd=self.folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
     def _server(self) -> dict[str, Any]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import IO, Self
 
-from common import launch
 from scripts.tcp_proxy import OPEN, READY_LINE, Condition, write_condition
 from tests.support.flower_federation import environment, free_port
 
@@ -19,8 +17,7 @@ class _Process:
     """A process that prints one line when it is ready; use it as a context."""
 
     def __init__(self, *words: str) -> None:
-        # Tied to this process, however it ends.
-        argv = (sys.executable, "-IS", launch.__file__, str(os.getpid()), sys.executable, *words)
+        argv = (sys.executable, *words)
         self._process = subprocess.Popen(argv, env=environment(), stdout=subprocess.PIPE, text=True)  # noqa: S603
         stdout = self._process.stdout
         assert stdout is not None
