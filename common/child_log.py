@@ -125,7 +125,7 @@ class ChildLog:
 
     Args:
         file: Where its lines go.
-        ready_pattern: Regular expression that a line matches once the child serves; None: none does.
+        ready_pattern: Regular expression that a line matches once the child serves; None: it does once it was started.
     """
 
     def __init__(self, file: RotatedFile, ready_pattern: str | None) -> None:
@@ -134,7 +134,7 @@ class ChildLog:
         self._rest = b""
         self._tail = b""
         self._reader: threading.Thread | None = None
-        self.ready = False
+        self.ready = ready_pattern is None
 
     def follow(self, descriptor: int, name: str) -> None:
         """Read the pipe in a thread until its last writer is gone, then close it and the file."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import os
 import queue
 import re
 import sys
@@ -91,8 +93,26 @@ class JsonLines:
             if dropped:
                 lines.append(json_line(self._name, f"{dropped} lines were dropped: nobody read them", level="warning"))
             try:
-                sys.stdout.buffer.write(b"".join(each + b"\n" for each in lines))
-                sys.stdout.buffer.flush()
+                # Past the buffer: its lock would still be held when this process ends while nobody reads.
+                view = memoryview(b"".join(each + b"\n" for each in lines))
+                while view:
+                    view = view[os.write(sys.stdout.fileno(), view) :]
             except OSError:
                 # Whoever read them is gone; the logs have all of it.
                 self._dropped += dropped
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats the records of this process's own loggers as JSON lines.
+
+    Args:
+        process: What it is called in `process`.
+    """
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line; a traceback stands in its text."""
+        return json_line(self._process, super().format(record), level=record.levelname.lower()).decode()

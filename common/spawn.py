@@ -50,9 +50,15 @@ async def spawn(  # noqa: PLR0913 -- what a process is made of
         pass_fds=inherited,
     )
     if process.stdin is not None:
-        # If it is gone already, its status says so.
-        with contextlib.suppress(ConnectionError):
-            process.stdin.write(b"".join(os.fsencode(word) + b"\0" for word in argv))
-            await process.stdin.drain()
-        process.stdin.close()
+        try:
+            # If it is gone already, its status says so.
+            with contextlib.suppress(ConnectionError):
+                process.stdin.write(b"".join(os.fsencode(word) + b"\0" for word in argv))
+                await process.stdin.drain()
+        except asyncio.CancelledError:
+            # Nobody will have it to stop it.
+            process.kill()
+            raise
+        finally:
+            process.stdin.close()
     return process

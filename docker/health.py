@@ -1,7 +1,7 @@
 # ruff: noqa: INP001 -- a program of the images, no part of a package
 """Health of a container: every address that is named answers.
 
-`health.py unix:/run/fedward/site.sock tcp:127.0.0.1:9091 http://127.0.0.1:9093/health`. Something must listen at the
+`health.py unix:/run/fedward/site.sock tcp:127.0.0.1:9091 get:127.0.0.1:9093/health`. Something must listen at the
 first two kinds, and say 200 at the third. Standard library only: it runs every few seconds in every container, and
 costs 20 ms where the project's own commands cost a second.
 """
@@ -17,8 +17,8 @@ TIMEOUT_S = 3.0
 def connect(address: str) -> None:
     """Connect and hang up; over HTTP, ask first."""
     kind, _, rest = address.partition(":")
-    if kind == "http":
-        ask(rest.removeprefix("//"))
+    if kind == "get":
+        ask(rest)
         return
     if kind == "unix":
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

@@ -140,7 +140,7 @@ def test_the_containers_health_check_asks_it(tmp_path: Path) -> None:
     """`docker/health.py` ends with 0 where /health says 200, and with 1 and one line elsewhere."""
 
     async def probe(port: int) -> tuple[int | None, str]:
-        argv = (sys.executable, "-IS", str(REPOSITORY / "docker" / "health.py"), f"http://127.0.0.1:{port}/health")
+        argv = (sys.executable, "-IS", str(REPOSITORY / "docker" / "health.py"), f"get:127.0.0.1:{port}/health")
         process = await asyncio.create_subprocess_exec(*argv, stderr=subprocess.PIPE, cwd=tmp_path, env=os.environ)
         _, said = await process.communicate()
         return process.returncode, said.decode()
