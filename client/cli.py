@@ -16,12 +16,17 @@ from client.approval import approved_plans
 from client.doctor import doctor
 from client.gateway import fork_server_socket, gateway_children
 from client.key_commands import PassphraseFile, approve, keygen
+from client.site_health import site_health
 from client.unlock import UNLOCK_DESCRIPTOR, find_unlock, in_memory
 from client.vault import Vault
-from common.child import GAVE_UP, Child, ChildEvent
+from common.announce import announcing
+from common.child import GAVE_UP, Child
 from common.command import run_command
 from common.errors import ConfigError
 from common.folders import make_folder
+from common.log_json import JsonFormatter
+from common.process_options import HealthPortOption, LogJson
+from common.process_settings import rotation
 from common.site_config import SiteConfig, load_site
 from common.socket_path import remove_socket
 from common.supervise import supervise
@@ -51,7 +56,13 @@ def main() -> None:
 
 
 @app.command()
-def start(config: ConfigOption, *, passphrase_file: PassphraseFile = None) -> None:
+def start(
+    config: ConfigOption,
+    *,
+    passphrase_file: PassphraseFile = None,
+    log_json: LogJson = False,
+    health_port: HealthPortOption = None,
+) -> None:
     """Start the site service and its gateway and keep both up until Ctrl-C or SIGTERM.
 
     The site service reads this hospital's data, computes image features once (they are cached), and opens its ledger.
@@ -64,11 +75,11 @@ def start(config: ConfigOption, *, passphrase_file: PassphraseFile = None) -> No
     opened = Vault.open(site.vault, hospital=site.hospital, unlock=unlock)
     stages = ((_service_child(site, config, unlock=in_memory(opened.unlock)),), *_gateway(site))
     del unlock, opened
-    _supervise(stages, site)
+    _supervise(stages, site, log_json=log_json, health_port=health_port)
 
 
 @app.command()
-def service(config: ConfigOption) -> None:
+def service(config: ConfigOption, *, log_json: LogJson = False) -> None:
     """Run the site service alone, without a gateway (what `start` runs as its first child)."""
     site = load_site(config)
     # Heavy imports live in the process that needs them: the supervisor stays small.
@@ -83,6 +94,8 @@ def service(config: ConfigOption) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         force=True,  # imported libraries have put a handler of their own on the root logger
     )
+    if log_json:
+        logging.getLogger().handlers[0].setFormatter(JsonFormatter("site"))
     _make_folders(site)
     status = StatusFile(site.state / "status.json", site.hospital)
     status.update(phase="starting")
@@ -95,13 +108,13 @@ def service(config: ConfigOption) -> None:
 
 
 @app.command()
-def gateway(config: ConfigOption) -> None:
+def gateway(config: ConfigOption, *, log_json: LogJson = False, health_port: HealthPortOption = None) -> None:
     """Run the gateway alone, beside a site service that another OS user runs with `service`.
 
     What the coordinator's programs can reach is this user's: give it no right to the data, the keys and the state.
     """
     site = load_site(config)
-    _supervise(_gateway(site), site)
+    _supervise(_gateway(site), site, log_json=log_json, health_port=health_port)
 
 
 @app.command()
@@ -123,16 +136,29 @@ def status(config: ConfigOption) -> None:
         typer.echo(current.message)
 
 
-def _supervise(stages: Sequence[Sequence[Child]], site: SiteConfig) -> None:
-    async def wait_for_rounds() -> None:
-        typer.echo(f"{READY_LINE}: {site.hospital} is connected to {site.gateway.superlink} and waits for rounds")
-        await asyncio.Event().wait()
+def _supervise(stages: Sequence[Sequence[Child]], site: SiteConfig, *, log_json: bool, health_port: int | None) -> None:
+    with announcing("fedward-client", as_json=log_json) as announcer:
 
-    try:
-        asyncio.run(supervise(stages, on_event=_print_event, restart=True, work=wait_for_rounds))
-    finally:
-        remove_socket(fork_server_socket(site.gateway))
-    typer.echo(f"{site.hospital} stopped")
+        async def wait_for_rounds() -> None:
+            announcer.say(
+                f"{READY_LINE}: {site.hospital} is connected to {site.gateway.superlink} and waits for rounds"
+            )
+            await asyncio.Event().wait()
+
+        try:
+            asyncio.run(
+                supervise(
+                    stages,
+                    on_event=announcer.event,
+                    restart=True,
+                    work=wait_for_rounds,
+                    health=site_health(site, health_port),
+                    lines=announcer.lines,
+                )
+            )
+        finally:
+            remove_socket(fork_server_socket(site.gateway))
+        announcer.say(f"{site.hospital} stopped")
 
 
 def _service_child(site: SiteConfig, config: Path, *, unlock: int) -> Child:
@@ -149,6 +175,7 @@ def _service_child(site: SiteConfig, config: Path, *, unlock: int) -> Child:
         ready_timeout_s=FEATURE_PASS_TIMEOUT_S,
         refusals=(GAVE_UP,),
         inherited=(unlock,),
+        rotation=rotation(site.log_max_mib, site.log_files),
     )
 
 
@@ -163,8 +190,5 @@ def _gateway(site: SiteConfig) -> tuple[tuple[Child, ...], ...]:
     if not certificates.is_file():
         raise ConfigError(f"gateway.root_certificates: {certificates} is no file; ask the coordinator for its ca.crt")
     make_folder(site.gateway.folder, key="gateway.folder")
-    return gateway_children(site.gateway, site.socket, connect_timeout_s=CONNECT_TIMEOUT_S)
-
-
-def _print_event(event: ChildEvent) -> None:
-    typer.echo(f"{event.name} {event.kind}{f': {event.detail}' if event.detail else ''}", err=event.kind == "died")
+    kept = rotation(site.log_max_mib, site.log_files)
+    return gateway_children(site.gateway, site.socket, connect_timeout_s=CONNECT_TIMEOUT_S, log_rotation=kept)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from client.forkserver import READY_LINE, write_shim
 from common.child import Child, Refusal
+from common.child_log import Rotation
 from common.flower import flower_command, flower_environment, proxy_environment
 from common.identity import read_secret
 from common.site_config import GatewaySettings
@@ -17,7 +18,11 @@ LOOPBACK = "127.0.0.1"
 
 
 def gateway_children(
-    settings: GatewaySettings, site_socket: Path, *, connect_timeout_s: float
+    settings: GatewaySettings,
+    site_socket: Path,
+    *,
+    connect_timeout_s: float,
+    log_rotation: Rotation = Rotation(),  # noqa: B008 -- frozen
 ) -> tuple[tuple[Child, ...], ...]:
     """The gateway's processes, in stages for `common.supervise`; the site service belongs in front of them.
 
@@ -26,6 +31,7 @@ def gateway_children(
         site_socket: Where the site service listens.
         connect_timeout_s: How long to try for a connection to the coordinator, seconds. One that still counts an
             earlier gateway of this hospital as connected refuses for up to 70 s.
+        log_rotation: How much of each process's log is kept.
 
     Raises:
         KeyFileError: If the node key or the SuperExec secret is missing or readable by others.
@@ -51,6 +57,8 @@ def gateway_children(
             ready_timeout_s=timeout_s,
             ports=((LOOPBACK, settings.runtime_port),) if name == "supernode" else (),
             refusals=_refusals(settings) if name == "supernode" else (),
+            give_up_s=connect_timeout_s if name == "supernode" else None,
+            rotation=log_rotation,
         )
 
     supernode = child("supernode", _supernode(settings), ready=r"SuperNode ID: ", timeout_s=connect_timeout_s)

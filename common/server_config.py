@@ -10,6 +10,7 @@ from pydantic import Field
 from common.address import Address
 from common.card import HospitalName
 from common.config import Settings, load_settings
+from common.process_settings import HealthHost, HealthPort, LogFiles, LogMaxMib
 
 
 class NodeEntry(Settings):
@@ -40,6 +41,10 @@ class ServerConfig(Settings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severity that the ServerApp logs"
     )
+    log_max_mib: LogMaxMib = 10
+    log_files: LogFiles = 5
+    health_host: HealthHost = "127.0.0.1"
+    health_port: HealthPort = 0
 
 
 def load_server(path: Path) -> ServerConfig:

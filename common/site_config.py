@@ -11,6 +11,7 @@ from common.address import Address
 from common.card import HospitalName
 from common.config import Settings, load_settings
 from common.errors import ConfigError
+from common.process_settings import HealthHost, HealthPort, LogFiles, LogMaxMib
 from common.socket_path import MAX_SOCKET_BYTES
 
 
@@ -68,6 +69,10 @@ class SiteConfig(Settings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severity that the site service logs"
     )
+    log_max_mib: LogMaxMib = 10
+    log_files: LogFiles = 5
+    health_host: HealthHost = "127.0.0.1"
+    health_port: HealthPort = 0
     privacy: SitePrivacy
     gateway: GatewaySettings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import cast
 
@@ -42,7 +43,7 @@ def main(grid: Grid, context: Context) -> None:
     refuse_secret_key(config.folder, config_path.parent)
     run = str(context.run_config[RUN_KEY])
     folder = run_folder(config, run)
-    _log_to(folder / LOG_FILE, config.log_level)
+    _log_to(folder / LOG_FILE, config)
     plan = load_settings(folder / PLAN_FILE, Plan)
     busy = f"another ServerApp still carries run {run}; it ends by itself once it notices that the SuperLink is gone"
     with hold(folder / LOCK_FILE, wait_s=LOCK_WAIT_S, busy=busy):
@@ -94,9 +95,12 @@ def _run(  # noqa: PLR0913 -- the parts of one run
     progress.end("finished", "")
 
 
-def _log_to(path: Path, level: str) -> None:
-    handler = logging.FileHandler(path)
+def _log_to(path: Path, config: ServerConfig) -> None:
+    # Opened at the first line: a ServerApp that waits for another one to end must not turn over that one's log.
+    handler = RotatingFileHandler(
+        path, maxBytes=config.log_max_mib << 20, backupCount=config.log_files - 1, encoding="utf-8", delay=True
+    )
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("server")
     logger.addHandler(handler)
-    logger.setLevel(level.upper())
+    logger.setLevel(config.log_level.upper())

@@ -13,16 +13,18 @@ from typing import Annotated
 
 import typer
 
+from common.announce import announcing
 from common.canonical import canonical_bytes
-from common.child import ChildEvent
 from common.command import run_command
 from common.config import load_settings
 from common.coverage import NOT_COVERED
 from common.errors import DeploymentError
 from common.folders import make_folder
 from common.plan import Plan
+from common.process_options import HealthPortOption, LogJson
 from common.server_config import ServerConfig, load_server
 from common.supervise import supervise
+from server.coordinator_health import CoordinatorHealth
 from server.display import ProgressDisplay
 from server.guard import refuse_secret_key
 from server.lock import COORDINATOR_LOCK, hold, is_held
@@ -49,7 +51,7 @@ ConfigOption = Annotated[
 
 
 @app.command()
-def start(config: ConfigOption) -> None:
+def start(config: ConfigOption, *, log_json: LogJson = False, health_port: HealthPortOption = None) -> None:
     """Start the coordinator and keep it up until Ctrl-C or SIGTERM.
 
     Starts Flower's SuperLink (TLS, known gateways only) and SuperExec, lets the gateways listed under 'nodes' connect,
@@ -61,15 +63,30 @@ def start(config: ConfigOption) -> None:
     stages = coordinator_children(settings, config)
     busy = f"{settings.folder}: a coordinator already runs with this folder; stop it first, or name another folder"
 
-    async def serve() -> None:
-        await register_nodes(settings)
-        typer.echo(f"{READY_LINE}: {len(settings.nodes)} hospitals may connect to {settings.fleet_address}")
-        with contextlib.closing(Store(settings.folder)) as store:
-            await Steward(settings, store, say=lambda text: typer.echo(text, err=True)).serve()
+    with (
+        hold(settings.folder / COORDINATOR_LOCK, wait_s=0.0, busy=busy),
+        contextlib.closing(Store(settings.folder)) as store,
+        announcing("fedward-server", as_json=log_json) as announcer,
+    ):
+        health = CoordinatorHealth(settings, store)
 
-    with hold(settings.folder / COORDINATOR_LOCK, wait_s=0.0, busy=busy):
-        asyncio.run(supervise(stages, on_event=_print_event, restart=True, work=serve))
-    typer.echo("coordinator stopped")
+        async def serve() -> None:
+            await register_nodes(settings)
+            health.open = True
+            announcer.say(f"{READY_LINE}: {len(settings.nodes)} hospitals may connect to {settings.fleet_address}")
+            await Steward(settings, store, say=announcer.warn).serve()
+
+        asyncio.run(
+            supervise(
+                stages,
+                on_event=announcer.event,
+                restart=True,
+                work=serve,
+                health=health.check(health_port),
+                lines=announcer.lines,
+            )
+        )
+        announcer.say("coordinator stopped")
 
 
 @app.command()
@@ -165,7 +182,3 @@ def _load(config: Path) -> ServerConfig:
     settings = load_server(config)
     refuse_secret_key(settings.folder, config.resolve().parent)
     return settings
-
-
-def _print_event(event: ChildEvent) -> None:
-    typer.echo(f"{event.name} {event.kind}{f': {event.detail}' if event.detail else ''}", err=event.kind == "died")

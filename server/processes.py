@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ from common.child import Child, Refusal
 from common.errors import ConfigError, DeploymentError
 from common.flower import flower_command, flower_environment
 from common.identity import read_secret
+from common.launch import END_NOW
+from common.process_settings import rotation
 from common.server_config import NodeEntry, ServerConfig
+from common.spawn import spawn
 from common.supervise import require_free
 from server.run_folder import CONFIG_VARIABLE
 
@@ -22,6 +27,10 @@ SUPERLINK_DATABASE = "superlink.db"
 MOST_COMMANDS_AT_ONCE = 2
 COMMAND_TIMEOUT_S = 60.0
 ALREADY_REGISTERED = "[code: 23]"
+# Flower's words when nobody listens, or not yet.
+UNAVAILABLE = "Connection to the SuperLink is unavailable"
+REGISTER_TIMEOUT_S = 600.0
+REGISTER_BACKOFF_S = (1.0, 2.0, 5.0, 10.0)
 
 
 def coordinator_children(config: ServerConfig, config_path: Path) -> tuple[tuple[Child, ...], ...]:
@@ -55,6 +64,7 @@ def coordinator_children(config: ServerConfig, config_path: Path) -> tuple[tuple
             ready_timeout_s=60.0,
             ports=ports,
             refusals=_refusals(config),
+            rotation=rotation(config.log_max_mib, config.log_files),
         )
 
     ports = ((host, port), (LOOPBACK, config.runtime_port))
@@ -85,16 +95,21 @@ def fleet_bind_address(config: ServerConfig) -> tuple[str, int]:
     return (LOOPBACK if host in ("localhost", LOOPBACK) else "0.0.0.0", int(port))  # noqa: S104 -- the public port
 
 
-async def register_nodes(config: ServerConfig) -> None:
+async def register_nodes(config: ServerConfig, *, give_up_s: float = REGISTER_TIMEOUT_S) -> None:
     """Let the gateways of the server file connect, each under its hospital's name.
 
+    Args:
+        config: The server file.
+        give_up_s: How long to ask again where the SuperLink gives no answer, seconds: the machine may be busy.
+
     Raises:
-        DeploymentError: If the SuperLink refuses one; names the hospital.
+        DeploymentError: If the SuperLink refuses one, which is final; names the hospital. Or if it gives no answer.
     """
+    give_up = time.monotonic() + give_up_s
     turn = asyncio.Semaphore(MOST_COMMANDS_AT_ONCE)
     async with asyncio.TaskGroup() as group:
         for node in config.nodes:
-            group.create_task(_register(config, node, turn))
+            group.create_task(_register(config, node, turn, give_up=give_up))
 
 
 async def flwr(config: ServerConfig, *arguments: str) -> dict[str, Any]:
@@ -103,37 +118,51 @@ async def flwr(config: ServerConfig, *arguments: str) -> dict[str, Any]:
     Raises:
         DeploymentError: If it does not end in time, or prints no JSON.
     """
-    process = await asyncio.create_subprocess_exec(
-        flower_command("flwr"),
-        *arguments,
-        "--format",
-        "json",
+    answer = await _ask(config, *arguments)
+    if answer is None:
+        raise DeploymentError(f"flwr {arguments[0]}: no answer from the SuperLink; is the coordinator up?")
+    return answer
+
+
+async def _ask(config: ServerConfig, *arguments: str) -> dict[str, Any] | None:
+    """What one of Flower's commands answers; None if it does not in time, or prints no JSON."""
+    process = await spawn(
+        "flwr",
+        (flower_command("flwr"), *arguments, "--format", "json"),
+        output=asyncio.subprocess.PIPE,
+        errors=asyncio.subprocess.DEVNULL,
         env=_environment(config),
         cwd=config.folder,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
     )
     try:
         output, _ = await asyncio.wait_for(process.communicate(), COMMAND_TIMEOUT_S)
-        answer = json.loads(output)
-    except (TimeoutError, ValueError) as error:
-        raise DeploymentError(f"flwr {arguments[0]}: no answer from the SuperLink; is the coordinator up?") from error
+        return dict(json.loads(output))
+    except (TimeoutError, ValueError):
+        return None
     finally:
         if process.returncode is None:
-            process.kill()
+            process.send_signal(END_NOW)
             await process.wait()
-    return dict(answer)
 
 
-async def _register(config: ServerConfig, node: NodeEntry, turn: asyncio.Semaphore) -> None:
+async def _register(config: ServerConfig, node: NodeEntry, turn: asyncio.Semaphore, *, give_up: float) -> None:
     if not node.public_key.is_file():
         raise DeploymentError(f"{node.public_key}: no such file; ask {node.name} for its gateway's public key")
-    async with turn:
-        answer = await flwr(config, "supernode", "register", str(node.public_key), CONNECTION, "--name", node.name)
-    problem = str(answer.get("error-message", "")).strip().splitlines()
-    if not answer.get("success") and ALREADY_REGISTERED not in " ".join(problem):
-        raise DeploymentError(f"{node.name}: the SuperLink refuses its key {node.public_key}: {' '.join(problem)}")
+    words = ("supernode", "register", str(node.public_key), CONNECTION, "--name", node.name)
+    for pause_s in itertools.chain(REGISTER_BACKOFF_S, itertools.repeat(REGISTER_BACKOFF_S[-1])):
+        async with turn:
+            answer = await _ask(config, *words)
+        problem = " ".join(str((answer or {}).get("error-message", "")).split())
+        if answer is not None and (answer.get("success") or ALREADY_REGISTERED in problem):
+            return
+        if answer is not None and UNAVAILABLE not in problem:
+            raise DeploymentError(f"{node.name}: the SuperLink refuses its key {node.public_key}: {problem}")
+        if time.monotonic() + pause_s > give_up:
+            raise DeploymentError(
+                f"{node.name}: its key could not be registered, since the SuperLink gives no answer; look at "
+                f"{config.folder / 'logs' / 'superlink.log'}, and start the coordinator again on a less busy machine"
+            )
+        await asyncio.sleep(pause_s)
 
 
 def _environment(config: ServerConfig) -> dict[str, str]:
