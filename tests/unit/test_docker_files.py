@@ -18,7 +18,14 @@ import yaml
 
 from common.config import parse_settings
 from common.site_config import SiteConfig, load_site
-from scripts.compose_init import COORDINATOR, GATEWAY, GATEWAY_RUNTIME_PORT, SITE, container_site
+from scripts.compose_init import (
+    COORDINATOR,
+    COORDINATOR_RUNTIME_PORT,
+    GATEWAY,
+    GATEWAY_RUNTIME_PORT,
+    SITE,
+    container_site,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 DOCKER = REPOSITORY / "docker"
@@ -252,11 +259,28 @@ def test_the_containers_site_file_is_one(tmp_path: Path) -> None:
     assert parse_settings(yaml.safe_dump(content), SiteConfig, source="site.yaml").hospital == sample["hospital"]
 
 
-def test_the_health_checks_ask_where_the_processes_listen() -> None:
+@pytest.mark.parametrize(
+    ("name", "service"),
+    [
+        ("compose.yaml", "coordinator"),
+        ("compose.yaml", "hospital-1-gateway"),
+        ("coordinator.compose.yaml", "coordinator"),
+        ("site.compose.yaml", "gateway"),
+    ],
+)
+def test_the_health_checks_ask_where_health_is_told(name: str, service: str) -> None:
     """A health check of another port would never, or always, be green."""
-    services = compose("compose.yaml")["services"]
-    assert services["hospital-1-gateway"]["healthcheck"]["test"][-1] == f"tcp:127.0.0.1:{GATEWAY_RUNTIME_PORT}"
-    assert services["hospital-1-site"]["healthcheck"]["test"][-1] == "unix:/run/fedward/site.sock"
+    content = compose(name)["services"][service]
+    *_, option, port = content["command"]
+    assert option == "--health-port"
+    assert content["healthcheck"]["test"][-1] == f"get:127.0.0.1:{port}/health"
+    assert port not in (str(GATEWAY_RUNTIME_PORT), str(COORDINATOR_RUNTIME_PORT))
+
+
+def test_a_sites_health_check_asks_its_socket() -> None:
+    """It has no network at all."""
+    site = compose("compose.yaml")["services"]["hospital-1-site"]
+    assert site["healthcheck"]["test"][-1] == "unix:/run/fedward/site.sock"
 
 
 def test_the_image_makes_the_users_that_the_compose_files_name() -> None:
