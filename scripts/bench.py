@@ -1,4 +1,4 @@
-"""`fedward bench codec`: bytes, seconds, error and memory of the encryption, side by side in one run."""
+"""`fedward bench`, and its part `codec`: bytes, seconds, error and memory of the encryption, all in one run."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from rich.table import Table
 
 from common.errors import DeploymentError
 from scripts.bench_codecs import ROW_NAMES, UPDATE_NORM_BOUND, Codec, make_codec
+from scripts.chaos_command import chaos
 from scripts.report_file import require_writable, write_json
 
 Result = TypeVar("Result")
 
 bench_app = typer.Typer(help="Measure fedward on this machine.", no_args_is_help=True)
+bench_app.command()(chaos)
 
 PEAK_METHOD = (
     "VmHWM of a fresh process per row that runs one round and adds each upload as it arrives, "

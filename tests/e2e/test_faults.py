@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scripts.tcp_proxy import OPEN, Condition
+from server.store import Exchange, Store
 from tests.support.flower_federation import Federation, environment, wait_until
 from tests.support.proxies import Link
 
@@ -24,6 +28,7 @@ ROUND_TIMEOUT_S = 10.0
 # 1 Mbit/s, and 300 ms there and back. An upload has 2.2 MB: 18 s, more than a round has.
 SLOW_LINE = Condition(bytes_per_s=125_000.0, delay_s=0.15)
 PARAMETERS = 600_000
+TEN_MINUTES_S = 600.0
 
 
 def command(federation: Federation, *arguments: str) -> list[str]:
@@ -66,6 +71,19 @@ def go_on(federation: Federation, number: int, *names: str) -> None:
 def applied(federation: Federation, *names: str) -> list[dict[str, Any]]:
     """What hospitals hold."""
     return [json.loads((federation.folder / name / "applied.json").read_text()) for name in names]
+
+
+def exchanges(federation: Federation) -> tuple[Exchange, ...]:
+    """What the store holds of the only run."""
+    with contextlib.closing(Store(federation.server_file.parent / "work")) as store:
+        known = store.runs()
+        return store.exchanges(known[0].run) if known else ()
+
+
+def rounds_of(federation: Federation, name: str) -> int:
+    """How many training rounds a hospital has contributed to."""
+    rounds = [e.outcomes for e in exchanges(federation) if e.kind == "train"]
+    return sum((o.hospital, o.outcome) == (name, "contributed") for outcomes in rounds for o in outcomes)
 
 
 @dataclass(frozen=True)
@@ -143,3 +161,38 @@ def test_hospitals_behind_mended_lines_contribute_again_and_hold_the_same_model(
     states = applied(finished.federation, *NAMES)
     assert all(state == states[0] for state in states)
     assert states[0]["round"] == ROUNDS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_cut_of_ten_minutes_delays_nobody_else(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """One round ends at its deadline, or when Flower misses the hospital; later ones do not ask it. Then it is back."""
+    names = NAMES[:4]
+    federation = Federation(tmp_path, names, rounds=900, round_timeout_s=120.0)
+    federation.write()
+    with Link(tmp_path, federation.fleet_port) as line, contextlib.closing(federation):
+        federation.write_site(names[3], superlink=f"127.0.0.1:{line.port}")
+        federation.start_coordinator()
+        for name in names:
+            federation.start_hospital(name)
+        with running(federation):
+            wait_until(lambda: rounds_of(federation, names[3]) >= 2, "two rounds by four hospitals")
+            line.become(Condition(state="hold"))
+            cut, before = time.monotonic(), rounds_of(federation, names[0])
+            wait_until(
+                lambda: time.monotonic() - cut >= TEN_MINUTES_S, "the end of the cut", timeout_s=2 * TEN_MINUTES_S
+            )
+            within, missed = rounds_of(federation, names[0]) - before, rounds_of(federation, names[3])
+            line.become(OPEN)
+            mended = time.monotonic()
+            wait_until(lambda: rounds_of(federation, names[3]) > missed + 1, "the fourth hospital", timeout_s=300.0)
+            back_s = time.monotonic() - mended
+        seconds = [e.seconds for e in exchanges(federation) if e.kind == "train"]
+    longest, median = max(seconds), statistics.median(seconds)
+    for name, value in (("rounds", within), ("longest_s", longest), ("median_s", median), ("back_s", back_s)):
+        record_property(name, value)
+    assert within > TEN_MINUTES_S / 20
+    # Flower takes a minute to miss a hospital.
+    assert longest < 75.0
