@@ -59,15 +59,16 @@ def start(config: ConfigOption, *, log_json: LogJson = False, health_port: Healt
     """
     settings = _load(config)
     make_folder(settings.folder, key="folder")
-    forget_superlink_state(settings)
-    stages = coordinator_children(settings, config)
     busy = f"{settings.folder}: a coordinator already runs with this folder; stop it first, or name another folder"
 
     with (
+        # Before anything of the folder is touched: it may be a running coordinator's.
         hold(settings.folder / COORDINATOR_LOCK, wait_s=0.0, busy=busy),
         contextlib.closing(Store(settings.folder)) as store,
         announcing("fedward-server", as_json=log_json) as announcer,
     ):
+        forget_superlink_state(settings)
+        stages = coordinator_children(settings, config)
         health = CoordinatorHealth(settings, store)
 
         async def serve() -> None:
@@ -121,6 +122,8 @@ def run(
         )
     with contextlib.closing(Store(settings.folder)) as store:
         plan_json = canonical_bytes(agreed.model_dump(mode="json")).decode()
+        # Another plan's run is refused before its folder is touched; begun last, for the steward takes it up at once.
+        store.check(identifier, plan_digest=agreed.digest)
         write_run_folder(
             settings, identifier, plan_text=plan.read_text(encoding="utf-8"), connect_timeout_s=connect_timeout_s
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from flwr.app import Message
 
@@ -23,9 +24,11 @@ from server.exchange import NodeError
 from server.one_by_one import MESSAGE_TYPES, OneByOneGrid, answer_of
 from server.progress import ProgressFile
 from server.requests import RequestWriter
+from server.store import Outcome, Store
 
 log = logging.getLogger(__name__)
 
+MOST_CEREMONIES = 3
 KEY_MISSING = "KeyMissing"
 """What a hospital answers that has not been dealt the epoch's key."""
 
@@ -37,14 +40,46 @@ class KeyExchange:
         writer: Signs the requests.
         grid: Where they go.
         progress: What the operator sees.
+        store: Keeps the sealed deal of each plan, so that hospitals can join while the dealer is away.
         answer_within_s: How long each answer is waited for, seconds.
     """
 
     def __init__(
-        self, writer: RequestWriter, grid: OneByOneGrid, *, progress: ProgressFile, answer_within_s: float
+        self,
+        writer: RequestWriter,
+        grid: OneByOneGrid,
+        *,
+        progress: ProgressFile,
+        store: Store,
+        answer_within_s: float,
     ) -> None:
+        self._store = store
+        self._asked: Counter[str] = Counter()
         self._writer, self._grid, self._progress, self._answer_within_s = writer, grid, progress, answer_within_s
         self._identities = {hospital.name: hospital.identity for hospital in writer.plan.roster}
+
+    def is_missing(self, outcomes: Sequence[Outcome]) -> bool:
+        """Whether a hospital needs the ceremony; one that says so for ever is not believed for ever."""
+        names = [outcome.hospital for outcome in outcomes if outcome.code == KEY_MISSING]
+        self._asked.update(names)
+        return any(self._asked[name] <= MOST_CEREMONIES for name in names)
+
+    def bring(self, nodes: Mapping[str, int], *, needed: bool) -> None:
+        """Hold the ceremony.
+
+        Args:
+            nodes: Node ids of the connected hospitals.
+            needed: Whether too few hospitals have the key; else the run goes on without those that it fails for.
+
+        Raises:
+            DeploymentError: If it is needed and fails; see `hold`.
+        """
+        try:
+            self.hold(nodes)
+        except DeploymentError as error:
+            if needed:
+                raise
+            log.warning("%s; the run goes on with the hospitals that hold the key", error)
 
     def hold(self, nodes: Mapping[str, int]) -> None:
         """Bring the epoch's key to all connected hospitals; those that have it say so again.
@@ -53,19 +88,12 @@ class KeyExchange:
             nodes: Node ids of the connected hospitals.
 
         Raises:
-            DeploymentError: If the dealer is away, or fewer than the minimum cohort hold one key in the end.
+            DeploymentError: If the dealer is away and has not dealt before, or fewer than the minimum cohort hold one
+                key in the end.
         """
-        dealer, needed = (
-            dealer_of(self._writer.plan.digest, tuple(self._identities)),
-            self._writer.plan.cohort.min_cohort,
-        )
-        if dealer not in nodes:
-            raise DeploymentError(
-                f"the key of this plan is dealt by {dealer}, which is not connected; start it, then resume the run"
-            )
-        deal = self._ask("deal", {dealer: nodes[dealer]}, b"").get(dealer)
-        if not isinstance(deal, bytes) or not self._is_signed(deal, Deal, dealer):
-            raise DeploymentError(f"{dealer} dealt no key ({_code(deal)}); look into its log, then resume the run")
+        plan = self._writer.plan
+        dealer, needed = dealer_of(plan.digest, tuple(self._identities)), plan.cohort.min_cohort
+        deal = self._store.deal(plan.digest) or self._dealt_by(dealer, nodes)
         opened = self._ask("open", nodes, deal)
         good = {
             hospital: answer
@@ -84,6 +112,18 @@ class KeyExchange:
         log.info(
             "key ceremony: %s dealt, %s hold the key; %s", dealer, ", ".join(agreed), ", ".join(failed) or "no error"
         )
+
+    def _dealt_by(self, dealer: str, nodes: Mapping[str, int]) -> bytes:
+        """Have the dealer deal, and keep its deal: sealed to the hospitals, and signed."""
+        if dealer not in nodes:
+            raise DeploymentError(
+                f"the key of this plan is dealt by {dealer}, which is not connected; start it, then resume the run"
+            )
+        deal = self._ask("deal", {dealer: nodes[dealer]}, b"").get(dealer)
+        if not isinstance(deal, bytes) or not self._is_signed(deal, Deal, dealer):
+            raise DeploymentError(f"{dealer} dealt no key ({_code(deal)}); look into its log, then resume the run")
+        self._store.save_deal(self._writer.plan.digest, deal)
+        return deal
 
     def _ask(self, kind: Kind, nodes: Mapping[str, int], body: bytes) -> dict[str, bytes | NodeError]:
         self._progress.open(kind, 0, attempt=0, connected=tuple(nodes))

@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS runs (
 CREATE TABLE IF NOT EXISTS exchanges (
     run TEXT NOT NULL REFERENCES runs(run), round INTEGER NOT NULL, attempt INTEGER NOT NULL, kind TEXT NOT NULL,
     seconds REAL NOT NULL, outcomes TEXT NOT NULL, entry TEXT, body BLOB, PRIMARY KEY (run, round, attempt));
+CREATE TABLE IF NOT EXISTS deals (plan_digest TEXT PRIMARY KEY, deal BLOB NOT NULL);
 """
 
 
@@ -114,16 +115,25 @@ class Store:
             StoreError: If the disk refuses.
         """
         with self._transaction():
-            known = self.run(run)
-            if known is None:
-                row = (run, plan_digest, plan_json, now, "running", "")
-                self._connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?)", row)
-                return
-            if known.plan_digest != plan_digest:
-                raise ConfigError(f"run {run} belongs to another plan; resume it with its own plan, or start a new run")
-            if known.state == "finished":
-                raise ConfigError(f"run {run} is finished; start a new run")
-            self._connection.execute("UPDATE runs SET state = 'running', reason = '' WHERE run = ?", (run,))
+            self.check(run, plan_digest=plan_digest)
+            row = (run, plan_digest, plan_json, now)
+            self._connection.execute(
+                "INSERT INTO runs VALUES (?, ?, ?, ?, 'running', '') "
+                "ON CONFLICT (run) DO UPDATE SET state = 'running', reason = ''",
+                row,
+            )
+
+    def check(self, run: str, *, plan_digest: str) -> None:
+        """Refuse a run that cannot be begun or taken up.
+
+        Raises:
+            ConfigError: If the run exists with another plan, or is finished.
+        """
+        known = self.run(run)
+        if known is not None and known.plan_digest != plan_digest:
+            raise ConfigError(f"run {run} belongs to another plan; resume it with its own plan, or start a new run")
+        if known is not None and known.state == "finished":
+            raise ConfigError(f"run {run} is finished; start a new run")
 
     def end(self, run: str, state: RunState, *, reason: str) -> None:
         """Record how a run ended."""
@@ -143,6 +153,16 @@ class Store:
         with self._transaction():
             # An attempt of a run that was interrupted may be asked for again.
             self._connection.execute("INSERT OR REPLACE INTO exchanges VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def save_deal(self, plan_digest: str, deal: bytes) -> None:
+        """Keep the sealed CKKS key of a plan, as its dealer signed it."""
+        with self._transaction():
+            self._connection.execute("INSERT OR IGNORE INTO deals VALUES (?, ?)", (plan_digest, deal))
+
+    def deal(self, plan_digest: str) -> bytes | None:
+        """The sealed key of a plan, or None before its ceremony."""
+        rows = self._rows("SELECT deal FROM deals WHERE plan_digest = ?", (plan_digest,))
+        return bytes(rows[0][0]) if rows else None
 
     def run(self, run: str) -> Run | None:
         """One run, or None."""

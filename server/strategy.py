@@ -16,7 +16,7 @@ from common.plan import Plan
 from server.ask import Attempt, expected_answer
 from server.catch_up import CatchUp
 from server.exchange import Collection, explain
-from server.key_exchange import KEY_MISSING, KeyExchange
+from server.key_exchange import KeyExchange
 from server.one_by_one import OneByOneGrid, answer_of, messages_of
 from server.progress import ProgressFile
 from server.requests import RequestWriter, Rounds, Step
@@ -57,7 +57,7 @@ class SecureAggregation(Strategy):
         self._open: Attempt | None = None
         answer_within_s = self._plan.cohort.round_timeout_s
         self._catch_up = CatchUp(writer, grid, applied=self._applied, answer_within_s=answer_within_s)
-        self._keys = KeyExchange(writer, grid, progress=progress, answer_within_s=answer_within_s)
+        self._keys = KeyExchange(writer, grid, progress=progress, store=store, answer_within_s=answer_within_s)
 
     def summary(self) -> None:
         """Say what will run."""
@@ -92,9 +92,9 @@ class SecureAggregation(Strategy):
         while opened is not None:
             outcomes = self._close(step, opened, replies)
             wanted = self._still_wanted(step, opened)
-            if not dealt and any(outcome.code == KEY_MISSING for outcome in outcomes):
+            if not dealt and self._keys.is_missing(outcomes):
                 dealt = True
-                self._keys.hold(self._connected())
+                self._keys.bring(self._connected(), needed=bool(wanted))
                 if wanted:
                     # No attempt was spent: without the key nobody could answer.
                     again = self._request(step, self._connected(), attempt=opened.number)

@@ -8,7 +8,7 @@ import yaml
 
 from client.approval import write_approval
 from client.keygen import VAULT, VAULT_KEY
-from client.vault import IDENTITY, Vault
+from client.vault import BOX, IDENTITY, NODE, Vault
 from client.vault_lock import read_key_file
 from common.card import sign_card
 from common.identity import Identity
@@ -37,3 +37,11 @@ def redeclare(home: Path, **row: object) -> Plan:
     (home / "plan.yaml").write_text(yaml.safe_dump(plan.model_dump(mode="json")), encoding="utf-8")
     write_approval(home / "approvals", plan, hospital=home.name, identity=site_identity(home))
     return plan
+
+
+def forget_key(home: Path) -> None:
+    """Make the vault of a site anew without the CKKS key, as it was before the key ceremony."""
+    old = site_vault(home)
+    held = {name: old.require(name) for name in (IDENTITY, BOX, NODE)}
+    (home / VAULT).unlink()
+    Vault.create(home / VAULT, hospital=home.name, unlock=read_key_file(home / VAULT_KEY), held=held)
