@@ -108,8 +108,9 @@ def extract(
     stored = read_cache(path, width=FEATURES)
     known = {record.sha256: stored[record.sha256] for record in table.records if record.sha256 in stored}
     missing = [record for record in table.records if record.sha256 not in known]
+    done = len(table.records) - len(missing)
     bad: set[str] = set()
-    on_progress(len(known), len(table.records))
+    on_progress(done, len(table.records))
     if missing:
         compute_in_full_precision()
         trunk = load_lite0(recipe.compute)
@@ -117,7 +118,8 @@ def extract(
             for record in missing[start : start + _IMAGES_PER_SAVE]:
                 if not _extract_image(trunk, table.file(record), record.sha256, known=known, recipe=recipe):
                     bad.add(record.path)
-                on_progress(len(known) + len(bad), len(table.records))
+                done += 1
+                on_progress(done, len(table.records))
             write_cache(path, known)
     elif len(known) < len(stored):
         write_cache(path, known)

@@ -8,11 +8,12 @@ import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.data import ImageRecord, ImageTable, OnUndecodable, check_decodable, load_table
 from client.data.index import INDEX_NAME
+from client.data.resolve import Candidate, left_after_duplicates, one_label_per_unit
 from common.errors import DataError
 from scripts.whole_folder import make_room, whole_folder
 
@@ -124,7 +125,7 @@ def split_dataset(
         raise DataError(f"{hospitals} hospitals: at least one must be dealt to")
     make_room(target)
     loaded = load_table(source, on_undecodable=on_undecodable, unit="patient")
-    table = check_decodable(loaded, on_undecodable=on_undecodable)
+    table = _one_owner_per_picture(check_decodable(loaded, on_undecodable=on_undecodable))
     assignment = deal(table, hospitals, seed=seed)
     with whole_folder(target, mode=0o755) as partial:
         shares = tuple(
@@ -135,6 +136,28 @@ def split_dataset(
         HospitalShare(each.name, target / each.data.relative_to(partial), each.images, each.units) for each in shares
     )
     return SplitReport(table.classes, table.unit_name, placed, table.left_out, table.warnings)
+
+
+def _one_owner_per_picture(table: ImageTable) -> ImageTable:
+    """Leave out pictures of several units, of which a site keeps each: else two hospitals would hold one picture.
+
+    No privacy is lost here: what is dealt is fixed before the hospitals and their budgets exist.
+    """
+    files = {record.path: record for record in table.records}
+    as_one_unit = [Candidate(r.path, table.file(r).parent.name, r.sha256, r.sha256, None) for r in table.records]
+    kept, left_out = left_after_duplicates(as_one_unit, [])
+    if not left_out:
+        return table
+    labels = one_label_per_unit([replace(each, unit=files[each.path].unit) for each in kept], [])
+    records = [files[each.path] for each in kept]
+    counts = Counter(table.left_out) + Counter(left_out)
+    warning = f"{sum(left_out.values())} files of images that lie byte-identical in several lesions are dealt to nobody"
+    return replace(
+        table,
+        records=tuple(replace(record, label_index=table.classes.index(labels[record.unit])) for record in records),
+        warnings=(*table.warnings, warning),
+        left_out=dict(counts),
+    )
 
 
 def _write_share(table: ImageTable, records: list[ImageRecord], root: Path, *, number: int) -> HospitalShare:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -29,10 +29,11 @@ class Candidate:
 def left_after_duplicates(
     candidates: Iterable[Candidate], warnings: list[str]
 ) -> tuple[list[Candidate], dict[str, int]]:
-    """Keep one file per picture, and none where the files contradict each other and index.csv does not decide.
+    """Keep one file per picture of a unit, and none where its files contradict each other and index.csv is silent.
 
-    A picture with two labels teaches a contradiction, and counts twice in the privacy accounting if its two files
-    belong to two units: so at most one may stay.
+    A picture with two labels teaches a contradiction. But only files of one unit are compared: what stays of a unit
+    depends on that unit alone, else a patient more could take away another one's images, and move the sum by more than
+    the noise is scaled to. A file without an id is its own digest's unit, so its copies are all of one unit.
 
     Args:
         candidates: All files.
@@ -42,34 +43,56 @@ def left_after_duplicates(
         The kept files sorted by path, and how many were left out by reason: `not_clean`, `conflicting_label`,
         `duplicate`.
     """
-    groups: dict[str, list[Candidate]] = defaultdict(list)
+    by_picture: dict[str, list[Candidate]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Candidate]] = defaultdict(list)
     for candidate in sorted(candidates, key=lambda each: each.path):
-        groups[candidate.sha256].append(candidate)
+        by_picture[candidate.sha256].append(candidate)
+        groups[candidate.unit, candidate.sha256].append(candidate)
     kept: list[Candidate] = []
     left_out: Counter[str] = Counter()
-    conflicts: Counter[str] = Counter()
-    decided = 0
     for group in groups.values():
         clean = [candidate for candidate in group if candidate.keep_clean is not False]
         left_out["not_clean"] += len(group) - len(clean)
-        if len({candidate.label for candidate in group}) > 1:
-            conflicts[" = ".join(sorted({candidate.label for candidate in group}))] += 1
-            decided += len({candidate.label for candidate in clean}) == 1
         if len({candidate.label for candidate in clean}) > 1:
             left_out["conflicting_label"] += len(clean)
         elif clean:
             kept.append(clean[0])
             left_out["duplicate"] += len(clean) - 1
-    if conflicts:
-        pairs = ", ".join(f"{count} {pair}" for pair, count in conflicts.most_common())
-        warnings.append(
-            f"{conflicts.total()} images lie byte-identical in folders of different classes ({pairs}): "
-            f"index.csv's keep_clean decides {decided}, the other {conflicts.total() - decided} are left out"
-        )
+    kept.sort(key=lambda each: each.path)
+    warnings.extend(_about_copies(by_picture, kept))
     if left_out["duplicate"]:
         warnings.append(f"{left_out['duplicate']} byte-identical copies of kept images are left out")
-    kept.sort(key=lambda each: each.path)
     return kept, {reason: count for reason, count in left_out.items() if count}
+
+
+def _about_copies(by_picture: Mapping[str, list[Candidate]], kept: Iterable[Candidate]) -> list[str]:
+    """What the hospital should know of equal files: contradicting labels, and pictures of several units."""
+    staying: dict[str, list[Candidate]] = defaultdict(list)
+    for candidate in kept:
+        staying[candidate.sha256].append(candidate)
+    conflicts: Counter[str] = Counter()
+    decided = shared = 0
+    for digest, group in by_picture.items():
+        labels = {candidate.label for candidate in group}
+        if len(labels) == 1:
+            continue
+        conflicts[" = ".join(sorted(labels))] += 1
+        decided += len({candidate.label for candidate in group if candidate.keep_clean is not False}) == 1
+        shared += len({candidate.label for candidate in staying[digest]}) > 1
+    sentences = []
+    if conflicts:
+        pairs = ", ".join(f"{count} {pair}" for pair, count in conflicts.most_common())
+        stay = f", {shared} stay with each of their lesions" if shared else ""
+        sentences.append(
+            f"{conflicts.total()} images lie byte-identical in folders of different classes ({pairs}): index.csv's "
+            f"keep_clean decides {decided}{stay}, the other {conflicts.total() - decided - shared} are left out"
+        )
+    if several := sum(len(copies) > 1 for copies in staying.values()):
+        sentences.append(
+            f"{several} images lie byte-identical in several lesions: each lesion keeps its own; if they are one "
+            "lesion, give them one lesion_id in index.csv"
+        )
+    return sentences
 
 
 def one_label_per_unit(kept: Iterable[Candidate], warnings: list[str]) -> dict[str, str]:

@@ -39,7 +39,8 @@ class ImageTable:
 
     Attributes:
         root: Folder that the records' paths start from.
-        records: Sorted by path; no two have the same bytes; images of one unit have one label.
+        records: Sorted by path; no two of one unit have the same bytes; images of one unit have one label. What stands
+            here of a unit depends on that unit's files alone.
         classes: Class names; a hospital may have no image of some.
         unit_name: What differential privacy protects: `lesion` where index.csv has lesion ids, else `image`.
         warnings: Sentences for this hospital's eyes.

@@ -233,10 +233,14 @@ def test_rows_of_absent_files_are_told(root: Path) -> None:
 
 @pytest.mark.skipif(not SKIN9.is_dir(), reason="the skin9 data set is not on this machine")
 def test_skin9s_traps_are_found() -> None:
-    """The counts of the design's data page, restricted to the training folder."""
+    """The counts of the design's data page, restricted to the training folder.
+
+    Two more stay than there: pictures under two lesion ids, of which each lesion keeps its own.
+    """
     table = _load(SKIN9)
-    assert len(table.records) == 2082
+    assert len(table.records) == 2084
     assert table.unit_name == "lesion"
-    assert table.left_out == {"not_clean": 155, "duplicate": 2}
+    assert table.left_out == {"not_clean": 155}
+    assert any("2 images lie byte-identical in several lesions" in warning for warning in table.warnings)
     assert "75 melanoma = seborrheic keratosis, 62 actinic keratosis = nevus" in table.warnings[0]
     assert any("1 lesion(s) carry more than one label" in warning for warning in table.warnings)
