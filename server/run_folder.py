@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+import yaml
 
 from common.errors import ConfigError, StoreError
 from common.server_config import ServerConfig
@@ -12,6 +15,7 @@ RUN_KEY = "fedward-run"
 CONNECT_TIMEOUT_KEY = "fedward-connect-timeout-s"
 PLAN_FILE = "plan.yaml"
 _TIMEOUT_FILE = "connect-timeout-s"
+RESTORED_CONNECT_TIMEOUT_S = 60.0
 APP_FOLDER = "flower-app"
 RUN_ID_DIGITS = 32
 
@@ -60,6 +64,18 @@ def write_run_folder(config: ServerConfig, run: str, *, plan_text: str, connect_
     folder = run_folder(config, run)
     _write(folder / _TIMEOUT_FILE, f"{connect_timeout_s:.3f}")
     return _write(folder / PLAN_FILE, plan_text).parent
+
+
+def restore_run_folder(config: ServerConfig, run: str, *, plan_json: str) -> None:
+    """Make the folder of a run again on a machine that was given the store alone, from the plan that the store keeps.
+
+    Raises:
+        StoreError: If the disk refuses.
+    """
+    if not (run_folder(config, run) / PLAN_FILE).is_file():
+        # Not the JSON itself: YAML reads its 1e-05 as a word.
+        text = yaml.safe_dump(json.loads(plan_json))
+        write_run_folder(config, run, plan_text=text, connect_timeout_s=RESTORED_CONNECT_TIMEOUT_S)
 
 
 def read_connect_timeout(config: ServerConfig, run: str) -> float:

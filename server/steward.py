@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import time
 from collections.abc import Callable
 
-from common.errors import DeploymentError
+from common.errors import DeploymentError, StoreError
 from common.server_config import ServerConfig
-from server.run_folder import read_connect_timeout
+from server.run_folder import read_connect_timeout, restore_run_folder
 from server.store import RunState, Store
 from server.watch import Ended, cancel, follow, submit
 
 IDLE_POLL_S = 0.25
 BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 20.0)
+LEAST_FREE_BYTES = 1 << 20
 
 
 class Steward:
@@ -62,15 +64,26 @@ class Steward:
         """One Flower run; None once the run is finished."""
         flower_run = ""
         try:
+            known = self._store.run(run)
+            if known is not None:
+                restore_run_folder(self._config, run, plan_json=known.plan_json)
             flower_run = await submit(self._config, run, connect_timeout_s=read_connect_timeout(self._config, run))
             ended = await follow(self._config, run, flower_run, state=lambda: self._state(run))
-        except DeploymentError as error:
+        except (DeploymentError, StoreError) as error:
+            # A full disk is one of these: there may be room when it is tried again.
             ended = Ended(str(error), again=True)
         if ended is not None and flower_run:
             # A ServerApp that was killed still counts as running at the SuperLink; one that is not wanted does run.
             with contextlib.suppress(DeploymentError):
                 await cancel(self._config, flower_run)
-        return ended
+        return None if ended is None else self._with_cause(ended)
+
+    def _with_cause(self, ended: Ended) -> Ended:
+        """Flower's processes die of a full disk in many ways, and say it in none."""
+        folder = self._config.folder
+        if not ended.again or shutil.disk_usage(folder).free >= LEAST_FREE_BYTES:
+            return ended
+        return Ended(f"{folder}: the disk is full; free disk space ({ended.reason})", again=True)
 
     def _state(self, run: str) -> RunState:
         known = self._store.run(run)
