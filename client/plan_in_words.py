@@ -7,6 +7,7 @@ from common.ckks import PRESETS, chunks_for
 from common.coverage import NOT_COVERED
 from common.plan import Plan
 from common.plan_settings import PoissonSampling, TrainingSettings
+from common.printable import printable
 from common.site_config import SitePrivacy
 
 MODELS = {
@@ -26,7 +27,7 @@ def plan_in_words(plan: Plan, *, hospital: str, privacy: SitePrivacy) -> tuple[s
     Raises:
         PlanError: If no noise fits the plan's budget.
     """
-    return (
+    lines = (
         f"Plan '{plan.name}', key epoch {plan.agreed.epoch}, digest {plan.digest}",
         "",
         *_who(plan, hospital),
@@ -39,6 +40,7 @@ def plan_in_words(plan: Plan, *, hospital: str, privacy: SitePrivacy) -> tuple[s
         "",
         f"Mind: {NOT_COVERED}.",
     )
+    return tuple(printable(line) for line in lines)
 
 
 def _who(plan: Plan, hospital: str) -> tuple[str, ...]:

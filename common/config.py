@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.config_errors import sentences
 from common.errors import ConfigError
+from common.printable import printable
 
 MAX_CONFIG_BYTES = 1 << 20
 
@@ -42,7 +43,9 @@ def _mapping_of_unique_keys(loader: _PlainLoader, node: yaml.MappingNode) -> dic
         if not isinstance(key, str):
             raise yaml.constructor.ConstructorError(None, None, "a key that is no text", key_node.start_mark)
         if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands twice", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key '{printable(key)}' stands twice", key_node.start_mark
+            )
         seen.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 

@@ -9,6 +9,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from common.printable import printable
+
 Location = tuple[int | str, ...]
 
 _MAX_SEEN_CHARACTERS = 80
@@ -91,7 +93,7 @@ def _below(location: Location, other: Location) -> bool:
 
 
 def _dotted(location: Location) -> str:
-    return ".".join(str(part) for part in location)
+    return printable(".".join(str(part) for part in location))
 
 
 def _keys(location: Location, content: object, *, missing: bool) -> Location:

@@ -25,6 +25,7 @@ from common.errors import AlreadyExists, BadSignature, ConfigError, OperatorErro
 from common.identity import verify
 from common.messages import Hex64, Wire
 from common.plan import Plan
+from common.printable import PrintableText, printable
 
 PLAN, CERTIFICATES, MANIFEST, SIGNATURE, README = "plan.yaml", "ca.crt", "kit.json", "kit.sig", "README.txt"
 KIT_FILES = (PLAN, CERTIFICATES, README, MANIFEST, SIGNATURE)
@@ -37,7 +38,7 @@ class KitManifest(Wire):
 
     format: int = Field(default=1, ge=1, le=1)
     hospital: HospitalName
-    superlink: Annotated[str, StringConstraints(pattern=r"^[^:\s]+:\d{1,5}$")]
+    superlink: Annotated[PrintableText, StringConstraints(pattern=r"^[^:\s]+:\d{1,5}$")]
     created: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")]
     plan: Hex64
     files: dict[str, Hex64]
@@ -134,7 +135,7 @@ def _read_files(path: Path) -> dict[str, bytes]:
         with zipfile.ZipFile(path) as archive:
             names = [entry.filename for entry in archive.infolist()]
             if sorted(names) != sorted(KIT_FILES):
-                raise _broken(path, f"it holds {', '.join(sorted(names)[:8])}")
+                raise _broken(path, f"it holds {printable(', '.join(sorted(names)[:8]))}")
             files = {}
             for name in names:
                 # The size in the archive's directory may lie, so what is unpacked is counted.

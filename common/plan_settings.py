@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from common.config import Settings
 from common.errors import PlanError
+from common.printable import PrintableText
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -16,11 +17,11 @@ class DataSettings(Settings):
     """What the hospitals' data is."""
 
     kind: Literal["image-folder"] = Field(description="image-folder: one folder of images per class")
-    classes: tuple[Annotated[str, StringConstraints(min_length=1, max_length=100)], ...] = Field(
+    classes: tuple[Annotated[PrintableText, StringConstraints(min_length=1, max_length=100)], ...] = Field(
         min_length=2, max_length=1000, description="class names in the order of the model's outputs"
     )
     held_out: float = Field(ge=0, lt=0.9, description="share of units kept out of training, chosen by HMAC of the unit")
-    held_out_salt: str = Field(min_length=1, max_length=100, description="key of that HMAC; public")
+    held_out_salt: PrintableText = Field(min_length=1, max_length=100, description="key of that HMAC; public")
     unreadable_images: Literal["skip", "refuse"] = Field(description="what a site does with an image it cannot decode")
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from common.address import Address
 from common.card import HospitalName
 from common.config import Settings, load_settings
 from common.errors import ConfigError
+from common.printable import PrintableText
 from common.process_settings import HealthHost, HealthPort, LogFiles, LogMaxMib
 from common.socket_path import MAX_SOCKET_BYTES
 
@@ -18,7 +19,9 @@ from common.socket_path import MAX_SOCKET_BYTES
 class SitePrivacy(Settings):
     """What this hospital allows, whatever the plan asks."""
 
-    source: str = Field(min_length=1, max_length=100, description="name of the data source; one ledger per source")
+    source: PrintableText = Field(
+        min_length=1, max_length=100, description="name of the data source; one ledger per source"
+    )
     cap_epsilon: float = Field(gt=0, le=1000, description="epsilon that no unit of this source may ever pass")
     cap_delta: float = Field(gt=0, lt=1, description="delta at which that epsilon is counted")
     metrics: Literal["none", "final-dp", "aggregate"] = Field(

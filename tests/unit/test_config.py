@@ -135,6 +135,21 @@ WRONG_PLANS: list[tuple[str, object, str]] = [
     ("model", CNN | {"width": 6}, "model.width: seen 6; a multiple of 4 is allowed (GroupNorm has 4 groups)"),
     ("data.classes", ["nevus"], "data.classes: seen ['nevus']; the list should have at least 2 items, not 1"),
     ("data.classes", "nevus", "data.classes: seen 'nevus'; input should be a list"),
+    (
+        "data.classes",
+        ["a", "b\x1b[2J\nc"],
+        "data.classes.1: seen 'b\\x1b[2J\\nc'; printable characters on one line are allowed",
+    ),
+    (
+        "data.held_out_salt",
+        "a\u202eb",
+        "data.held_out_salt: seen 'a\\u202eb'; printable characters on one line are allowed",
+    ),
+    (
+        "cohort.\x1b[2J\nerror",
+        1,
+        "unknown key 'cohort.\\x1b[2J\\nerror'; allowed here: attempts, min_cohort, round_timeout_s",
+    ),
     ("data.classes", ["a", "b", "a"], "data: classes: seen 'a' twice; every class stands once; remove one"),
     (
         "encryption.update_norm_bound",
@@ -206,6 +221,11 @@ def test_an_unsound_plan_is_refused(content: dict[str, Any], sentence: str) -> N
 WRONG_SITES: list[tuple[str, object, str]] = [
     ("privacy.cap_epsilon", 0, "privacy.cap_epsilon: seen 0; input should be greater than 0"),
     ("privacy.cap_epsilon", ..., "key 'privacy.cap_epsilon' is missing; add it"),
+    (
+        "privacy.source",
+        "skin\r",
+        "privacy.source: seen 'skin\\r'; printable characters on one line are allowed",
+    ),
     ("privacy.public_data", "yes", "privacy.public_data: seen 'yes'; input should be a valid boolean"),
     ("privacy.min_cohort", 2, "privacy.min_cohort: seen 2; input should be greater than or equal to 3"),
     ("gateway.node_kye", "x", "unknown key 'gateway.node_kye'; did you mean 'node_key'?"),
