@@ -59,6 +59,8 @@ def gateway_children(
             refusals=_refusals(settings) if name == "supernode" else (),
             give_up_s=connect_timeout_s if name == "supernode" else None,
             rotation=log_rotation,
+            # An error at the coordinator ends its work but not always its process.
+            last_line=r"SuperNode terminated gracefully" if name == "supernode" else None,
         )
 
     supernode = child("supernode", _supernode(settings), ready=r"SuperNode ID: ", timeout_s=connect_timeout_s)
