@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from pydantic import Field, StringConstraints
 
 from common.canonical import canonical_bytes, sha256_hex
@@ -17,6 +22,7 @@ PublicKeyHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 SignatureHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 NodeKey = Annotated[str, StringConstraints(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/]+={0,2}$", max_length=300)]
 
+MOST_UNITS = 10**9
 _SIGNED = frozenset({"name", "identity", "box", "node", "declared_units"})
 
 
@@ -27,14 +33,16 @@ class Card(Settings):
     identity: PublicKeyHex = Field(description="Ed25519 public key that signs for the hospital, hex")
     box: PublicKeyHex = Field(description="X25519 public key to which peers seal secrets, hex")
     node: NodeKey = Field(description="EC P-384 public key of its gateway, OpenSSH form")
-    declared_units: int = Field(ge=1, le=10**9, description="training units that the hospital declares; its weight")
+    declared_units: int = Field(
+        ge=1, le=MOST_UNITS, description="training units that the hospital declares; its weight"
+    )
     signature: SignatureHex = Field(description="Ed25519 signature of the other fields by `identity`, hex")
 
     def check(self) -> None:
-        """Verify that the hospital itself signed the card.
+        """Verify that the hospital itself signed the card, and that its keys can be used as what they are.
 
         Raises:
-            ConfigError: If it did not; names the hospital.
+            ConfigError: If it did not, or they cannot; names the hospital.
         """
         try:
             verify(self.identity, bytes.fromhex(self.signature), _signed_bytes(self))
@@ -43,12 +51,43 @@ class Card(Settings):
                 f"{self.name}: its row was not signed by the hospital itself, or was changed since; ask the hospital "
                 "for the card that `fedward-client keygen` wrote"
             ) from error
+        for field, wanted, sound in (
+            ("box", "an X25519 public key, and no point of low order", _is_box(self.box)),
+            ("node", "an EC P-384 public key in OpenSSH form", _is_node_key(self.node)),
+        ):
+            if not sound:
+                raise ConfigError(
+                    f"{self.name}: {field}: seen no key that can be used; {wanted}, is allowed; ask the hospital for "
+                    "the card that `fedward-client keygen` wrote"
+                )
 
     @property
     def fingerprint(self) -> str:
         """What two people compare over the telephone: 160 bits of SHA-256 over all public keys, in groups of four."""
         digest = sha256_hex(b"fedward/fingerprint/1", self.identity.encode(), self.box.encode(), self.node.encode())
         return "-".join(digest[at : at + 4] for at in range(0, 40, 4))
+
+
+# A roster is read many times, each time with the same few keys.
+@functools.lru_cache(maxsize=4096)
+def _is_box(public_hex: str) -> bool:
+    try:
+        # Of a point of low order every exchange is zero, which the library refuses: peers would seal to everybody.
+        X25519PrivateKey.from_private_bytes(bytes(32)).exchange(
+            X25519PublicKey.from_public_bytes(bytes.fromhex(public_hex))
+        )
+    except ValueError:
+        return False
+    return True
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_node_key(text: str) -> bool:
+    try:
+        key = serialization.load_ssh_public_key(text.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)
 
 
 def sign_card(identity: Identity, *, name: str, box: str, node: str, declared_units: int) -> Card:

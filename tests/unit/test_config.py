@@ -10,12 +10,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.card import sign_card
 from common.config import MAX_CONFIG_BYTES, Settings, load_settings, parse_settings
 from common.errors import ConfigError
+from common.identity import Identity
 from common.plan import Plan
 from common.server_config import ServerConfig, load_server
 from common.site_config import SiteConfig, load_site
-from tests.support.cards import make_rows
+from tests.support.cards import make_card, make_rows
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PLANS = sorted((CONFIGS / "plans").glob("*.yaml"))
@@ -216,6 +218,29 @@ def test_an_unsound_plan_is_refused(content: dict[str, Any], sentence: str) -> N
     """Keys that do not fit each other; the control is the same plan without the change."""
     assert refusal(content, Plan) == sentence
     assert parse_settings(yaml.safe_dump(agreed()), Plan, source="file.yaml").roster
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"box": "00" * 32}, "h2: box: seen no key that can be used; an X25519 public key, and no point of low order"),
+        ({"box": "01" + "00" * 31}, "h2: box: seen no key"),
+        ({"box": "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"}, "h2: box: seen no key"),
+        ({"node": "ecdsa-sha2-nistp384 AAAA"}, "h2: node: seen no key that can be used; an EC P-384 public key"),
+    ],
+)
+def test_a_signed_row_with_keys_that_are_none_is_refused(changes: dict[str, str], sentence: str) -> None:
+    """A hospital that signs such a card would take part with a box that everybody opens; the control signs its own."""
+    identity = Identity.generate()
+    own = make_card("h2", identity)
+    parts = {"name": "h2", "box": own.box, "node": own.node, "declared_units": 100}
+    for change, allowed in (({}, True), (changes, False)):
+        card = sign_card(identity, **(parts | change))  # type: ignore[arg-type]  # a row's fields by name
+        content = agreed(federation={"hospitals": [ROWS[0], ROWS[1], card.model_dump(mode="json")]})
+        if allowed:
+            assert parse_settings(yaml.safe_dump(content), Plan, source="file.yaml").roster
+        else:
+            assert sentence in refusal(content, Plan)
 
 
 WRONG_SITES: list[tuple[str, object, str]] = [
