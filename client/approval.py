@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from client.file_access import FileAccess
 from client.storage import read_durable, write_durably
 from common.canonical import canonical_bytes
 from common.card import HospitalName, SignatureHex
@@ -45,11 +47,15 @@ def write_approval(folder: Path, plan: Plan, *, hospital: str, identity: Identit
     )
     signed = unsigned.model_copy(update={"signature": identity.sign(_signed_bytes(unsigned)).hex()})
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not folder.is_dir():
+            access = FileAccess.kept(folder, mode=0o700) if folder.parent.is_dir() else None
+            folder.mkdir(mode=0o700, parents=True)
+            if access is not None:
+                _give(folder, access)
     except OSError as error:
         raise SiteStorageError(f"{folder}: cannot be made ({error.strerror}); correct 'approvals'") from error
     path = folder / f"{plan.digest}.json"
-    write_durably(path, canonical_bytes(signed.model_dump(mode="json")))
+    write_durably(path, canonical_bytes(signed.model_dump(mode="json")), mode=0o600)
     return path
 
 
@@ -86,6 +92,14 @@ def check_approved(folder: Path, plan: Plan, *, hospital: str, identity_hex: str
 def approved_plans(folder: Path) -> frozenset[str]:
     """Digests of the plans that have an approval in a site's `approvals` folder."""
     return frozenset(path.stem for path in folder.glob("*.json"))
+
+
+def _give(folder: Path, access: FileAccess) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        access.give(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _signed_bytes(approval: Approval) -> bytes:

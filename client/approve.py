@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
+from pydantic import ValidationError
 
 from client.approval import write_approval
 from client.hpke import box_public_hex
-from client.keygen import GATEWAY
 from client.storage import write_durably
-from client.vault import BOX, IDENTITY, Vault
+from client.vault import BOX, IDENTITY, NODE, Vault
 from common.canonical import canonical_bytes
 from common.errors import ConfigError, KeyFileError
 from common.identity import Identity, read_secret
@@ -51,7 +51,7 @@ class Approver:
         if row is None:
             names = ", ".join(member.name for member in plan.roster)
             raise ConfigError(f"plan '{plan.name}': the roster names {names}, not {self.hospital}; ask the organiser")
-        own = (self.identity.public_hex, box_public_hex(self.vault.require(BOX)), _public_node_key(self.node_key))
+        own = (self.identity.public_hex, box_public_hex(self.vault.require(BOX)), self._public_node_key())
         if (row.identity, row.box, row.node) != own:
             raise ConfigError(
                 f"plan '{plan.name}': the row of {self.hospital} holds other keys than this site's; send the organiser "
@@ -59,33 +59,67 @@ class Approver:
             )
         return row
 
+    def _public_node_key(self) -> str:
+        try:
+            content = read_secret(self.node_key)
+        except KeyFileError:
+            # It may belong to the gateway's own user; the vault has had a copy since keygen.
+            held = self.vault.get(NODE)
+            if held is None:
+                raise
+            content = held
+        try:
+            key = serialization.load_ssh_private_key(content, password=None)
+        except ValueError as error:
+            raise KeyFileError(
+                f"{self.node_key}: is no node key in OpenSSH form; restore it from the vault's backup"
+            ) from error
+        public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        return public.decode("ascii")
 
-def check_kit(kit: Kit, *, hospital: str, folder: Path) -> None:
-    """Check that a kit is this hospital's, and not older than the one that was taken in before.
+
+def check_kit(kit: Kit, *, hospital: str, folder: Path, superlink: str | None) -> None:
+    """Check that a kit is this hospital's, not older than the one that was taken in before, and of its coordinator.
 
     Args:
         kit: An opened kit.
         hospital: This hospital.
         folder: The site's folder.
+        superlink: The coordinator's address in the site file; None before there is one.
 
     Raises:
-        ConfigError: If it is another hospital's, or older.
+        ConfigError: If it is another hospital's, or older, or names another address than the site file and the last
+            kit (a site file may name a way of its own, such as a relay's, to the address that all its kits name).
     """
     manifest = kit.manifest
     if manifest.hospital != hospital:
         raise ConfigError(f"the kit is for {manifest.hospital}, this site is {hospital}; ask the organiser for yours")
-    earlier = folder / KIT_FILE
-    if not earlier.exists():
-        return
-    taken = KitManifest.model_validate_json(earlier.read_bytes())
-    if manifest.created < taken.created:
+    taken = _taken(folder / KIT_FILE)
+    if superlink is not None and manifest.superlink not in (superlink, taken.superlink if taken else superlink):
+        raise ConfigError(
+            f"the kit names the coordinator at {manifest.superlink}, the site file names {superlink}; if the organiser "
+            "confirms that it moved, set gateway.superlink in the site file, then approve again"
+        )
+    if taken is not None and manifest.created < taken.created:
         raise ConfigError(
             f"the kit was made at {manifest.created}, this site already has the one of {taken.created}; "
             "ask the organiser for the newest"
         )
 
 
-def take_in(kit: Kit, folder: Path, *, approver: Approver, site_file: tuple[Path, str] | None) -> None:
+def _taken(path: Path) -> KitManifest | None:
+    """The kit that was taken in last."""
+    if not path.exists():
+        return None
+    try:
+        return KitManifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ConfigError(f"{path}: is damaged; remove it, and approve the newest kit") from error
+
+
+def take_in(
+    kit: Kit, folder: Path, config: SiteConfig, *, approver: Approver, site_file: tuple[Path, str] | None
+) -> None:
     """Approve a kit's plan and write what the site needs to run it.
 
     The approval is written last: a site that was interrupted before is as it was, or asks for approval.
@@ -93,21 +127,20 @@ def take_in(kit: Kit, folder: Path, *, approver: Approver, site_file: tuple[Path
     Args:
         kit: A kit that was checked and shown.
         folder: The site's folder.
+        config: What the site file says, with absolute paths: it names where plan, certificate and approvals lie.
         approver: This hospital.
         site_file: Path and text of a new site file; None keeps the one that is there.
 
     Raises:
         SiteStorageError: If the disk refuses.
     """
-    write_durably(folder / "plan.yaml", kit.plan_text.encode())
-    write_durably(folder / GATEWAY / "ca.crt", kit.root_certificates)
-    (folder / GATEWAY / "ca.crt").chmod(0o644)
+    write_durably(config.plan, kit.plan_text.encode(), mode=0o600)
+    write_durably(config.gateway.root_certificates, kit.root_certificates, mode=0o644)
     if site_file is not None:
         path, text = site_file
-        write_durably(path, text.encode())
-        path.chmod(0o644)
-    write_durably(folder / KIT_FILE, canonical_bytes(kit.manifest.model_dump(mode="json")))
-    write_approval(folder / "approvals", kit.plan, hospital=approver.hospital, identity=approver.identity)
+        write_durably(path, text.encode(), mode=0o644)
+    write_durably(folder / KIT_FILE, canonical_bytes(kit.manifest.model_dump(mode="json")), mode=0o600)
+    write_approval(config.approvals, kit.plan, hospital=approver.hospital, identity=approver.identity)
 
 
 def take_plan(text: str, plan: Plan, config: SiteConfig, *, approver: Approver) -> None:
@@ -116,14 +149,5 @@ def take_plan(text: str, plan: Plan, config: SiteConfig, *, approver: Approver) 
     Raises:
         SiteStorageError: If the disk refuses.
     """
-    write_durably(config.plan, text.encode())
+    write_durably(config.plan, text.encode(), mode=0o600)
     write_approval(config.approvals, plan, hospital=approver.hospital, identity=approver.identity)
-
-
-def _public_node_key(path: Path) -> str:
-    try:
-        key = serialization.load_ssh_private_key(read_secret(path), password=None)
-    except ValueError as error:
-        raise KeyFileError(f"{path}: is no node key in OpenSSH form; restore it from the vault's backup") from error
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    return public.decode("ascii")

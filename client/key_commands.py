@@ -8,19 +8,25 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from click.core import ParameterSource
 
 from client.approve import Approver, check_kit, take_in, take_plan
 from client.keygen import GATEWAY, VAULT, VAULT_KEY, make_site
 from client.site_file import SiteChoices, new_site_file, site_file_path
 from client.unlock import find_unlock, read_passphrase
 from client.vault import Vault, vault_hospital
-from common.card import HOSPITAL_NAME
+from common.card import HOSPITAL_NAME, MOST_UNITS
 from common.config import load_settings, parse_settings
-from common.errors import OperatorError
-from common.kit import is_kit, read_kit
+from common.errors import ConfigError, DataError, OperatorError
+from common.kit import Kit, is_kit, read_kit
 from common.plan import Plan
-from common.site_config import SiteConfig, load_site
+from common.printable import printable
+from common.site_config import SiteConfig, load_site, with_absolute_paths
 
+FIRST_CHOICES = (
+    *("data", "source", "cap_epsilon", "cap_delta", "metrics", "public_data", "min_cohort", "runtime_port"),
+    "vault_key",
+)
 SiteFolder = Annotated[Path, typer.Option(help="Folder of this site: keys, ledger, state.")]
 PassphraseFile = Annotated[
     Path | None,
@@ -33,7 +39,10 @@ def keygen(  # noqa: PLR0913 -- one parameter per option
     site: SiteFolder = Path("site"),
     *,
     units: Annotated[
-        int | None, typer.Option(min=1, help="Training units (patients) to declare; or give --plan and --data.")
+        int | None,
+        typer.Option(
+            min=1, max=MOST_UNITS, help="Training units (lesions or images) to declare; or give --plan and --data."
+        ),
     ] = None,
     plan: Annotated[
         Path | None, typer.Option(help="The plan without hospitals, to count this site's training units by its rules.")
@@ -64,6 +73,7 @@ def keygen(  # noqa: PLR0913 -- one parameter per option
 
 
 def approve(  # noqa: PLR0913 -- one parameter per option
+    context: typer.Context,
     kit: Annotated[
         Path, typer.Argument(help="The start-up kit from the organiser (NAME.kit.zip), or an agreed plan (YAML).")
     ],
@@ -72,7 +82,10 @@ def approve(  # noqa: PLR0913 -- one parameter per option
     data: Annotated[Path | None, typer.Option(help="This hospital's data folder (first kit only).")] = None,
     cap_epsilon: Annotated[
         float | None,
-        typer.Option(help="Epsilon that no patient of this site may ever pass, over all runs (first kit only)."),
+        typer.Option(
+            help="Epsilon that no unit of this site (a lesion, or an image where index.csv names none) may ever pass, "
+            "over all runs (first kit only)."
+        ),
     ] = None,
     cap_delta: Annotated[
         float | None, typer.Option(help="Delta at which that is counted. Default: the plan's for this hospital.")
@@ -89,6 +102,9 @@ def approve(  # noqa: PLR0913 -- one parameter per option
     runtime_port: Annotated[
         int, typer.Option(min=1024, max=65535, help="Loopback port of the gateway; one for each site of a machine.")
     ] = 9094,
+    vault_key: Annotated[
+        Path | None, typer.Option(help="Where the vault's key file lies now, if not in the site's folder.")
+    ] = None,
     digest: Annotated[
         str | None, typer.Option(help="Approve without asking if the plan has this digest; for scripts.")
     ] = None,
@@ -99,15 +115,17 @@ def approve(  # noqa: PLR0913 -- one parameter per option
     With a start-up kit this also writes the site file, the plan and the coordinator's certificate into the site's
     folder; then start it with `fedward-client start`. Nothing is written before you agree.
     """
-    # The accountant behind it takes seconds to load.
-    from client.plan_in_words import plan_in_words  # noqa: PLC0415
-
     opened = read_kit(kit) if is_kit(kit) else None
     agreed = opened.plan if opened else load_settings(kit, Plan)
-    config, approver = _open_site(site, passphrase_file)
+    config, approver = _open_site(site, passphrase_file, vault_key)
     row = approver.row(agreed)
+    if opened:
+        check_kit(opened, hospital=row.name, folder=site, superlink=config.gateway.superlink if config else None)
+    site_file = site_file_path(site, row.name)
     written: tuple[Path, str] | None = None
-    if config is None:
+    if config is not None:
+        _refuse_choices(context, site_file)
+    else:
         if opened is None or data is None or cap_epsilon is None:
             raise OperatorError(
                 "a site's first approval needs its start-up kit, --data and --cap-epsilon; give all three"
@@ -116,35 +134,77 @@ def approve(  # noqa: PLR0913 -- one parameter per option
             data=data,
             source=source,
             cap_epsilon=cap_epsilon,
-            cap_delta=cap_delta or agreed.budget(row)[1],
+            cap_delta=agreed.budget(row)[1] if cap_delta is None else cap_delta,
             metrics=metrics,
             public_data=public_data,
             min_cohort=min_cohort or agreed.cohort.min_cohort,
             runtime_port=runtime_port,
         )
-        text = new_site_file(
-            site, hospital=row.name, superlink=opened.manifest.superlink, key_file=_key_file(site), choices=choices
-        )
-        written = (site_file_path(site, row.name), text)
-        config = parse_settings(text, SiteConfig, source="site.yaml")
-    for line in plan_in_words(agreed, hospital=row.name, privacy=config.privacy):
-        typer.echo(line)
-    if opened:
-        check_kit(opened, hospital=row.name, folder=site)
+        key_file = vault_key or _key_file(site)
+        written = (site_file, _first_site_file(site, row.name, opened, choices=choices, key_file=key_file))
+        config = with_absolute_paths(parse_settings(written[1], SiteConfig, source="site.yaml"), site.resolve())
+    _show(agreed, config, first=written is not None)
     _agree(agreed, digest)
     if opened:
-        take_in(opened, site, approver=approver, site_file=written)
+        take_in(opened, site, config, approver=approver, site_file=written)
     else:
         take_plan(kit.read_text(encoding="utf-8"), agreed, config, approver=approver)
-    typer.echo(f"approved; start with: fedward-client start --config {site_file_path(site, row.name)}")
+    typer.echo(f"approved; start with: fedward-client start --config {site_file}")
 
 
-def _open_site(site: Path, passphrase_file: Path | None) -> tuple[SiteConfig | None, Approver]:
+def _refuse_choices(context: typer.Context, site_file: Path) -> None:
+    """A choice that is made again and silently not taken would be believed."""
+    given = [
+        name for name in FIRST_CHOICES if context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
+    ]
+    if given:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise OperatorError(
+            f"{options}: of a site's first approval only, and this one has {site_file}; change it there, and approve "
+            "without"
+        )
+
+
+def _first_site_file(site: Path, hospital: str, kit: Kit, *, choices: SiteChoices, key_file: Path | None) -> str:
+    """Text of the site file; what is wrong with a choice is said of its option."""
+    if not choices.data.is_dir():
+        raise OperatorError(f"--data: seen {choices.data}, which is no folder; name the folder of this site's images")
+    try:
+        return new_site_file(
+            site, hospital=hospital, superlink=kit.manifest.superlink, key_file=key_file, choices=choices
+        )
+    except ConfigError as error:
+        sentences = str(error)
+        for name in FIRST_CHOICES:
+            option = "--" + name.replace("_", "-")
+            for key in (f"privacy.{name}", f"privacy: {name}", f"gateway.{name}"):
+                sentences = sentences.replace(f"{hospital}.yaml: {key}:", f"{option}:")
+        raise OperatorError(sentences) from error
+
+
+def _show(plan: Plan, config: SiteConfig, *, first: bool) -> None:
+    # The accountant behind it takes seconds to load.
+    from client.declare import SiteUnits, site_units  # noqa: PLC0415
+    from client.plan_in_words import plan_in_words  # noqa: PLC0415
+
+    units: SiteUnits | None = None
+    try:
+        units = site_units(config.data, plan)
+    except (DataError, PermissionError) as error:
+        # Whoever approves a later plan need not have the right to the images, which the site service looks at.
+        if first:
+            raise
+        typer.echo(f"this site's data was not counted: {printable(str(error))}", err=True)
+    for line in plan_in_words(plan, hospital=config.hospital, privacy=config.privacy, units=units):
+        typer.echo(line)
+
+
+def _open_site(site: Path, passphrase_file: Path | None, vault_key: Path | None) -> tuple[SiteConfig | None, Approver]:
     hospital = vault_hospital(site / VAULT)
     site_file = site_file_path(site, hospital)
     config = load_site(site_file) if site_file.exists() else None
     path = config.vault if config else site / VAULT
-    key_file = config.vault_key if config else _key_file(site)
+    key_file = config.vault_key if config else vault_key or _key_file(site)
     unlock = find_unlock(path, key_file=key_file, passphrase_file=passphrase_file)
     node_key = config.gateway.node_key if config else site / GATEWAY / "node.key"
     return config, Approver(hospital, Vault.open(path, hospital=hospital, unlock=unlock), node_key)

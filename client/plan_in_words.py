@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from client.accountant import solve_sigma
+from client.declare import SiteUnits
 from common.ckks import PRESETS, chunks_for
 from common.coverage import NOT_COVERED
 from common.plan import Plan
@@ -16,13 +17,14 @@ MODELS = {
 }
 
 
-def plan_in_words(plan: Plan, *, hospital: str, privacy: SitePrivacy) -> tuple[str, ...]:
-    """Lines that say who takes part, what is trained, what a patient risks, and what leaves this site.
+def plan_in_words(plan: Plan, *, hospital: str, privacy: SitePrivacy, units: SiteUnits | None) -> tuple[str, ...]:
+    """Lines that say who takes part, what is trained, what a unit risks, and what leaves this site.
 
     Args:
         plan: The agreed plan.
         hospital: This hospital.
         privacy: What its own site file allows.
+        units: What its own data holds; None where nobody could look.
 
     Raises:
         PlanError: If no noise fits the plan's budget.
@@ -35,6 +37,7 @@ def plan_in_words(plan: Plan, *, hospital: str, privacy: SitePrivacy) -> tuple[s
         *_what(plan),
         "",
         *_risk(plan, hospital, privacy),
+        *_units(plan, hospital, units),
         "",
         *_leaves(plan, privacy),
         "",
@@ -45,7 +48,7 @@ def plan_in_words(plan: Plan, *, hospital: str, privacy: SitePrivacy) -> tuple[s
 
 def _who(plan: Plan, hospital: str) -> tuple[str, ...]:
     rows = (
-        f"  {member.name:24} {member.declared_units:>7} {plan.privacy.unit}s  {member.fingerprint}"
+        f"  {member.name:24} {member.declared_units:>7} units  {member.fingerprint}"
         f"{'  (this hospital)' if member.name == hospital else ''}"
         for member in plan.roster
     )
@@ -71,18 +74,17 @@ def _what(plan: Plan) -> tuple[str, ...]:
 
 def _sampling(training: TrainingSettings) -> str:
     if isinstance(training.sampling, PoissonSampling):
-        return f"each on a random part of the patients (each with probability {training.sampling.rate:g})"
-    return "each on all patients"
+        return f"each on a random part of the units (each with probability {training.sampling.rate:g})"
+    return "each on all units"
 
 
 def _risk(plan: Plan, hospital: str, privacy: SitePrivacy) -> tuple[str, ...]:
     epsilon, delta = plan.budget(plan.roster[plan.agreed.position(hospital)])
     steps = plan.training.rounds * plan.training.local_steps
     sigma = solve_sigma(epsilon=epsilon, delta=delta, q=plan.training.sample_rate, steps=steps)
-    unit = "all images of a patient together" if plan.privacy.unit == "patient" else "each image by itself"
     return (
         (
-            f"The whole run spends epsilon {epsilon:g} at delta {delta:g} of each {plan.privacy.unit} ({unit}): "
+            f"The whole run spends epsilon {epsilon:g} at delta {delta:g} of each unit (what that is: below): "
             f"noise of {sigma:.3g} times the largest contribution of one is added here, before anything leaves."
         ),
         (
@@ -92,13 +94,39 @@ def _risk(plan: Plan, hospital: str, privacy: SitePrivacy) -> tuple[str, ...]:
     )
 
 
+def _units(plan: Plan, hospital: str, units: SiteUnits | None) -> tuple[str, ...]:
+    declared = plan.roster[plan.agreed.position(hospital)].declared_units
+    count = (
+        f"This site declared {declared} units to train on; its data was not counted."
+        if units is None
+        else f"This site's data has {units.training} units to train on (declared: {declared}), and {units.held_out} "
+        "held out."
+    )
+    return f"Unit of privacy: {_unit(plan, units)}", count
+
+
+def _unit(plan: Plan, units: SiteUnits | None) -> str:
+    if plan.privacy.unit == "record":
+        return "image: each counts by itself (the plan's unit is 'record'); not a lesion, and not a person."
+    if units is None:
+        return (
+            "a lesion where this site's index.csv has a lesion_id (all its images count as one), else an image; "
+            "not a person."
+        )
+    if units.kind == "image":
+        return "image: this site's index.csv names no lesions, so each counts by itself; not a person."
+    single = units.training + units.held_out - units.lesions
+    rest = f" {single} units are without a lesion_id: an image each." if single else ""
+    return f"lesion: all images of a lesion count as one; not a person, who may have several.{rest}"
+
+
 def _leaves(plan: Plan, privacy: SitePrivacy) -> tuple[str, ...]:
     parameters = PRESETS[plan.encryption.preset]
     kilobytes = chunks_for(plan.upload_values, parameters) * parameters.chunk_bytes / 1000
     counts = {
         "none": "no counts of correct predictions",
         "final-dp": f"noisy counts of the final model's predictions (epsilon {privacy.metrics_epsilon:g} of each "
-        "held-out patient)",
+        "held-out unit)",
         "aggregate": "exact counts of each model's predictions (this site says that its data is public)",
     }[privacy.metrics if plan.metric_slots else "none"]
     return (

@@ -49,6 +49,12 @@ class SiteChoices:
     runtime_port: int = 9094
 
 
+def _entry(folder: Path, path: Path) -> str:
+    """A file beside the site file by its name, so that the folder may move; any other one by its whole path."""
+    whole = path.absolute()
+    return whole.name if whole.parent == folder.absolute() else str(whole)
+
+
 def new_site_file(folder: Path, *, hospital: str, superlink: str, key_file: Path | None, choices: SiteChoices) -> str:
     """Text of a site file for a folder that `client.keygen` has made, or will have made.
 
@@ -69,7 +75,7 @@ def new_site_file(folder: Path, *, hospital: str, superlink: str, key_file: Path
         "approvals": "approvals",
         "data": os.path.relpath(choices.data.resolve(), folder.resolve()),
         "vault": "vault",
-        **({} if key_file is None else {"vault_key": key_file.name}),
+        **({} if key_file is None else {"vault_key": _entry(folder, key_file)}),
         "ledger": "ledger.sqlite",
         "state": "state",
         "results": "results",

@@ -14,6 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from client.file_access import FileAccess
 from client.optimiser import OptimiserState
 from client.state import RunState
 from common.errors import SiteStorageError, WrongPlan
@@ -164,8 +165,13 @@ def read_durable(path: Path) -> bytes | None:
         raise _refused(path, error) from error
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, *, mode: int | None = None) -> None:
     """Replace a file atomically, and return only when it is on the disk.
+
+    Args:
+        path: The file.
+        data: All of it.
+        mode: Of a file that is new, while one that is there keeps owner and mode; None: 0600, and this user's.
 
     Raises:
         SiteStorageError: If the disk refuses; the old file is untouched then.
@@ -176,6 +182,8 @@ def write_durably(path: Path, data: bytes) -> None:
         with open(temporary, "wb", opener=_private) as file:
             file.write(data)
             file.flush()
+            if mode is not None:
+                FileAccess.kept(path, mode=mode).give(file.fileno())
             os.fsync(file.fileno())
         temporary.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
@@ -190,7 +198,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _refused(path: Path, error: OSError) -> SiteStorageError:

@@ -160,5 +160,5 @@ def _readme(hospital: str, plan: Plan) -> str:
         f"  fedward-client approve {hospital}.kit.zip --site SITE --data DATA --cap-epsilon E\n"
         "  fedward-client start --config SITE/site.yaml\n\n"
         "SITE is the folder that `fedward-client keygen` made, DATA the folder of images, E the epsilon that no\n"
-        "patient of this hospital may ever pass. `fedward-client approve --help` explains the rest.\n"
+        "unit of this hospital's data may ever pass. `fedward-client approve --help` explains the rest.\n"
     )

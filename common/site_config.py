@@ -86,7 +86,7 @@ def load_site(path: Path) -> SiteConfig:
     Raises:
         ConfigError: See `common.config.load_settings`.
     """
-    config = _absolute(load_settings(path, SiteConfig), path.resolve().parent)
+    config = with_absolute_paths(load_settings(path, SiteConfig), path.resolve().parent)
     size_bytes = len(str(config.socket).encode())
     if size_bytes > MAX_SOCKET_BYTES:
         raise ConfigError(
@@ -96,7 +96,9 @@ def load_site(path: Path) -> SiteConfig:
     return config
 
 
-def _absolute(config: SiteConfig, base: Path) -> SiteConfig:
+def with_absolute_paths(config: SiteConfig, base: Path) -> SiteConfig:
+    """The same site file with the paths that it means, where it lies in the folder `base`."""
+
     def resolve(value: Path) -> Path:
         return value if value.is_absolute() else base / value
 

@@ -18,9 +18,11 @@ from client.keygen import GATEWAY, VAULT, VAULT_KEY, make_site
 from client.site_file import SiteChoices, new_site_file
 from client.vault import Vault
 from client.vault_lock import read_key_file
+from common.config import parse_settings
 from common.key_messages import Confirmation, Confirmations, dealer_of, decode_document, encode_document
 from common.kit import read_kit
 from common.plan import Plan
+from common.site_config import SiteConfig, with_absolute_paths
 from scripts.organise import CoordinatorOptions, kit_path, organise
 from scripts.whole_folder import make_room, whole_folder
 
@@ -136,12 +138,18 @@ def _join(  # noqa: PLR0913 -- one site's files from all that the federation sha
         runtime_port=port,
     )
     text = new_site_file(
-        target / name, hospital=name, superlink=options.fleet_address, key_file=Path(VAULT_KEY), choices=choices
+        target / name,
+        hospital=name,
+        superlink=options.fleet_address,
+        key_file=target / name / VAULT_KEY,
+        choices=choices,
     )
+    config = parse_settings(text, SiteConfig, source=f"{name}.yaml")
     approver = Approver(name, vault, staging / name / GATEWAY / "node.key")
     take_in(
         read_kit(kit_path(staging, name)),
         staging / name,
+        with_absolute_paths(config, staging / name),
         approver=approver,
         site_file=(staging / name / f"{name}.yaml", text),
     )
