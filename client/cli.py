@@ -79,7 +79,7 @@ def start(
 
 
 @app.command()
-def service(config: ConfigOption, *, log_json: LogJson = False) -> None:
+def service(config: ConfigOption, *, passphrase_file: PassphraseFile = None, log_json: LogJson = False) -> None:
     """Run the site service alone, without a gateway (what `start` runs as its first child)."""
     site = load_site(config)
     # Heavy imports live in the process that needs them: the supervisor stays small.
@@ -99,7 +99,7 @@ def service(config: ConfigOption, *, log_json: LogJson = False) -> None:
     _make_folders(site)
     status = StatusFile(site.state / "status.json", site.hospital)
     status.update(phase="starting")
-    hospital = open_hospital(site, status)
+    hospital = open_hospital(site, status, passphrase_file=passphrase_file)
     # The ledger is held now, so no other service uses these folders.
     remove_past_runs(site.state / "runs", approved=approved_plans(site.approvals))
     serve(hospital.answer, site.socket)

@@ -54,14 +54,17 @@ def make_site(folder: Path, *, hospital: str, declared_units: int, passphrase: b
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AlreadyExists(f"{folder}: is there and not an empty folder; keys are never overwritten; name a new one")
+    place = folder.resolve()  # what a link leads to; a link itself cannot be replaced by a folder
+    if place == Path.cwd():
+        raise OperatorError(f"{folder}: is the folder you are in, which cannot be replaced; name a new one in it")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
     except OSError as error:
         raise OperatorError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
     try:
         card = _fill(staging, hospital=hospital, declared_units=declared_units, passphrase=passphrase)
-        staging.replace(folder)
+        _move(staging, place)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -77,6 +80,13 @@ def read_card(path: Path) -> Card:
     card = load_settings(path, Card)
     card.check()
     return card
+
+
+def _move(staging: Path, place: Path) -> None:
+    try:
+        staging.replace(place)
+    except OSError as error:
+        raise OperatorError(f"{place}: cannot be replaced ({error.strerror}); name a new folder") from error
 
 
 def _fill(folder: Path, *, hospital: str, declared_units: int, passphrase: bytes | None) -> Card:

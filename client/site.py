@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from client.accountant import check_delta, solve_sigma
 from client.approval import check_approved
@@ -74,14 +75,19 @@ def _check_cap_delta(delta: float, units: int) -> None:
         )
 
 
-def open_hospital(config: SiteConfig, status: StatusFile) -> Hospital:
+def open_hospital(config: SiteConfig, status: StatusFile, *, passphrase_file: Path | None = None) -> Hospital:
     """Load everything that a site needs before its first request: plan, keys, ledger, noise, data, model.
+
+    Args:
+        config: The site.
+        status: What `fedward-client status` shows.
+        passphrase_file: Holds the vault's passphrase, where no supervisor has opened it.
 
     Raises:
         FedwardError: If anything is wrong; one sentence.
     """
     plan = load_plan(config)
-    unlock = find_unlock(config.vault, key_file=config.vault_key, passphrase_file=None)
+    unlock = find_unlock(config.vault, key_file=config.vault_key, passphrase_file=passphrase_file)
     keys = open_keys(config, Vault.open(config.vault, hospital=config.hospital, unlock=unlock), plan)
     check_approved(config.approvals, plan, hospital=config.hospital, identity_hex=keys.identity.public_hex)
     member = plan.roster[plan.agreed.position(config.hospital)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -224,6 +225,39 @@ def test_a_key_file_that_was_moved_is_named_once(base: Path, site: Path, tmp_pat
     assert approve(site, base, None, "--vault-key", str(tmp_path / "safe.key")) == 0
     assert load_site(site / "site.yaml").vault_key == tmp_path / "safe.key"
     assert later(base, site) == 0
+
+
+@pytest.mark.parametrize(
+    ("phrase", "sentence"),
+    [
+        ("seven plain words", "the vault holds another identity"),
+        ("eight plain words", "the passphrase does not open it"),
+    ],
+)
+def test_the_service_alone_takes_a_passphrase_from_a_file(base: Path, site: Path, phrase: str, sentence: str) -> None:
+    """The right one opens the vault of new keys, which is found out next; the control is a wrong one."""
+    assert approve(site, base) == 0
+    path = site / "site.yaml"
+    content = yaml.safe_load(path.read_text())
+    del content["vault_key"]
+    path.write_text(yaml.safe_dump(content))
+    make_site(site / "new", hospital="hospital-1", declared_units=12, passphrase=b"seven plain words")
+    (site / "new" / "vault").replace(site / "vault")
+    (site / "phrase").write_text(f"{phrase}\n")
+    (site / "phrase").chmod(0o600)
+    command = (sys.executable, "-m", "client", "service", "--config", str(path))
+    environment = {name: value for name, value in os.environ.items() if name != "FEDWARD_UNLOCK_FD"}
+    ended = subprocess.run(  # noqa: S603 -- our own interpreter with our own arguments
+        (*command, "--passphrase-file", str(site / "phrase")),
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 2
+    assert sentence in ended.stderr
 
 
 def test_a_way_of_its_own_to_the_coordinator_is_kept(base: Path, site: Path) -> None:
@@ -460,6 +494,25 @@ def test_keys_are_never_overwritten_and_half_a_site_is_never_left(
         assert run(client_main, "fedward-client", "keygen", *words, "--site", str(tmp_path / "other")) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+def test_a_site_in_an_unusual_place_is_made_whole_or_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder one stands in, a link to an empty folder, more units than a plan can hold."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    made = make_site(tmp_path / "link", hospital="hospital-1", declared_units=3, passphrase=None)
+    assert read_card(made.card_path) == made.card
+    assert (tmp_path / "empty" / "vault").exists()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert run(client_main, "fedward-client", "keygen", "hospital-1", "--site", ".", "--units", "3") == 2
+    assert "is the folder you are in" in capsys.readouterr().err
+    many = ("keygen", "hospital-1", "--site", "many", "--units", str(10**9 + 1))
+    assert run(client_main, "fedward-client", *many) == 2
+    assert not list((tmp_path / "here").iterdir())
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_card_that_was_changed_is_refused(tmp_path: Path) -> None:
