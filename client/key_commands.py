@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from click.core import ParameterSource
 
 from client.approve import Approver, check_kit, take_in, take_plan
 from client.keygen import GATEWAY, VAULT, VAULT_KEY, make_site
@@ -154,9 +153,8 @@ def approve(  # noqa: PLR0913 -- one parameter per option
 
 def _refuse_choices(context: typer.Context, site_file: Path) -> None:
     """A choice that is made again and silently not taken would be believed."""
-    given = [
-        name for name in FIRST_CHOICES if context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
-    ]
+    sources = {name: context.get_parameter_source(name) for name in FIRST_CHOICES}
+    given = [name for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
     if given:
         options = ", ".join("--" + name.replace("_", "-") for name in given)
         raise OperatorError(

@@ -16,6 +16,8 @@ import pytest
 from tests.support.flower_federation import Federation, environment, wait_until
 from tests.support.small_disk import SmallDisk
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("hospital-1", "hospital-2", "hospital-3")
 ROUNDS = 2
 DISK_BYTES = 32 << 20
