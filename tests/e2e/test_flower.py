@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import yaml
 
 from common.ckks import PRESETS, chunks_for, decode_sum, decode_upload
 from common.config import load_settings
 from common.node_key import write_node_key
 from common.plan import Plan
 from scripts.certificates import write_tls
-from tests.support.flower_federation import Federation, environment, wait_until
+from tests.support.flower_federation import Federation, environment, free_port, wait_until
 from tests.support.processes import processes_with
 
 NAMES = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
@@ -248,12 +249,30 @@ def test_the_doctor_tries_the_node_key_and_leaves_nothing_behind(federation: Fed
     assert processes_with("fedward-doctor-") == []
 
 
+def second_start(federation: Federation, **changes: str | int) -> str:
+    """Start a second coordinator with some settings changed; its one line."""
+    other = federation.server_file.with_name("second.yaml")
+    other.write_text(yaml.safe_dump(yaml.safe_load(federation.server_file.read_text()) | changes))
+    argv = [sys.executable, "-m", "server", "start", "--config", str(other)]
+    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    return done.stderr
+
+
 def test_a_taken_port_stops_the_coordinator_before_it_starts(federation: Federation) -> None:
     """A second coordinator on the same ports."""
-    done = subprocess.run(command(federation, "start"), env=environment(), capture_output=True, text=True, check=False)  # noqa: S603
-    assert done.returncode == 2
-    assert f"port {federation.fleet_port} on 127.0.0.1 cannot be used" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    said = second_start(federation, folder="other-work")
+    assert f"port {federation.fleet_port} on 127.0.0.1 cannot be used" in said
+
+
+def test_a_second_coordinator_leaves_the_first_ones_folder_alone(federation: Federation) -> None:
+    """Also on other ports, where nothing else would stop it."""
+    database = federation.server_file.parent / "work" / "superlink.db"
+    before = database.stat().st_ino
+    said = second_start(federation, fleet_address=f"127.0.0.1:{free_port()}", runtime_port=free_port())
+    assert "a coordinator already runs with this folder" in said
+    assert database.stat().st_ino == before
 
 
 def test_too_few_hospitals_stop_the_run_with_a_reason_and_stopping_leaves_no_process(

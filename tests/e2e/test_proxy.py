@@ -14,6 +14,8 @@ from scripts.certificates import write_tls
 from tests.support.flower_federation import REPOSITORY, Federation, environment, wait_until
 from tests.support.proxies import ConnectProxy
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
 WITHOUT_PROXY, WITH_WRONG_CLOCK = NAMES[2:]
 # Nobody but the proxy knows this name.
