@@ -31,7 +31,7 @@ from client.noise import bernoulli, discrete_gaussian
 from common.errors import LocalProtocolError, PlanError, UnsupportedLayer
 
 # Per-unit gradients, as float64 and as integers, take about 16 bytes per parameter and unit; this bounds them.
-_GRADIENT_BYTES = 4 << 20
+_GRADIENT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
