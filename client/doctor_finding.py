@@ -10,6 +10,9 @@ import typer
 
 from common.errors import FedwardError
 
+Part = Literal["all", "site", "gateway"]
+"""Whose things are looked at: the site service's, the gateway's, or both."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

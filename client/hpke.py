@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from Crypto.Protocol import HPKE
-from Crypto.Protocol.DH import import_x25519_private_key, import_x25519_public_key
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from common.errors import CeremonyError, ConfigError
@@ -27,6 +25,10 @@ def seal(secret: bytes, *, to: str, info: bytes) -> bytes:
     Raises:
         ConfigError: If `to` is no X25519 key.
     """
+    # A site needs it once in a plan's life; until then it takes no memory.
+    from Crypto.Protocol import HPKE  # noqa: PLC0415
+    from Crypto.Protocol.DH import import_x25519_public_key  # noqa: PLC0415
+
     try:
         context = HPKE.new(
             receiver_key=import_x25519_public_key(bytes.fromhex(to)), aead_id=HPKE.AEAD.AES256_GCM, info=info
@@ -42,6 +44,9 @@ def unseal(sealed: bytes, *, box_secret: bytes, info: bytes) -> bytes:
     Raises:
         CeremonyError: If it was sealed to another key, for another purpose, or was changed.
     """
+    from Crypto.Protocol import HPKE  # noqa: PLC0415
+    from Crypto.Protocol.DH import import_x25519_private_key  # noqa: PLC0415
+
     try:
         context = HPKE.new(
             receiver_key=import_x25519_private_key(box_secret),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from client.accountant import solve_sigma
 from client.declare import SiteUnits
 from common.ckks import PRESETS, chunks_for
+from common.ckks_parameters import SEED_BYTES
 from common.coverage import NOT_COVERED
 from common.plan import Plan
 from common.plan_settings import PoissonSampling, TrainingSettings
@@ -122,7 +123,7 @@ def _unit(plan: Plan, units: SiteUnits | None) -> str:
 
 def _leaves(plan: Plan, privacy: SitePrivacy) -> tuple[str, ...]:
     parameters = PRESETS[plan.encryption.preset]
-    kilobytes = chunks_for(plan.upload_values, parameters) * parameters.chunk_bytes / 1000
+    kilobytes = chunks_for(plan.upload_values, parameters) * (parameters.chunk_bytes + SEED_BYTES) / 1000
     counts = {
         "none": "no counts of correct predictions",
         "final-dp": f"noisy counts of the final model's predictions (epsilon {privacy.metrics_epsilon:g} of each "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
+from abc import abstractmethod
 from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
@@ -34,64 +35,62 @@ class Unlock:
 
 
 class _LockModel(BaseModel):
+    """A lock as the vault's head holds it: which secret opens it, and the public numbers that turn that into a key."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+    kind: str
+    salt: Salt
+    noun: ClassVar[str]
+    advice: ClassVar[str]
+
+    def key(self, unlock: Unlock) -> bytes:
+        """The AES key, 32 bytes.
+
+        Raises:
+            KeyFileError: If it is another kind of secret than the one that opens this vault.
+        """
+        if unlock.kind == "derived":
+            return unlock.secret
+        if unlock.kind != self.kind:
+            raise KeyFileError(f"seen a {unlock.kind}; {self.advice}")
+        return self._derive(unlock.secret)
+
+    @abstractmethod
+    def _derive(self, secret: bytes) -> bytes:
+        """The AES key from a secret of this kind."""
 
 
 class PassphraseLock(_LockModel):
     """Argon2id with the parameters that the vault was made with; bounded, since the file may be hostile."""
 
     kind: Literal["passphrase"] = "passphrase"
-    salt: Salt
     passes: int = Field(default=PASSES, ge=1, le=16)
     lanes: int = Field(default=LANES, ge=1, le=16)
     memory_kib: int = Field(default=MEMORY_KIB, ge=8 * 16, le=1 << 20)
+    noun: ClassVar[str] = "passphrase"
+    advice: ClassVar[str] = "the vault has a passphrase; leave 'vault_key' out of the site file"
 
-    @property
-    def noun(self) -> str:
-        """For sentences."""
-        return "passphrase"
-
-    def key(self, unlock: Unlock) -> bytes:
-        """The AES key, 32 bytes.
-
-        Raises:
-            KeyFileError: If a key file came in place of a passphrase.
-        """
-        if unlock.kind == "derived":
-            return unlock.secret
-        _check_kind(unlock, self.kind, "the vault has a passphrase; leave 'vault_key' out of the site file")
+    def _derive(self, secret: bytes) -> bytes:
         return Argon2id(
             salt=b64decode(self.salt),
             length=KEY_BYTES,
             iterations=self.passes,
             lanes=self.lanes,
             memory_cost=self.memory_kib,
-        ).derive(unlock.secret)
+        ).derive(secret)
 
 
 class KeyFileLock(_LockModel):
     """HKDF of the key file's 32 random bytes."""
 
     kind: Literal["key-file"] = "key-file"
-    salt: Salt
+    noun: ClassVar[str] = "key file"
+    advice: ClassVar[str] = "the vault has a key file; name it as 'vault_key' in the site file"
 
-    @property
-    def noun(self) -> str:
-        """For sentences."""
-        return "key file"
-
-    def key(self, unlock: Unlock) -> bytes:
-        """The AES key, 32 bytes.
-
-        Raises:
-            KeyFileError: If a passphrase came in place of a key file.
-        """
-        if unlock.kind == "derived":
-            return unlock.secret
-        _check_kind(unlock, self.kind, "the vault has a key file; name it as 'vault_key' in the site file")
-        return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=b64decode(self.salt), info=b"fedward/vault/1").derive(
-            unlock.secret
-        )
+    def _derive(self, secret: bytes) -> bytes:
+        salt = b64decode(self.salt)
+        return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=b"fedward/vault/1").derive(secret)
 
 
 Lock = PassphraseLock | KeyFileLock
@@ -130,8 +129,3 @@ def read_key_file(path: Path) -> Unlock:
         KeyFileError: If it is missing, open to others, or of another size.
     """
     return Unlock("key-file", read_secret(path, size_bytes=KEY_BYTES))
-
-
-def _check_kind(unlock: Unlock, kind: str, advice: str) -> None:
-    if unlock.kind != kind:
-        raise KeyFileError(f"seen a {unlock.kind}; {advice}")

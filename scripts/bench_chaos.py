@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import random
 import secrets
 import statistics
@@ -21,10 +20,10 @@ from common.config import parse_settings
 from common.plan import Plan
 from scripts.chaos_run import COORDINATOR, START_TIMEOUT_S, ChaosFederation, contributions, until
 from scripts.demo_work import WorkFolder
-from scripts.federation import FederationOptions, free_ports, provision
+from scripts.federation import local_options, provision
 from scripts.split import split_dataset
 from scripts.synthetic import write_synthetic
-from scripts.tcp_proxy import LOOPBACK, OPEN, Condition
+from scripts.tcp_proxy import OPEN, Condition
 from server.store import Exchange, Store
 
 IMAGES_PER_CLASS = 12
@@ -119,17 +118,9 @@ def _provision(options: ChaosOptions, work: Path) -> tuple[int, Plan]:
         seed=options.seed,
         on_undecodable=template.data.unreadable_images,
     ).shares
-    ports = free_ports(options.hospitals + 2)
-    made = FederationOptions(
-        fleet_address=f"{LOOPBACK}:{ports[0]}",
-        ports=ports[1:],
-        metrics="aggregate",
-        public_data=True,
-        threads=max(1, (os.cpu_count() or 1) // 2),
-        device="cpu",
-        patience_s=600.0,
-    )
-    return ports[0], provision(template, {s.name: s.data for s in shares}, work / "federation", options=made)
+    made = local_options(options.hospitals, device="cpu", patience_s=600.0)
+    plan = provision(template, {s.name: s.data for s in shares}, work / "federation", options=made)
+    return int(made.fleet_address.rpartition(":")[2]), plan
 
 
 class _Chaos:

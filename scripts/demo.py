@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from common.plan import Plan
 from scripts.demo_results import Outcome, collect, require_results_folder
 from scripts.demo_run import FinishedRun, run_federation
 from scripts.demo_work import MadeWith, WorkFolder, remember_options, require_same_options
-from scripts.federation import FederationOptions, free_ports, provision
+from scripts.federation import local_options, provision
 from scripts.split import HospitalShare, split_dataset
 from scripts.synthetic import is_synthetic, write_synthetic
 
@@ -118,21 +117,8 @@ def prepare(options: DemoOptions, work: Path) -> Prepared:
     test = test_folder(source, template)
     shares = _deal(source, work / "shards", options, template)
     remember_options(work, made_with)
-    ports = free_ports(options.hospitals + 2)
-    plan = provision(
-        template,
-        {share.name: share.data for share in shares},
-        folder,
-        options=FederationOptions(
-            fleet_address=f"127.0.0.1:{ports[0]}",
-            ports=ports[1:],
-            metrics="aggregate",
-            # The demo's images are public or drawn: exact counts of held-out images may be shown.
-            public_data=True,
-            threads=max(1, (os.cpu_count() or 1) // 2),
-            device="auto",
-        ),
-    )
+    made = local_options(options.hospitals, device="auto")
+    plan = provision(template, {share.name: share.data for share in shares}, folder, options=made)
     return Prepared(folder, plan, is_synthetic(source), test, made_with)
 
 

@@ -6,6 +6,7 @@ docs/threat-model.md says so.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,26 @@ class FederationOptions:
     threads: int
     device: str
     patience_s: float = 300.0
+
+
+def local_options(hospitals: int, *, device: str, patience_s: float = 300.0) -> FederationOptions:
+    """Options of a federation on this machine with public or drawn images, of which exact held-out counts are shown.
+
+    Args:
+        hospitals: How many; each gets half of the cores, for they take turns.
+        device: auto, cpu or cuda.
+        patience_s: See `common.server_config.ServerConfig.patience_s`.
+    """
+    ports = free_ports(hospitals + 2)
+    return FederationOptions(
+        fleet_address=f"127.0.0.1:{ports[0]}",
+        ports=ports[1:],
+        metrics="aggregate",
+        public_data=True,
+        threads=max(1, (os.cpu_count() or 1) // 2),
+        device=device,
+        patience_s=patience_s,
+    )
 
 
 def provision(template: Plan, sites_data: dict[str, Path], target: Path, *, options: FederationOptions) -> Plan:

@@ -130,11 +130,16 @@ def run(
         store.begin(identifier, plan_digest=agreed.digest, plan_json=plan_json, now=time.time())
         typer.echo(f"run {identifier}: plan '{agreed.name}', {len(names)} hospitals", err=True)
         typer.echo(f"note: {NOT_COVERED}", err=True)
+        before = next((other.run for other in store.runs() if other.state == "running"), identifier)
+        if before != identifier:
+            typer.echo(f"run {before} is under way; this one begins when it has ended", err=True)
         ended = _watch(settings, store, identifier, names=names)
         if json_output:
             typer.echo(json.dumps(run_summary(store, identifier), indent=2))
     if ended.state != "finished":
-        raise DeploymentError(f"run {identifier} stopped: {ended.reason}; its log is {folder}")
+        raise DeploymentError(
+            f"run {identifier} stopped: {ended.reason}; go on later with --run-id {identifier}; its log is {folder}"
+        )
 
 
 @app.command()

@@ -70,6 +70,8 @@ def progress_line(progress: Progress, hospitals: tuple[str, ...]) -> str:
 
 
 def _headline(progress: Progress) -> str:
+    if progress.state == "stopped" and progress.again:
+        return f"interrupted: {progress.reason}; the coordinator tries again by itself"
     if progress.phase == "done":
         return f"run {progress.state}{f': {progress.reason}' if progress.reason else ''}"
     again = f", attempt {progress.attempt + 1}" if progress.attempt else ""

@@ -107,7 +107,7 @@ class KeyExchange:
         if len(agreed) < needed:
             raise DeploymentError(
                 f"the key ceremony brought one key to {len(agreed)} hospitals, {needed} are needed: "
-                f"{', '.join(failed) or 'the others did not answer'}; look into their logs, then resume the run"
+                f"{', '.join(failed) or 'the others did not answer'}; look into their logs"
             )
         log.info(
             "key ceremony: %s dealt, %s hold the key; %s", dealer, ", ".join(agreed), ", ".join(failed) or "no error"
@@ -116,12 +116,10 @@ class KeyExchange:
     def _dealt_by(self, dealer: str, nodes: Mapping[str, int]) -> bytes:
         """Have the dealer deal, and keep its deal: sealed to the hospitals, and signed."""
         if dealer not in nodes:
-            raise DeploymentError(
-                f"the key of this plan is dealt by {dealer}, which is not connected; start it, then resume the run"
-            )
+            raise DeploymentError(f"the key of this plan is dealt by {dealer}, which is not connected; start it")
         deal = self._ask("deal", {dealer: nodes[dealer]}, b"").get(dealer)
         if not isinstance(deal, bytes) or not self._is_signed(deal, Deal, dealer):
-            raise DeploymentError(f"{dealer} dealt no key ({_code(deal)}); look into its log, then resume the run")
+            raise DeploymentError(f"{dealer} dealt no key ({_code(deal)}); look into its log")
         self._store.save_deal(self._writer.plan.digest, deal)
         return deal
 

@@ -226,5 +226,5 @@ class Store:
             yield
         except sqlite3.Error as error:
             raise StoreError(
-                f"{self.path}: the store refuses ({error}); free disk space or restore the file, then resume the run"
+                f"{self.path}: the store refuses ({error}); free disk space or restore the file"
             ) from error

@@ -153,7 +153,7 @@ class SecureAggregation(Strategy):
             raise DeploymentError(
                 f"{ready} of {len(self._names)} hospitals are connected after {timeout_s:g} s "
                 f"({', '.join(n for n in connected if n not in behind) or 'none'}), "
-                f"{self._plan.cohort.min_cohort} are needed{late}; start the others, then resume the run"
+                f"{self._plan.cohort.min_cohort} are needed{late}; start the others"
             )
         return connected
 
@@ -231,7 +231,7 @@ class SecureAggregation(Strategy):
         return (
             f"{step.kind} {step.round} stopped at attempt {opened.number + 1} of {self._plan.cohort.attempts}: "
             f"{len(done)} of {len(self._names)} hospitals answered as asked, {needed} are needed; "
-            f"{explain(outcomes, done)}; mend these hospitals, then resume the run"
+            f"{explain(outcomes, done)}; mend these hospitals"
         )
 
 

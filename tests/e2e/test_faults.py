@@ -118,11 +118,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
         hold(federation, 2, SLOW, CUT)
         hold(federation, 3, NAMES[0])
         try:
-            federation.start_coordinator()
-            for name in NAMES:
-                federation.start_hospital(name)
-            for name in NAMES:
-                federation.wait_connected(name)
+            federation.start_all()
             with running(federation) as run:
                 at_work(federation, 2, SLOW, CUT)
                 slow.become(SLOW_LINE)

@@ -57,11 +57,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     up = Federation(tmp_path_factory.mktemp("flower"), NAMES, rounds=ROUNDS)
     up.write()
     try:
-        up.start_coordinator()
-        for name in NAMES:
-            up.start_hospital(name)
-        for name in NAMES:
-            up.wait_connected(name)
+        up.start_all()
         yield up
     finally:
         up.close()

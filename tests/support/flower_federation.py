@@ -130,6 +130,14 @@ class Federation:
         argv = [sys.executable, str(TRIVIAL_SITE), "supervise", str(self.folder / name / "site.json")]
         self.start(name, argv, **variables)
 
+    def start_all(self) -> None:
+        """The coordinator and all hospitals, until they are connected."""
+        self.start_coordinator()
+        for name in self.hospitals:
+            self.start_hospital(name)
+        for name in self.hospitals:
+            self.wait_connected(name)
+
     def log(self, name: str) -> str:
         """What a started process has printed."""
         return (self.folder / f"{name}.log").read_text(errors="replace")

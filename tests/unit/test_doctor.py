@@ -443,22 +443,18 @@ def test_a_certificate_of_the_sites_authority_for_this_host_passes(tmp_path: Pat
             assert "TLSv1.3" in verdict.seen
 
 
-def test_an_expired_certificate_fails(tmp_path: Path) -> None:
-    """And is told from one of another authority."""
-    files = tls_files(tmp_path / "tls", valid_days=0)
+@pytest.mark.parametrize(
+    ("valid_days", "status", "seen"), [(0, "fail", "has expired"), (20, "note", "19 days are left")]
+)
+def test_a_certificate_that_ended_fails_and_one_that_ends_soon_is_said(
+    tmp_path: Path, valid_days: int, status: str, seen: str
+) -> None:
+    """The first is told from one of another authority, the second in time to make another."""
+    files = tls_files(tmp_path / "tls", valid_days=valid_days)
     with listening(tls(files)) as address:
         verdict = look(tmp_path, files, address)
-    assert verdict.status == "fail"
-    assert "has expired" in verdict.seen
-
-
-def test_a_certificate_that_ends_soon_is_said(tmp_path: Path) -> None:
-    """In time to make another."""
-    files = tls_files(tmp_path / "tls", valid_days=20)
-    with listening(tls(files)) as address:
-        verdict = look(tmp_path, files, address)
-    assert verdict.status == "note"
-    assert "19 days are left" in verdict.seen
+    assert verdict.status == status
+    assert seen in verdict.seen
 
 
 def test_a_certificate_for_another_host_fails(tmp_path: Path) -> None:
