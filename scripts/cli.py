@@ -128,11 +128,12 @@ def provision(  # noqa: PLR0913 -- one parameter per option
         str, typer.Option(help="host:port of the coordinator, as the hospitals reach it.")
     ] = "127.0.0.1:9092",
     metrics: Annotated[
-        str,
+        Literal["none", "final-dp", "aggregate"] | None,
         typer.Option(
-            help="With --shards, the held-out counts that each site lets out: none, final-dp, aggregate (public data)."
+            help="With --shards, the held-out counts that each site lets out; aggregate for public data. "
+            "Default: final-dp."
         ),
-    ] = "final-dp",
+    ] = None,
     public_data: Annotated[
         bool, typer.Option("--public-data", help="With --shards: the images are public; allows aggregate.")
     ] = False,
@@ -153,10 +154,14 @@ def provision(  # noqa: PLR0913 -- one parameter per option
     template = load_settings(plan, Plan)
     if (cards is None) == (shards is None):
         raise OperatorError("give --cards with the hospitals' cards, or --shards for a demo on one machine")
+    if cards is not None and (metrics is not None or public_data):
+        raise OperatorError(
+            "--metrics and --public-data go with --shards; with --cards each hospital decides for itself"
+        )
     if cards is not None:
         _provision_from_cards(template, cards, out, address=address)
     elif shards is not None:
-        _provision_demo(template, shards, out, address=address, metrics=metrics, public_data=public_data)
+        _provision_demo(template, shards, out, address=address, metrics=metrics or "final-dp", public_data=public_data)
     typer.echo("coordinator:")
     typer.echo(f"  fedward-server start --config {out / 'coordinator' / 'server.yaml'}")
     typer.echo(f"  fedward-server run {out / 'plan.yaml'} --config {out / 'coordinator' / 'server.yaml'}")

@@ -17,15 +17,19 @@ from client.declare import count_units
 from client.key_ceremony import KeyCeremony
 from client.keygen import GATEWAY, VAULT, VAULT_KEY, make_site
 from client.site_file import SiteChoices, new_site_file
-from client.vault import Vault
+from client.vault import IDENTITY, Vault
 from client.vault_lock import read_key_file
 from common.config import parse_settings
+from common.identity import Identity
 from common.key_messages import Confirmation, Confirmations, dealer_of, decode_document, encode_document
 from common.kit import read_kit
 from common.plan import Plan
 from common.site_config import SiteConfig, with_absolute_paths
 from scripts.organise import CoordinatorOptions, kit_path, organise
 from scripts.whole_folder import make_room, whole_folder
+
+# Somebody watches: a death is got over by then, and a mistake is told while it is remembered.
+DEMO_PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,10 @@ class FederationOptions:
     public_data: bool
     threads: int
     device: str
-    patience_s: float = 300.0
+    patience_s: float | None = None
 
 
-def local_options(hospitals: int, *, device: str, patience_s: float = 300.0) -> FederationOptions:
+def local_options(hospitals: int, *, device: str, patience_s: float = DEMO_PATIENCE_S) -> FederationOptions:
     """Options of a federation on this machine with public or drawn images, of which exact held-out counts are shown.
 
     Args:
@@ -108,7 +112,13 @@ def deal_key(plan: Plan, vaults: dict[str, Vault]) -> None:
         vaults: Every hospital's open vault, by name.
     """
     ceremonies = {
-        name: KeyCeremony(plan, name, vault=vault, identity=Approver(name, vault, Path()).identity, min_cohort=3)
+        name: KeyCeremony(
+            plan,
+            name,
+            vault=vault,
+            identity=Identity.from_seed(vault.require(IDENTITY)),
+            min_cohort=plan.cohort.min_cohort,
+        )
         for name, vault in vaults.items()
     }
     deal = ceremonies[dealer_of(plan.digest, tuple(vaults))].deal()

@@ -35,12 +35,12 @@ class CoordinatorOptions:
     Args:
         fleet_address: host:port of the coordinator, as the hospitals reach it.
         runtime_port: Loopback port of Flower's own API.
-        patience_s: See `common.server_config.ServerConfig.patience_s`.
+        patience_s: See `common.server_config.ServerConfig.patience_s`; None leaves its default.
     """
 
     fleet_address: str
     runtime_port: int = 9091
-    patience_s: float = 1800.0
+    patience_s: float | None = None
 
 
 def organise(template: Plan, cards: Sequence[Card], folder: Path, *, options: CoordinatorOptions) -> Plan:
@@ -122,7 +122,7 @@ def _write_coordinator(folder: Path, cards: Sequence[Card], identity: Identity, 
         "superexec_secret": "superexec.secret",
         "identity_key": "identity.key",
         "folder": "work",
-        "patience_s": options.patience_s,
+        **({} if options.patience_s is None else {"patience_s": options.patience_s}),
         "nodes": [{"name": card.name, "public_key": f"nodes/{card.name}.pub"} for card in cards],
     }
     parse_settings(yaml.safe_dump(content), ServerConfig, source="server.yaml")

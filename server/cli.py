@@ -36,6 +36,8 @@ from server.store import Run, Store
 from server.watch import PROGRESS_POLL_S, STOPPED_BY_OPERATOR, run_summary
 
 READY_LINE = "coordinator ready"
+# `fedward-server run` takes the lock for a moment to see whether anybody holds it.
+LOCK_WAIT_S = 2.0
 
 app = typer.Typer(
     name="fedward-server",
@@ -63,7 +65,7 @@ def start(config: ConfigOption, *, log_json: LogJson = False, health_port: Healt
 
     with (
         # Before anything of the folder is touched: it may be a running coordinator's.
-        hold(settings.folder / COORDINATOR_LOCK, wait_s=0.0, busy=busy),
+        hold(settings.folder / COORDINATOR_LOCK, wait_s=LOCK_WAIT_S, busy=busy),
         contextlib.closing(Store(settings.folder)) as store,
         announcing("fedward-server", as_json=log_json) as announcer,
     ):

@@ -13,6 +13,7 @@ from common.key_messages import (
     Confirmation,
     Confirmations,
     Deal,
+    Signed,
     check_document,
     dealer_of,
     decode_document,
@@ -95,19 +96,17 @@ class KeyExchange:
         dealer, needed = dealer_of(plan.digest, tuple(self._identities)), plan.cohort.min_cohort
         deal = self._store.deal(plan.digest) or self._dealt_by(dealer, nodes)
         opened = self._ask("open", nodes, deal)
-        good = {
-            hospital: answer
-            for hospital, answer in opened.items()
-            if isinstance(answer, bytes) and self._is_signed(answer, Confirmation, hospital)
-        }
-        together = Confirmations(confirmations=tuple(decode_document(answer, Confirmation) for answer in good.values()))
-        confirmed = self._ask("confirm", {name: nodes[name] for name in good}, encode_document(together))
+        signed = {name: self._signed(answer, Confirmation, name) for name, answer in opened.items()}
+        good = {name: document for name, document in signed.items() if document is not None}
+        together = encode_document(Confirmations(confirmations=tuple(good.values())))
+        confirmed = self._ask("confirm", {name: nodes[name] for name in good}, together)
         agreed = [name for name in self._identities if isinstance(confirmed.get(name), bytes)]
-        failed = [f"{n} {_code(a)}" for n, a in (opened | confirmed).items() if n not in agreed]
+        answers = opened | confirmed
+        failed = [f"{name} {_code(answers.get(name))}" for name in nodes if name not in agreed]
         if len(agreed) < needed:
             raise DeploymentError(
                 f"the key ceremony brought one key to {len(agreed)} hospitals, {needed} are needed: "
-                f"{', '.join(failed) or 'the others did not answer'}; look into their logs"
+                f"{', '.join(failed) or 'the others are not connected'}; look into their logs"
             )
         log.info(
             "key ceremony: %s dealt, %s hold the key; %s", dealer, ", ".join(agreed), ", ".join(failed) or "no error"
@@ -118,7 +117,7 @@ class KeyExchange:
         if dealer not in nodes:
             raise DeploymentError(f"the key of this plan is dealt by {dealer}, which is not connected; start it")
         deal = self._ask("deal", {dealer: nodes[dealer]}, b"").get(dealer)
-        if not isinstance(deal, bytes) or not self._is_signed(deal, Deal, dealer):
+        if not isinstance(deal, bytes) or self._signed(deal, Deal, dealer) is None:
             raise DeploymentError(f"{dealer} dealt no key ({_code(deal)}); look into its log")
         self._store.save_deal(self._writer.plan.digest, deal)
         return deal
@@ -139,15 +138,17 @@ class KeyExchange:
         names = {message.metadata.message_id: name for name, message in messages.items()}
         return {names[reply.metadata.reply_to_message_id]: answer_of(reply) for reply in replies}
 
-    def _is_signed(self, data: bytes, model: type[Deal | Confirmation], hospital: str) -> bool:
-        """Whether it is such a document of that hospital; one bad answer must not spoil the others' ceremony."""
+    def _signed(self, answer: bytes | NodeError | None, model: type[Signed], hospital: str) -> Signed | None:
+        """A hospital's document, if it is one that it signed; one bad answer must not spoil the others' ceremony."""
+        if not isinstance(answer, bytes):
+            return None
         try:
-            document = decode_document(data, Deal) if model is Deal else decode_document(data, Confirmation)
+            document = decode_document(answer, model)
             check_document(document, self._identities)
         except PeerError as error:
             log.warning("%s: %s", hospital, error)
-            return False
-        return document.hospital == hospital
+            return None
+        return document if document.hospital == hospital else None
 
 
 def _code(answer: bytes | NodeError | None) -> str:

@@ -107,9 +107,12 @@ async def register_nodes(config: ServerConfig, *, give_up_s: float = REGISTER_TI
     """
     give_up = time.monotonic() + give_up_s
     turn = asyncio.Semaphore(MOST_COMMANDS_AT_ONCE)
-    async with asyncio.TaskGroup() as group:
-        for node in config.nodes:
-            group.create_task(_register(config, node, turn, give_up=give_up))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for node in config.nodes:
+                group.create_task(_register(config, node, turn, give_up=give_up))
+    except* DeploymentError as failures:
+        raise failures.exceptions[0] from None
 
 
 async def flwr(config: ServerConfig, *arguments: str) -> dict[str, Any]:
@@ -120,7 +123,7 @@ async def flwr(config: ServerConfig, *arguments: str) -> dict[str, Any]:
     """
     answer = await _ask(config, *arguments)
     if answer is None:
-        raise DeploymentError(f"flwr {arguments[0]}: no answer from the SuperLink; is the coordinator up?")
+        raise DeploymentError(f"flwr {arguments[0]}: no answer from the SuperLink; look into logs/superlink.log")
     return answer
 
 

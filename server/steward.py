@@ -35,13 +35,16 @@ class Steward:
         self._config, self._store, self._say = config, store, say
 
     async def serve(self) -> None:
-        """Carry runs until cancelled."""
+        """Carry runs until cancelled; a store that refuses, on a full disk say, is tried again."""
         while True:
-            waiting = [known.run for known in self._store.runs() if known.state == "running"]
-            if waiting:
-                await self._carry(waiting[0])
-            else:
-                await asyncio.sleep(IDLE_POLL_S)
+            try:
+                waiting = [known.run for known in self._store.runs() if known.state == "running"]
+                if waiting:
+                    await self._carry(waiting[0])
+            except StoreError as error:
+                self._say(f"{error}; looking again in {BACKOFF_S[-1]:g} s")
+                await asyncio.sleep(BACKOFF_S[-1])
+            await asyncio.sleep(IDLE_POLL_S)
 
     async def _carry(self, run: str) -> None:
         failures, complete, moved = 0, self._store.last_complete_round(run), time.monotonic()

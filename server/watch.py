@@ -1,4 +1,4 @@
-"""Submits a run to the coordinator and follows it to its end."""
+"""Asks the coordinator for a run and follows it to its end; attempts are handed to Flower from here."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def submit(config: ServerConfig, run: str, *, connect_timeout_s: float) ->
     if not answer.get("success"):
         raise DeploymentError(
             f"the run was not taken: {_last_line(answer.get('error-message'))}; "
-            "is the coordinator up (`fedward-server start`)?"
+            "look into logs/superlink.log"
         )
     return str(answer["run-id"])
 

@@ -28,17 +28,16 @@ def config(tmp_path: Path) -> ServerConfig:
 def test_a_superlink_that_does_not_answer_is_asked_again_until_the_limit(config: ServerConfig) -> None:
     """Each try is a command of Flower's that takes seconds; the pauses between two alone are a second."""
     started = time.monotonic()
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(DeploymentError) as caught:
         asyncio.run(register_nodes(config, give_up_s=4.0))
     assert time.monotonic() - started > 2.0
-    (error,) = caught.value.exceptions
-    assert isinstance(error, DeploymentError)
-    assert str(error).startswith("hospital-1: its key could not be registered, since the SuperLink gives no answer; ")
+    assert str(caught.value).startswith(
+        "hospital-1: its key could not be registered, since the SuperLink gives no answer; "
+    )
 
 
 def test_a_key_that_is_missing_is_final(config: ServerConfig) -> None:
     """Asking again cannot help; the limit here is longer than any test may take."""
     config.nodes[0].public_key.unlink()
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(DeploymentError, match="no such file; ask hospital-1"):
         asyncio.run(register_nodes(config, give_up_s=3600.0))
-    assert "no such file; ask hospital-1" in str(caught.value.exceptions[0])
