@@ -28,6 +28,11 @@ The tree is split by who must act::
     │   ├── WrongRound           another round or attempt
     │   ├── ReplayedMessage      the second, different upload of one hospital for one attempt
     │   ├── TranscriptError      manifests of an aggregate do not fit together, or not with our own
+    │   ├── BadBox               a peer's box of shares does not open, or holds other shares than its advert says
+    │   ├── BadShare             a share is not the one that was dealt, or the shares do not give what was committed to
+    │   ├── SplitViewError       hospitals were shown different openings or survivors of one round
+    │   ├── AlreadyRevealed      shares of this round were given for other survivors or another attempt
+    │   ├── AggregateMismatch    an aggregate is not the unmasked sum of the uploads in its transcript
     │   ├── CeremonyError        hospitals were dealt different CKKS keys, or a box does not open
     │   ├── DivergenceError      hospitals hold different models
     │   ├── WeightMismatch       the weight slot is not the sum of the survivors' declared sizes
@@ -153,6 +158,26 @@ class ReplayedMessage(PeerError):
 
 class TranscriptError(PeerError):
     """Manifests of an aggregate do not fit together, or not with our own."""
+
+
+class BadBox(PeerError):
+    """A peer's box of shares does not open, or holds other shares than its advert says."""
+
+
+class BadShare(PeerError):
+    """A share is not the one that was dealt, or the shares do not give what was committed to."""
+
+
+class SplitViewError(PeerError):
+    """Hospitals were shown different openings or different survivors of one round."""
+
+
+class AlreadyRevealed(PeerError):
+    """Shares of this round were given for other survivors or for another attempt."""
+
+
+class AggregateMismatch(PeerError):
+    """An aggregate is not the unmasked sum of the uploads in its transcript."""
 
 
 class CeremonyError(PeerError):
