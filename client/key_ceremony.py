@@ -44,7 +44,7 @@ class KeyCeremony:
 
     def __init__(self, plan: Plan, hospital: str, *, vault: Vault, identity: Identity, min_cohort: int) -> None:
         self._plan, self._hospital, self._vault, self._identity = plan, hospital, vault, identity
-        self._enough = max(plan.cohort.min_cohort, min_cohort)
+        self._enough = max(plan.min_cohort, min_cohort)
         self._identities = {h.name: h.identity for h in plan.roster}
         self._dealer = dealer_of(plan.digest, tuple(self._identities))
         self._opened: _Opened | None = None

@@ -136,7 +136,7 @@ def approve(  # noqa: PLR0913 -- one parameter per option
             cap_delta=agreed.budget(row)[1] if cap_delta is None else cap_delta,
             metrics=metrics,
             public_data=public_data,
-            min_cohort=min_cohort or agreed.cohort.min_cohort,
+            min_cohort=min_cohort or agreed.min_cohort,
             runtime_port=runtime_port,
         )
         key_file = vault_key or _key_file(site)

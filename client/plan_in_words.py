@@ -133,7 +133,7 @@ def _leaves(plan: Plan, privacy: SitePrivacy) -> tuple[str, ...]:
     return (
         f"What leaves this site: one encrypted update of {kilobytes:.0f} kB per round, and {counts}, also encrypted.",
         (
-            f"Hospitals decrypt sums of at least {max(plan.cohort.min_cohort, privacy.min_cohort)} hospitals; the "
+            f"Hospitals decrypt sums of at least {max(plan.min_cohort, privacy.min_cohort)} hospitals; the "
             "coordinator decrypts nothing. Images, names and this site's files stay here."
         ),
     )

@@ -61,7 +61,7 @@ def verify_aggregate(
     names = [signed.manifest.hospital for signed in entry.survivors]
     if names != [h.name for h in plan.roster if h.name in set(names)]:
         raise TranscriptError("an aggregate's contributors are not distinct hospitals in roster order; refuse it")
-    needed = max(plan.cohort.min_cohort, expected.min_cohort)
+    needed = max(plan.min_cohort, expected.min_cohort)
     if len(names) < needed:
         raise TranscriptError(f"an aggregate of {len(names)} hospitals; at least {needed} are allowed; refuse it")
     for signed in entry.survivors:

@@ -136,6 +136,11 @@ class Plan(Settings):
         return self.encryption.update_norm_bound
 
     @property
+    def min_cohort(self) -> int:
+        """Fewest contributors of a round."""
+        return self.cohort.min_cohort
+
+    @property
     def slot_sum_max(self) -> int:
         """Largest sum of |metric slot| over all slots and hospitals, in counts."""
         return sum(self.slot_share(h) for h in self.roster)

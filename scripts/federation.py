@@ -117,7 +117,7 @@ def deal_key(plan: Plan, vaults: dict[str, Vault]) -> None:
             name,
             vault=vault,
             identity=Identity.from_seed(vault.require(IDENTITY)),
-            min_cohort=plan.cohort.min_cohort,
+            min_cohort=plan.min_cohort,
         )
         for name, vault in vaults.items()
     }
@@ -163,7 +163,7 @@ def _join(  # noqa: PLR0913 -- one site's files from all that the federation sha
         cap_delta=delta,
         metrics=options.metrics,
         public_data=options.public_data,
-        min_cohort=plan.cohort.min_cohort,
+        min_cohort=plan.min_cohort,
         device=options.device,
         threads=options.threads,
         runtime_port=port,

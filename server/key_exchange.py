@@ -93,7 +93,7 @@ class KeyExchange:
                 key in the end.
         """
         plan = self._writer.plan
-        dealer, needed = dealer_of(plan.digest, tuple(self._identities)), plan.cohort.min_cohort
+        dealer, needed = dealer_of(plan.digest, tuple(self._identities)), plan.min_cohort
         deal = self._store.deal(plan.digest) or self._dealt_by(dealer, nodes)
         opened = self._ask("open", nodes, deal)
         signed = {name: self._signed(answer, Confirmation, name) for name, answer in opened.items()}

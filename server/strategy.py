@@ -72,7 +72,7 @@ class SecureAggregation(Strategy):
         if server_round == 1:
             nodes = self._wait_for(step, len(self._names), timeout_s=self._connect_timeout_s)
         else:
-            nodes = self._wait_for(step, cohort.min_cohort, timeout_s=cohort.round_timeout_s)
+            nodes = self._wait_for(step, self._plan.min_cohort, timeout_s=cohort.round_timeout_s)
         if step.kind == "finish" and cohort.attempts == 1:
             nodes = self._wait_until_caught_up(step)
         return self._request(step, nodes, attempt=0)
@@ -102,7 +102,7 @@ class SecureAggregation(Strategy):
                     opened = self._open
                     continue
             sitting_out = [o for o in outcomes if o.outcome == "observed" and opened.collection.expected.wants_uploads]
-            hopeless = len(self._names) - len(sitting_out) < self._plan.cohort.min_cohort
+            hopeless = len(self._names) - len(sitting_out) < self._plan.min_cohort
             last = opened.number + 1 == attempts
             if wanted and step.kind != "finish" and (hopeless or last):
                 stop = NobodyContributes if hopeless else DeploymentError
@@ -148,12 +148,12 @@ class SecureAggregation(Strategy):
                 seen = tuple(connected)
                 self._progress.waiting(seen)
             time.sleep(CONNECTION_POLL_S)
-        if ready < self._plan.cohort.min_cohort:
+        if ready < self._plan.min_cohort:
             late = f"; {', '.join(sorted(behind))} did not catch up on the rounds missed" if behind else ""
             raise DeploymentError(
                 f"{ready} of {len(self._names)} hospitals are connected after {timeout_s:g} s "
                 f"({', '.join(n for n in connected if n not in behind) or 'none'}), "
-                f"{self._plan.cohort.min_cohort} are needed{late}; start the others"
+                f"{self._plan.min_cohort} are needed{late}; start the others"
             )
         return connected
 
@@ -195,7 +195,7 @@ class SecureAggregation(Strategy):
             return self._request(step, nodes, attempt=opened.number + 1) if nodes else ()
         log.warning("%s %d attempt %d fell short; asking again", step.kind, step.round, opened.number)
         cohort = self._plan.cohort
-        nodes = self._wait_for(step, cohort.min_cohort, timeout_s=cohort.round_timeout_s)
+        nodes = self._wait_for(step, self._plan.min_cohort, timeout_s=cohort.round_timeout_s)
         return self._request(step, nodes, attempt=opened.number + 1)
 
     def _still_wanted(self, step: Step, opened: Attempt) -> frozenset[str]:
@@ -203,7 +203,7 @@ class SecureAggregation(Strategy):
         if step.kind == "finish":
             return (frozenset(opened.nodes) | opened.collection.catching_up.keys()) - opened.collection.answered
         done = _done(opened.collection)
-        return frozenset() if len(done) >= self._plan.cohort.min_cohort else frozenset(self._names) - done
+        return frozenset() if len(done) >= self._plan.min_cohort else frozenset(self._names) - done
 
     def _close(self, step: Step, opened: Attempt, replies: Iterable[Message]) -> tuple[Outcome, ...]:
         """Take all replies and record the exchange, with its aggregate if there is one."""
@@ -227,7 +227,7 @@ class SecureAggregation(Strategy):
         return outcomes
 
     def _stop_reason(self, step: Step, outcomes: tuple[Outcome, ...], opened: Attempt) -> str:
-        done, needed = _done(opened.collection), self._plan.cohort.min_cohort
+        done, needed = _done(opened.collection), self._plan.min_cohort
         return (
             f"{step.kind} {step.round} stopped at attempt {opened.number + 1} of {self._plan.cohort.attempts}: "
             f"{len(done)} of {len(self._names)} hospitals answered as asked, {needed} are needed; "
