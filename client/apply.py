@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from client.encode import DecodedSum, decode_sum_of_updates
 from client.encrypt import SecretKey
+from client.recompute import recompute
 from client.refused import RefusedAggregates
 from client.state import RunState, advance
 from client.verify import Expectation, VerifiedAggregate, verify_aggregate
 from common.errors import DecryptionError, WeightMismatch
 from common.grid import Grid
-from common.messages import AggregateEntry, SignedReply
+from common.messages import AggregateEntry
 from common.plan import Plan
 from common.transcript import aggregate_root
 
@@ -31,42 +32,45 @@ class AppliedAggregate:
     counts: NDArray[np.int64]
 
 
-def apply_aggregate(  # noqa: PLR0913 -- an aggregate, what is expected of it, and the key that opens it
-    state: RunState,
-    entry: AggregateEntry,
-    *,
-    body: memoryview,
-    expected: Expectation,
-    own: SignedReply | None,
-    key: SecretKey,
-    grid: Grid,
-    refused: RefusedAggregates,
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """What opens aggregates: the epoch's key and what it has refused, on the plan's grid."""
+
+    key: SecretKey
+    grid: Grid
+    refused: RefusedAggregates
+
+
+def apply_aggregate(
+    state: RunState, entry: AggregateEntry, *, body: memoryview, expected: Expectation, opener: Opener
 ) -> AppliedAggregate:
     """Verify an aggregate, and only then decrypt and apply it.
 
     Args:
         state: Before the aggregate.
-        entry: Its transcript.
-        body: Its bytes.
+        entry: Its manifests, and its transcript if it is the last one; others must be vouched for already, see
+            `client.verify.check_history`.
+        body: The sum, and with a transcript the uploads.
         expected: What this hospital holds against the coordinator's word.
-        own: Our reply of that round and attempt, if we still have it.
-        key: The epoch's CKKS secret.
-        grid: The plan's public grid.
-        refused: What this key has refused before.
+        opener: Decrypts it.
 
     Raises:
         PeerError: If any check fails; the state is unchanged then.
         EpochClosed: If the key has refused too many aggregates.
         SiteStorageError: If the disk refuses.
     """
-    plan, root = expected.plan, aggregate_root(body)
-    verified = verify_aggregate(entry, body, expected=expected, own=own)
-    refused.check(root)
+    plan, total = expected.member.plan, body[: entry.sum_bytes]
+    root = aggregate_root(total)
+    verified = verify_aggregate(entry, total, expected=expected)
+    if entry.transcript is not None:
+        uploads = body[entry.sum_bytes :]
+        recompute(verified, entry, entry.transcript, uploads=uploads, member=expected.member)
+    opener.refused.check(root)
     try:
-        decoded = _open(verified, plan, key=key, grid=grid)
+        decoded = _open(verified, plan, key=opener.key, grid=opener.grid)
     except (DecryptionError, WeightMismatch):
         # Each refusal tells the coordinator something about the key's noise: it is counted before it is told.
-        refused.add(root)
+        opener.refused.add(root)
         raise
     after = advance(
         state,

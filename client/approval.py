@@ -14,8 +14,8 @@ from common.canonical import canonical_bytes
 from common.card import HospitalName, SignatureHex
 from common.errors import BadSignature, ConfigError, SiteStorageError
 from common.identity import Identity, verify
-from common.messages import Hex64, Wire
 from common.plan import Plan
+from common.wire import Hex64, Wire
 
 
 class Approval(Wire):

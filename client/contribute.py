@@ -13,6 +13,7 @@ from client.accountant import PrivacyEvent
 from client.encode import encode_update
 from client.evaluate import noisy_counts
 from client.ledger import Ledger
+from client.ledger_entry import Charge
 from client.policy import counts_leave, fit_slots
 from client.state import RunState
 from client.storage import RunStorage
@@ -64,6 +65,24 @@ class Contributor:
         """Epsilon that this source has spent, at the plan's delta for this hospital."""
         _, delta = self.plan.budget(self.plan.roster[self.plan.agreed.position(self.hospital)])
         return self.ledger.spent(delta)
+
+    def affords(self, run: str, round_number: int) -> bool:
+        """Whether the cap leaves room for a round; the closing `eval` can go without a charge."""
+        if round_number > self.plan.training.rounds:
+            return True
+        return self.ledger.affords(
+            Charge(
+                run=run,
+                round_number=round_number,
+                kind="train",
+                plan_hash=self.plan.digest,
+                units_digest=self.units_digest,
+                held_out_rule=self.plan.held_out_rule,
+                event=self.learner.event(self.sigma),
+                clip=self.plan.privacy.clip,
+                mode="local",
+            )
+        )
 
     def make_integers(self, request: Request, state: RunState, *, storage: RunStorage) -> NDArray[np.int64]:
         """Charge, then train or count, then encode.

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from client.encrypt import SecretKey
 from client.key_ceremony import KeyCeremony
+from client.member import Member
 from client.refused import RefusedAggregates
-from client.vault import IDENTITY, Vault
+from client.vault import BOX, IDENTITY, Vault
 from common.errors import KeyFileError, KeyMissing
 from common.identity import Identity
 from common.plan import Plan
@@ -37,7 +38,7 @@ class Keys:
         """Take identity and epoch key from an open vault.
 
         Raises:
-            KeyFileError: If the vault has no identity, or another one than the roster.
+            KeyFileError: If the vault has no identity or box key, or another identity than the roster.
         """
         self.identity = Identity.from_seed(vault.require(IDENTITY))
         row = plan.roster[plan.agreed.position(hospital)]
@@ -46,6 +47,7 @@ class Keys:
                 f"the vault holds another identity than the roster's row of {hospital}; name this site's own vault, or "
                 "ask the organiser for a plan with this site's card"
             )
+        self.member = Member(plan, hospital, self.identity, vault.require(BOX), max(plan.min_cohort, min_cohort))
         self.ceremony = KeyCeremony(plan, hospital, vault=vault, identity=self.identity, min_cohort=min_cohort)
         self._plan, self._state = plan, state
         self._epoch: EpochKey | None = None

@@ -182,6 +182,11 @@ class Ledger:
                 append_marks(self._connection, self._path, new, source=self._source, identity=self._identity)
             self._marks = marks | (self._marks or frozenset())
 
+    def affords(self, charge: Charge) -> bool:
+        """Whether a charge stands already, or would not pass the cap; nothing is charged."""
+        _, after = self._spending_with(charge)
+        return self._find(charge.key) is not None or after <= self._cap.epsilon * (1 + _CAP_SLACK)
+
     def _find(self, key: tuple[str, int, str]) -> LedgerEntry | None:
         return next((entry for entry in self._entries if entry.charge.key == key), None)
 
@@ -196,9 +201,13 @@ class Ledger:
             )
         return entry
 
-    def _next(self, charge: Charge) -> LedgerEntry:
+    def _spending_with(self, charge: Charge) -> tuple[float, float]:
+        """Epsilon of the account that pays, before and after a charge."""
         spent = epsilon_of(paying(self._charges(), charge.account), self._cap.delta)
-        after = max(spent, epsilon_of(paying([*self._charges(), charge], charge.account), self._cap.delta))
+        return spent, max(spent, epsilon_of(paying([*self._charges(), charge], charge.account), self._cap.delta))
+
+    def _next(self, charge: Charge) -> LedgerEntry:
+        spent, after = self._spending_with(charge)
         if not after <= self._cap.epsilon * (1 + _CAP_SLACK):
             raise BudgetExceeded(
                 f"{self._hospital}: epsilon {spent:.3f} spent + {after - spent:.3f} for round "

@@ -5,20 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from client.apply import apply_aggregate
+from client.advert import own_advert
+from client.apply import Opener
 from client.approval import approved_plans
 from client.contribute import Contributor
+from client.history import History
 from client.keys import Keys
+from client.opening import Opening, open_round
 from client.past_runs import remove_past_runs
+from client.reveal import Revealer
 from client.state import RunState, initial_state, state_tag
 from client.status import StatusFile
 from client.storage import RunStorage
-from client.verify import Expectation
 from common.ckks import PRESETS, chunks_for, encode_upload
-from common.errors import BudgetExceeded, LedgerError, TranscriptError, WrongPlan, WrongRound
-from common.messages import KEY_KINDS, AggregateEntry, Manifest, Request, decode_reply, decode_request, encode_reply
+from common.errors import AlreadyRevealed, BudgetExceeded, LedgerError, WrongPlan, WrongRound
+from common.mask_messages import encode_document
+from common.messages import KEY_KINDS, Manifest, Request, decode_request, encode_reply
 from common.site_config import SiteConfig
-from common.transcript import aggregate_root, merkle_root
+from common.transcript import merkle_root
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +38,6 @@ class Hospital:
         self._config, self._contributor, self._keys = config, contributor, keys
         self._status, self._finish = status, finish
         self._plan = contributor.plan
-        self._identities = {h.name: h.identity for h in self._plan.roster}
 
     def answer(self, frame: bytes) -> bytes:
         """Answer one request of the coordinator.
@@ -55,33 +58,43 @@ class Hospital:
         if request.kind in KEY_KINDS:
             return self._take_part_in_ceremony(request, signed.body)
         # Before anything is kept for a run: without the epoch's key no part of it can be answered.
-        self._keys.epoch()
-        storage = RunStorage(self._config.state / "runs" / request.run, plan=self._plan.digest)
+        history = self._history(request)
+        storage = history.storage
         state = storage.load_state() or initial_state(self._contributor.learner.initial)
-        for entry, body in zip(request.aggregates, signed.aggregate_bodies(), strict=True):
-            state = self._catch_up(request, state, entry, body=body, storage=storage)
+        state = history.catch_up(signed, state)
         if request.kind == "hello":
             if request.aggregates:
                 self._status.update(phase="catching up", run=request.run, round=state.applied.round)
             return self._reply(request, state, body=b"", reason="")
+        if request.kind == "keys":
+            return self._advertise(request, state, storage=storage)
         if state.applied.round != request.round - 1:
             raise WrongRound(
                 f"round {request.round} was asked for, the model here is after round {state.applied.round}; "
                 "send what lies between"
             )
         if request.kind == "finish":
-            self._finish(request.run, state, storage)
-            storage.finish(state)
-            remove_past_runs(self._config.state / "runs", approved=approved_plans(self._config.approvals))
-            self._status.update(phase="finished", round=self._plan.training.rounds, message="")
-            return self._reply(request, state, body=b"", reason="")
-        stored = storage.load_reply(request.round, request.attempt)
-        if stored is not None:
-            log.info("round %d attempt %d asked for again; the stored reply goes out", request.round, request.attempt)
-            return stored
-        reply = self._contribute(request, state, storage=storage)
-        storage.save_reply(request.round, request.attempt, reply)
-        return reply
+            return self._end(request, state, storage=storage)
+        if request.kind == "unmask":
+            return self._reveal(request, state, history=history)
+        return self._upload(request, state, storage=storage)
+
+    def _history(self, request: Request) -> History:
+        epoch = self._keys.epoch()
+        return History(
+            member=self._keys.member,
+            opener=Opener(key=epoch.ckks, grid=self._contributor.grid, refused=epoch.refused),
+            tag_key=epoch.tag,
+            run=request.run,
+            storage=RunStorage(self._config.state / "runs" / request.run, plan=self._plan.digest),
+        )
+
+    def _end(self, request: Request, state: RunState, *, storage: RunStorage) -> bytes:
+        self._finish(request.run, state, storage)
+        storage.finish(state)
+        remove_past_runs(self._config.state / "runs", approved=approved_plans(self._config.approvals))
+        self._status.update(phase="finished", round=self._plan.training.rounds, message="")
+        return self._reply(request, state, body=b"", reason="")
 
     def _check_addressed(self, request: Request) -> None:
         plan = self._plan
@@ -95,6 +108,8 @@ class Hospital:
         allowed = {
             **dict.fromkeys(KEY_KINDS, request.round == 0 and not request.aggregates),
             "hello": request.round == 0,
+            "keys": 1 <= request.round <= plan.last_round,
+            "unmask": 1 <= request.round <= plan.last_round and not request.aggregates,
             "train": 1 <= request.round <= plan.training.rounds,
             "eval": plan.training.rounds < request.round <= plan.last_round,
             "finish": request.round == plan.last_round + 1,
@@ -112,39 +127,51 @@ class Hospital:
             return ceremony.deal()
         return ceremony.open(body) if request.kind == "open" else ceremony.confirm(body)
 
-    def _catch_up(
-        self, request: Request, state: RunState, entry: AggregateEntry, *, body: memoryview, storage: RunStorage
-    ) -> RunState:
-        if entry.round <= state.applied.round:
-            if entry.round == state.applied.round and aggregate_root(body) != state.applied.root:
-                raise TranscriptError(f"another aggregate of round {entry.round} than the one applied here; refuse it")
-            return state
-        own_frame, epoch = storage.load_reply(entry.round, entry.attempt), self._keys.epoch()
-        applied = apply_aggregate(
-            state,
-            entry,
-            body=body,
-            expected=Expectation(
-                plan=self._plan,
-                run=request.run,
-                hospital=self._config.hospital,
-                min_cohort=self._config.privacy.min_cohort,
-                state_tag=state_tag(state, epoch.tag),
-                applied=state.applied,
-            ),
-            own=decode_reply(own_frame, self._identities) if own_frame is not None else None,
-            key=epoch.ckks,
-            grid=self._contributor.grid,
-            refused=epoch.refused,
-        )
-        # History first: after a crash in between the row is written again, with the aggregate that comes then.
-        row = {"contributors": list(applied.contributors), "counts_before": applied.counts.tolist()}
-        storage.record_round(entry.round, row)
-        storage.save_state(applied.state)
-        log.info("applied aggregate %d of %d hospitals", entry.round, len(applied.contributors))
-        return applied.state
+    def _advertise(self, request: Request, state: RunState, *, storage: RunStorage) -> bytes:
+        """This hospital's advert for a round; none if its budget does not reach that far."""
+        if request.round <= state.applied.round:
+            raise WrongRound(f"an advert for round {request.round} was asked for, which is over; refuse it")
+        if not self._contributor.affords(request.run, request.round):
+            raise BudgetExceeded(
+                f"the budget does not reach round {request.round}; this site observes from here on, or raise "
+                "privacy.cap_epsilon in site.yaml"
+            )
+        advert = own_advert(self._keys.member, storage, run=request.run, round_number=request.round)
+        return encode_document(advert.full)
 
-    def _contribute(self, request: Request, state: RunState, *, storage: RunStorage) -> bytes:
+    def _reveal(self, request: Request, state: RunState, *, history: History) -> bytes:
+        number, storage = request.round + 1, history.storage
+        latest = storage.last_attempt(request.round)
+        if latest != request.attempt:
+            raise WrongRound(
+                f"round {request.round} attempt {request.attempt} is to be unmasked, this site answered "
+                f"{'none' if latest is None else f'attempt {latest}'} last; refuse it"
+            )
+        following = None
+        if number <= self._plan.last_round and self._contributor.affords(request.run, number):
+            following = own_advert(self._keys.member, storage, run=request.run, round_number=number).full
+        expected = history.expectation(state, attempt=request.attempt)
+        return Revealer(self._keys.member, storage, expected).answer(request, following)
+
+    def _upload(self, request: Request, state: RunState, *, storage: RunStorage) -> bytes:
+        opening = open_round(request, self._keys.member, storage)
+        stored = storage.load_reply(request.round, request.attempt)
+        if stored is not None:
+            log.info("round %d attempt %d asked for again; the stored reply goes out", request.round, request.attempt)
+            return stored
+        if storage.load_reveal(request.round) is not None:
+            # Its masks are known to the coordinator: under them nothing may go out any more.
+            raise AlreadyRevealed(f"another attempt of round {request.round} after its unmasking; refuse it")
+        if request.attempt < (storage.last_attempt(request.round) or 0):
+            raise WrongRound(f"attempt {request.attempt} of round {request.round} after a later one; refuse it")
+        reply = self._contribute(request, state, opening=opening, storage=storage)
+        storage.save_reply(request.round, request.attempt, reply)
+        return reply
+
+    def _contribute(self, request: Request, state: RunState, *, opening: Opening, storage: RunStorage) -> bytes:
+        if opening.own is None:
+            self._status.update(phase="observing", run=request.run, message="joins with the next round")
+            return self._reply(request, state, body=b"", reason="", opening=opening.digest)
         phase = "training" if request.kind == "train" else "evaluating"
         self._status.update(phase=phase, run=request.run, round=min(request.round, self._plan.training.rounds))
         integers = storage.load_update(request.round)
@@ -154,14 +181,15 @@ class Hospital:
             except (BudgetExceeded, LedgerError) as refusal:
                 log.warning("sitting out round %d: %s", request.round, refusal)
                 self._status.update(phase="observing", message=str(refusal))
-                return self._reply(request, state, body=b"", reason=refusal.code)
+                return self._reply(request, state, body=b"", reason=refusal.code, opening=opening.digest)
             storage.save_update(request.round, integers)
         self._status.update(phase="encrypting", epsilon_spent=self._contributor.spent())
-        body = encode_upload(self._keys.epoch().ckks.encrypt(integers, self._contributor.grid))
+        vector = self._keys.epoch().ckks.encrypt(integers, self._contributor.grid)
+        opening.mask(vector, self._keys.member, run=request.run, attempt=request.attempt)
         self._status.update(phase="waiting", message="")
-        return self._reply(request, state, body=body, reason="")
+        return self._reply(request, state, body=encode_upload(vector), reason="", opening=opening.digest)
 
-    def _reply(self, request: Request, state: RunState, *, body: bytes, reason: str) -> bytes:
+    def _reply(self, request: Request, state: RunState, *, body: bytes, reason: str, opening: str = "") -> bytes:
         plan = self._plan
         parameters = PRESETS[plan.encryption.preset]
         chunks = chunks_for(plan.upload_values, parameters) if body else 0
@@ -176,6 +204,7 @@ class Hospital:
             role="contribute" if body else "observe",
             reason=reason,
             parameters=parameters.digest(),
+            opening=opening,
             state_tag=state_tag(state, self._keys.epoch().tag),
             applied=state.applied,
             ledger_sequence=self._contributor.ledger.sequence(),

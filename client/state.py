@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from client.optimiser import OptimiserState, apply_update
 from common.canonical import canonical_bytes
-from common.messages import Applied
+from common.messages import NOTHING_APPLIED, Applied
 from common.plan_settings import FedAvg, FedAvgM
-from common.transcript import EMPTY_CHAIN, extend_chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +29,7 @@ def initial_state(parameters: NDArray[np.float64]) -> RunState:
     Args:
         parameters: The plan's initial trainable parameters, float64, shape (d,).
     """
-    nothing = Applied(round=0, root="", chain=EMPTY_CHAIN)
-    return RunState(nothing, OptimiserState(parameters, np.zeros_like(parameters)))
+    return RunState(NOTHING_APPLIED, OptimiserState(parameters, np.zeros_like(parameters)))
 
 
 def advance(
@@ -46,10 +44,13 @@ def advance(
         trains: False for the closing `eval` round, which moves no parameter.
         optimiser: As the plan says.
     """
-    number = state.applied.round + 1
-    applied = Applied(round=number, root=root, chain=extend_chain(state.applied.chain, number, root))
     moved = apply_update(state.optimiser, mean_update, optimiser=optimiser) if trains else state.optimiser
-    return RunState(applied, moved)
+    return RunState(state.applied.followed_by(root), moved)
+
+
+def skip(state: RunState) -> RunState:
+    """The state after a round without a sum: the same model, and a history that says so."""
+    return RunState(state.applied.followed_by(""), state.optimiser)
 
 
 def state_tag(state: RunState, key: bytes) -> str:

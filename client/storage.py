@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 from zipfile import BadZipFile
@@ -23,10 +24,20 @@ from common.messages import Applied
 _FINISHED = "finished"
 
 
-class RunStorage:
-    """Folder of one run under one plan: `plan`, `state.npz`, `rounds.json`, and per round marker, update and replies.
+@dataclass(frozen=True, slots=True)
+class GivenReveal:
+    """Shares that were given: for which attempt and survivors (their digest), and the reply's bytes."""
 
-    Marker, update and replies of a round are erased when its aggregate is applied; `finished` stands in it at the end.
+    attempt: int
+    survivors: str
+    reply: bytes
+
+
+class RunStorage:
+    """Folder of one run under one plan: `plan`, `state.npz`, `rounds.json`, and per round what it needs while open.
+
+    That is its marker, mask secrets, opening, update, replies and reveal, which are erased when the round is applied or
+    skipped; `finished` stands in it at the end.
 
     Nothing is made on the disk before there is something to keep: a request alone takes no space.
     """
@@ -110,6 +121,47 @@ class RunStorage:
     def load_reply(self, round_number: int, attempt: int) -> bytes | None:
         """The reply sent for the round and attempt, or None."""
         return self._read(f"round-{round_number}.reply-{attempt}")
+
+    def last_attempt(self, round_number: int) -> int | None:
+        """The latest attempt of a round that was answered, or None."""
+        replies = self._folder.glob(f"round-{round_number}.reply-*")
+        return max((int(path.suffix.removeprefix(".reply-")) for path in replies), default=None)
+
+    def save_masks(self, round_number: int, data: bytes) -> None:
+        """Keep a round's mask secrets, sealed, with their advert."""
+        self._write(f"round-{round_number}.masks", data)
+
+    def load_masks(self, round_number: int) -> bytes | None:
+        """What `save_masks` kept, or None."""
+        return self._read(f"round-{round_number}.masks")
+
+    def save_opening(self, round_number: int, data: bytes) -> None:
+        """Keep what a round was opened with first."""
+        self._write(f"round-{round_number}.opening", data)
+
+    def load_opening(self, round_number: int) -> bytes | None:
+        """What `save_opening` kept, or None."""
+        return self._read(f"round-{round_number}.opening")
+
+    def save_reveal(self, round_number: int, *, attempt: int, survivors: str, reply: bytes) -> None:
+        """Note for what shares of a round are given, before they are."""
+        head = json.dumps({"attempt": attempt, "survivors": survivors}).encode()
+        self._write(f"round-{round_number}.reveal", head + b"\n" + reply)
+
+    def load_reveal(self, round_number: int) -> GivenReveal | None:
+        """What `save_reveal` noted, or None."""
+        name = f"round-{round_number}.reveal"
+        data = self._read(name)
+        if data is None:
+            return None
+        with self._intact(name):
+            head, _, reply = data.partition(b"\n")
+            fields = json.loads(head)
+            return GivenReveal(int(fields["attempt"]), str(fields["survivors"]), reply)
+
+    def save_evidence(self, round_number: int, data: bytes) -> None:
+        """Keep what shows that the coordinator sent a wrong sum; it outlives the round."""
+        self._write(f"evidence-{round_number}", data)
 
     def record_round(self, round_number: int, facts: dict[str, Any]) -> None:
         """Set one row of the run's history, before the state that rests on it is saved."""

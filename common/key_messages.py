@@ -15,7 +15,7 @@ from common.canonical import canonical_bytes, sha256_hex
 from common.card import HospitalName
 from common.errors import BadSignature, MalformedMessage
 from common.identity import verify
-from common.messages import Counter, Hex64, Signature, Wire
+from common.wire import Counter, Hex64, Signature, Wire
 
 MAX_DOCUMENT_BYTES = 8 << 20
 # A CKKS key takes 1 KiB at N = 2048, and HPKE adds 48 bytes.

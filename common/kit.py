@@ -23,9 +23,9 @@ from common.card import HospitalName
 from common.config import parse_settings
 from common.errors import AlreadyExists, BadSignature, ConfigError, OperatorError
 from common.identity import verify
-from common.messages import Hex64, Wire
 from common.plan import Plan
 from common.printable import PrintableText, printable
+from common.wire import Hex64, Wire
 
 PLAN, CERTIFICATES, MANIFEST, SIGNATURE, README = "plan.yaml", "ca.crt", "kit.json", "kit.sig", "README.txt"
 KIT_FILES = (PLAN, CERTIFICATES, README, MANIFEST, SIGNATURE)

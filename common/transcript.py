@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from common.canonical import sha256_hex
+from common.errors import MalformedMessage
 
 EMPTY_CHAIN = sha256_hex(b"fedward/chain/1")
 
@@ -19,13 +20,59 @@ def merkle_root(body: bytes | memoryview, chunks: int) -> str:
         body: Packed words and seeds, chunk by chunk; its length is a multiple of `chunks`.
         chunks: Number of ciphertexts, >= 1.
     """
+    return _levels(body, chunks)[-1][0].hex()
+
+
+def merkle_path(body: bytes | memoryview, pieces: int, index: int) -> tuple[str, ...]:
+    """What shows that piece `index` belongs to `merkle_root(body, pieces)`: its neighbours from the leaf up, hex.
+
+    Args:
+        body: As in `merkle_root`.
+        pieces: Number of equal pieces, >= 1.
+        index: Which one, from 0.
+    """
+    path = []
+    for level in _levels(body, pieces)[:-1]:
+        if index ^ 1 < len(level):
+            path.append(level[index ^ 1].hex())
+        index //= 2
+    return tuple(path)
+
+
+def root_of_path(piece: bytes | memoryview, *, index: int, pieces: int, path: tuple[str, ...]) -> str:
+    """The root that a piece and its path lead to, hex; another path, place or piece leads to another root.
+
+    Args:
+        piece: The leaf's bytes.
+        index: Its place, from 0.
+        pieces: Number of leaves in the tree.
+        path: From `merkle_path`.
+
+    Raises:
+        MalformedMessage: If the path is not as long as the tree is high at that place.
+    """
+    node, left, width = hashlib.sha256(b"\x00" + piece).digest(), list(path), pieces
+    while width > 1:
+        if index ^ 1 < width:
+            if not left:
+                raise MalformedMessage("a Merkle path is too short; refuse the message")
+            neighbour = bytes.fromhex(left.pop(0))
+            node = hashlib.sha256(b"\x01" + (neighbour + node if index % 2 else node + neighbour)).digest()
+        index, width = index // 2, (width + 1) // 2
+    if left:
+        raise MalformedMessage("a Merkle path is too long; refuse the message")
+    return node.hex()
+
+
+def _levels(body: bytes | memoryview, pieces: int) -> list[list[bytes]]:
+    """All nodes of the tree, leaves first."""
     view = memoryview(body)
-    size = len(view) // chunks
-    level = [hashlib.sha256(b"\x00" + view[i * size : (i + 1) * size]).digest() for i in range(chunks)]
-    while len(level) > 1:
-        pairs = [hashlib.sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
-        level = pairs + level[len(level) - len(level) % 2 :]
-    return level[0].hex()
+    size = len(view) // pieces
+    levels = [[hashlib.sha256(b"\x00" + view[i * size : (i + 1) * size]).digest() for i in range(pieces)]]
+    while len(below := levels[-1]) > 1:
+        pairs = [hashlib.sha256(b"\x01" + below[i] + below[i + 1]).digest() for i in range(0, len(below) - 1, 2)]
+        levels.append(pairs + below[len(below) - len(below) % 2 :])
+    return levels
 
 
 def aggregate_root(body: bytes | memoryview) -> str:
@@ -34,5 +81,5 @@ def aggregate_root(body: bytes | memoryview) -> str:
 
 
 def extend_chain(chain: str, round_number: int, root: str) -> str:
-    """Hash chain over applied rounds: equal chains mean equal histories."""
+    """Hash chain over applied rounds: equal chains mean equal histories. The root of a skipped round is empty."""
     return sha256_hex(b"fedward/chain/1", bytes.fromhex(chain), round_number.to_bytes(8, "big"), bytes.fromhex(root))

@@ -1,0 +1,111 @@
+"""Brings the model up to date with the rounds that the coordinator sends: all of them verified, then one by one."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from client.apply import Opener, apply_aggregate
+from client.member import Member
+from client.opening import known_opening
+from client.state import RunState, skip, state_tag
+from client.storage import RunStorage
+from client.verify import Expectation, check_history
+from common.errors import AggregateMismatch, MalformedMessage, TranscriptError
+from common.messages import AggregateEntry, SignedRequest, decode_reply
+from common.transcript import aggregate_root
+from common.wire import header_bytes
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a hospital needs to take up rounds that are over.
+
+    Args:
+        member: This hospital.
+        opener: Decrypts sums.
+        tag_key: Key of the state tags.
+        run: The run.
+        storage: Keeps the model and its history.
+    """
+
+    member: Member
+    opener: Opener
+    tag_key: bytes
+    run: str
+    storage: RunStorage
+
+    def catch_up(self, signed: SignedRequest, state: RunState) -> RunState:
+        """Apply the rounds in a request that this hospital has not applied yet.
+
+        Args:
+            signed: The request.
+            state: The model before.
+
+        Returns:
+            The model after them; it is on the disk.
+
+        Raises:
+            PeerError: If they are not one history that enough hospitals vouch for, or a sum does not verify; what was
+                applied before it stays.
+            EpochClosed: If the key has refused too many sums.
+            SiteStorageError: If the disk refuses.
+        """
+        pairs = list(zip(signed.request.aggregates, signed.aggregate_bodies(), strict=True))
+        fresh = [(entry, body) for entry, body in pairs if entry.round > state.applied.round]
+        for entry, body in pairs[: len(pairs) - len(fresh)]:
+            if entry.round == state.applied.round and _root(entry, body) != state.applied.root:
+                raise TranscriptError(f"another outcome of round {entry.round} than the one applied here; refuse it")
+        entries, roots = [entry for entry, _ in fresh], [_root(entry, body) for entry, body in fresh]
+        check_history(entries, roots, member=self.member, run=self.run, applied=state.applied)
+        for entry, body in fresh:
+            try:
+                state = self._apply(entry, body, state) if entry.survivors else self._skip(entry, state)
+            except AggregateMismatch:
+                # Both signatures are needed to show to others what was sent: the coordinator's and the hospitals'.
+                self.storage.save_evidence(entry.round, signed.signature.hex().encode() + header_bytes(signed.request))
+                raise
+        return state
+
+    def expectation(self, state: RunState, *, attempt: int) -> Expectation:
+        """What this hospital holds against the coordinator's word about the next round."""
+        number, storage = state.applied.round + 1, self.storage
+        opening, reveal = known_opening(number, storage), storage.load_reveal(number)
+        own = storage.load_reply(number, attempt)
+        return Expectation(
+            member=self.member,
+            run=self.run,
+            state_tag=state_tag(state, self.tag_key),
+            applied=state.applied,
+            opening=opening.digest if opening else None,
+            revealed=reveal.survivors if reveal else None,
+            own=decode_reply(own, self.member.identities) if own is not None else None,
+        )
+
+    def _apply(self, entry: AggregateEntry, body: memoryview, state: RunState) -> RunState:
+        expected = self.expectation(state, attempt=entry.attempt)
+        applied = apply_aggregate(state, entry, body=body, expected=expected, opener=self.opener)
+        # History first: after a crash in between the row is written again, with the aggregate that comes then.
+        row = {"contributors": list(applied.contributors), "counts_before": applied.counts.tolist()}
+        self.storage.record_round(entry.round, row)
+        self.storage.save_state(applied.state)
+        log.info("applied aggregate %d of %d hospitals", entry.round, len(applied.contributors))
+        return applied.state
+
+    def _skip(self, entry: AggregateEntry, state: RunState) -> RunState:
+        skipped = skip(state)
+        self.storage.record_round(entry.round, {"skipped": True})
+        self.storage.save_state(skipped)
+        log.warning("round %d was skipped: too few hospitals answered; its charge stays", entry.round)
+        return skipped
+
+
+def _root(entry: AggregateEntry, body: memoryview) -> str:
+    """Digest of a round's sum; empty of a skipped round, which brings nothing."""
+    if entry.survivors:
+        return aggregate_root(body[: entry.sum_bytes])
+    if entry.sum_bytes or entry.transcript:
+        raise MalformedMessage(f"round {entry.round} has a sum and no survivors; refuse it")
+    return ""

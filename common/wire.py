@@ -1,0 +1,83 @@
+"""What all messages are made of: strict headers, canonical bytes, signed frames.
+
+A frame is ``magic (8) | header length (u32) | header | signature (64) | body``; the header is canonical JSON and the
+Ed25519 signature is taken over a domain label and the header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from common.canonical import canonical_bytes
+from common.errors import MalformedMessage
+from common.identity import SIGNATURE_BYTES
+
+_PREFIX = struct.Struct(">8sI")
+
+Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+Hex64 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+OptionalHex64 = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+Signature = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
+Counter = Annotated[int, Field(ge=0, lt=2**40)]
+
+
+class Wire(BaseModel):
+    """Base of every header: frozen, strict, nothing unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+Header = TypeVar("Header", bound=Wire)
+
+
+def header_bytes(header: Wire) -> bytes:
+    """Canonical bytes of a header: what is sent and what is signed."""
+    return canonical_bytes(header.model_dump(mode="json"))
+
+
+def parse_header(header: bytes, model: type[Header]) -> Header:
+    """Read canonical bytes; the inverse of `header_bytes`.
+
+    Raises:
+        MalformedMessage: If they are no such header, or not its one canonical form.
+    """
+    try:
+        parsed = model.model_validate(json.loads(header))
+    except (ValidationError, ValueError, RecursionError) as error:
+        raise MalformedMessage(f"a header is not a {model.__name__.lower()}; refuse the message") from error
+    if header_bytes(parsed) != header:
+        # One value has one encoding, so a digest of the value is a digest of the bytes.
+        raise MalformedMessage("a header is not in canonical form; refuse the message")
+    return parsed
+
+
+def signed_bytes(magic: bytes, header: bytes) -> bytes:
+    """What a frame's signature is taken over."""
+    return b"fedward/signature/1" + magic + hashlib.sha256(header).digest()
+
+
+def frame(magic: bytes, header: bytes, signature: bytes, body: bytes) -> bytes:
+    """The frame of these parts."""
+    return b"".join((_PREFIX.pack(magic, len(header)), header, signature, body))
+
+
+def unframe(magic: bytes, data: bytes, *, most_header_bytes: int) -> tuple[bytes, bytes, bytes]:
+    """Header, signature and body of a frame; nothing in them is checked yet.
+
+    Raises:
+        MalformedMessage: If it is no frame with this magic, or is cut short, or its header is too long.
+    """
+    if len(data) < _PREFIX.size:
+        raise MalformedMessage(f"a message has {len(data)} bytes, less than a frame's prefix; refuse it")
+    seen_magic, header_length = _PREFIX.unpack_from(data)
+    body_start = _PREFIX.size + header_length + SIGNATURE_BYTES
+    if seen_magic != magic or header_length > most_header_bytes or body_start > len(data):
+        raise MalformedMessage("a message is no frame of this protocol version, or is cut short; refuse it")
+    header = data[_PREFIX.size : _PREFIX.size + header_length]
+    signature = data[_PREFIX.size + header_length : body_start]
+    return header, signature, data[body_start:]
