@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -11,6 +11,7 @@ from common.canonical import canonical_bytes, sha256_hex
 from common.card import HOSPITAL_NAME, Card, PublicKeyHex
 from common.config import Settings
 from common.errors import PlanError
+from common.plan_bounds import FEWEST_HOSPITALS, check_hospitals
 from common.plan_settings import (
     CohortSettings,
     DataSettings,
@@ -37,11 +38,14 @@ class Federation(Settings):
     epoch: int = Field(ge=1, description="number of the CKKS key that is in force")
     trainable_parameters: int = Field(ge=1, le=10**9, description="length of an update, without slots")
     hospitals: tuple[Hospital, ...] = Field(
-        min_length=3, max_length=1000, description="the roster; its order is the order of transcripts and seeds"
+        max_length=1000,
+        description="the roster; its order is the order of transcripts and seeds",
+        json_schema_extra={"minItems": FEWEST_HOSPITALS},
     )
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
+        check_hospitals(len(self.hospitals))
         names = [h.name for h in self.hospitals]
         keys = [h.identity for h in self.hospitals]
         if len(set(names)) < len(names) or len(set(keys)) < len(keys):
@@ -92,11 +96,8 @@ class Plan(Settings):
             raise PlanError(
                 "encryption.update_norm_bound: seen 'auto' beside a roster; `fedward provision` sets a number"
             )
-        if self.federation and self.cohort.min_cohort > len(self.federation.hospitals):
-            raise PlanError(
-                f"cohort.min_cohort: seen {self.cohort.min_cohort} with {len(self.federation.hospitals)} hospitals; "
-                "at most as many as hospitals is allowed"
-            )
+        if self.federation:
+            self.cohort.check(len(self.federation.hospitals))
         return self
 
     @property
@@ -136,9 +137,37 @@ class Plan(Settings):
         return self.encryption.update_norm_bound
 
     @property
+    def threshold(self) -> int:
+        """How many hospitals must reveal their shares to unmask a sum: t.
+
+        Raises:
+            PlanError: If the plan is still a template.
+        """
+        return self._number(self.cohort.threshold, "threshold")
+
+    @property
     def min_cohort(self) -> int:
-        """Fewest contributors of a round."""
-        return self.cohort.min_cohort
+        """Fewest contributors of a round.
+
+        Raises:
+            PlanError: If the plan is still a template.
+        """
+        return self._number(self.cohort.min_cohort, "smallest cohort")
+
+    @property
+    def needed(self) -> int:
+        """Fewest contributors of a sum that is revealed: max(threshold, min_cohort), of which the second is never less.
+
+        Raises:
+            PlanError: If the plan is still a template.
+        """
+        return max(self.threshold, self.min_cohort)
+
+    def _number(self, value: int | Literal["auto"], what: str) -> int:
+        # Numbers of a template were not checked against a roster.
+        if self.federation is None or value == "auto":
+            raise PlanError(f"plan '{self.name}' has no {what} yet; run `fedward provision` on it first")
+        return value
 
     @property
     def slot_sum_max(self) -> int:

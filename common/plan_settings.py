@@ -8,9 +8,11 @@ from pydantic import Field, StringConstraints, model_validator
 
 from common.config import Settings
 from common.errors import PlanError
+from common.plan_bounds import check_bounds, check_hospitals, default_threshold
 from common.printable import PrintableText
 
 Positive = Annotated[float, Field(gt=0)]
+Threshold = Annotated[int, Field(ge=3, le=1000)]
 
 
 class DataSettings(Settings):
@@ -118,11 +120,49 @@ class EncryptionSettings(Settings):
 
 
 class CohortSettings(Settings):
-    """How many hospitals a round needs."""
+    """How many hospitals a round needs; `fedward provision` replaces `auto` by the numbers for the roster."""
 
-    min_cohort: int = Field(ge=3, le=1000, description="fewest contributors of a round")
+    threshold: Threshold | Literal["auto"] = Field(
+        description="t: how many hospitals must reveal their shares to unmask a sum; auto: floor(2n/3) + 1 of n"
+    )
+    min_cohort: Threshold | Literal["auto"] = Field(description="fewest contributors of a round; auto: the threshold")
+    assumed_colluders: int = Field(
+        ge=1,
+        le=998,
+        description="c: hospitals that may work together with the coordinator; 1 at least, for it takes one hospital's "
+        "CKKS key to read anything",
+    )
     round_timeout_s: float = Field(gt=0, le=86_400, description="a hospital that has not answered by then sits out")
     attempts: int = Field(ge=1, le=100, description="how often a round is asked for before the run stops")
+
+    def filled(self, hospitals: int) -> Self:
+        """These settings with numbers in place of `auto`, for a roster of that length.
+
+        Raises:
+            PlanError: If the numbers are unsound; see `common.plan_bounds.check_bounds`.
+        """
+        check_hospitals(hospitals)
+        threshold = default_threshold(hospitals) if self.threshold == "auto" else self.threshold
+        min_cohort = threshold if self.min_cohort == "auto" else self.min_cohort
+        settings = self.model_copy(update={"threshold": threshold, "min_cohort": min_cohort})
+        settings.check(hospitals)
+        return settings
+
+    def check(self, hospitals: int) -> None:
+        """Refuse settings that do not go with a roster of that length.
+
+        Raises:
+            PlanError: If a number is still `auto`, or unsound; see `common.plan_bounds.check_bounds`.
+        """
+        if self.threshold == "auto" or self.min_cohort == "auto":
+            key = "threshold" if self.threshold == "auto" else "min_cohort"
+            raise PlanError(f"cohort.{key}: seen 'auto' beside a roster; `fedward provision` sets a number")
+        check_bounds(
+            hospitals,
+            threshold=self.threshold,
+            min_cohort=self.min_cohort,
+            assumed_colluders=self.assumed_colluders,
+        )
 
 
 class MetricSettings(Settings):

@@ -22,7 +22,7 @@ FIRST_EPOCH = 1
 
 
 def agree(template: Plan, cards: Sequence[Card], coordinator: Identity) -> Plan:
-    """Fill a template with its federation and, where it says `auto`, the update bound.
+    """Fill a template with its federation and, where it says `auto`, the update bound and the numbers of its cohort.
 
     Raises:
         PlanError: If the plan is unsound for these hospitals, or already names hospitals.
@@ -30,8 +30,10 @@ def agree(template: Plan, cards: Sequence[Card], coordinator: Identity) -> Plan:
     if template.federation is not None:
         raise PlanError(f"plan '{template.name}' names its hospitals already; give provision a template without them")
     roster = tuple(Hospital(**card.model_dump()) for card in cards)
+    cohort = template.cohort.filled(len(roster))
     size = trainable_vector(plan_model(template)).size
     content = template.model_dump(mode="json")
+    content["cohort"] = cohort.model_dump(mode="json")
     content["federation"] = {
         "coordinator": coordinator.public_hex,
         "epoch": FIRST_EPOCH,

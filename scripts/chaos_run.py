@@ -20,7 +20,7 @@ from scripts.demo_run import command, start_tied
 from scripts.federation import free_ports
 from scripts.tcp_proxy import LOOPBACK, BadLink
 from server.progress import read_progress
-from server.store import Exchange, Store
+from server.store import Store
 
 POLL_S = 0.1
 START_TIMEOUT_S = 300.0
@@ -124,8 +124,8 @@ class ChaosFederation:
             await link.close()
 
 
-async def until(condition: Callable[[], bool], what: str, timeout_s: float) -> float:
-    """Poll until a condition holds; returns the seconds that it took.
+async def until(condition: Callable[[], bool], what: str, timeout_s: float) -> None:
+    """Poll until a condition holds.
 
     Raises:
         DeploymentError: If it never does.
@@ -135,18 +135,6 @@ async def until(condition: Callable[[], bool], what: str, timeout_s: float) -> f
         await asyncio.sleep(POLL_S)
         if asyncio.get_running_loop().time() - started > timeout_s:
             raise DeploymentError(f"{what}: not within {timeout_s:g} s; look at the logs")
-    return asyncio.get_running_loop().time() - started
-
-
-def contributions(exchanges: tuple[Exchange, ...], hospital: str) -> list[int]:
-    """Training rounds to which a hospital contributed."""
-    return [
-        exchange.round
-        for exchange in exchanges
-        if exchange.kind == "train"
-        for outcome in exchange.outcomes
-        if (outcome.hospital, outcome.outcome) == (hospital, "contributed")
-    ]
 
 
 def _works_in(process: psutil.Process, folder: str) -> bool:

@@ -27,12 +27,22 @@ Every key without a default must be there. A privacy parameter of the plan never
 PLAN = """
 What all hospitals agree to. Templates are `configs/plans/demo.yaml` (drawn lesions), `configs/plans/skin9.yaml` (nine
 classes of dermoscopy images) and `configs/plans/cnn.yaml` (a network trained whole). A template has no `federation`;
-`fedward provision` adds it and sets `encryption.update_norm_bound`. The SHA-256 of the plan's canonical form is its
-digest: it stands in every message, and a site takes part only in plans whose digest it approved.
+`fedward provision` adds it and sets `encryption.update_norm_bound`, `cohort.threshold` and `cohort.min_cohort` where
+they say `auto`. The SHA-256 of the plan's canonical form is its digest: it stands in every message, and a site takes
+part only in plans whose digest it approved.
 
-Beyond the ranges below a plan is refused if delta is not below 1/n for a hospital with n declared units, if
-`cohort.min_cohort` is larger than the roster, if a class, a hospital's name or a key stands twice, if the CKKS modulus
-has no room for the updates of the roster, and, at the site, if a trained layer is not supported by Opacus.
+Beyond the ranges below a plan is refused if delta is not below 1/n for a hospital with n declared units, if a class, a
+hospital's name or a key stands twice, if the CKKS modulus has no room for the updates of the roster, and, at the site,
+if a trained layer is not supported by Opacus. It is refused as well unless its n hospitals, `cohort.threshold` t,
+`cohort.min_cohort` and `cohort.assumed_colluders` c keep all of these:
+
+* n >= 3: each of two hospitals would read the other's update from their sum;
+* 2t >= n + c + 1: else the coordinator and c hospitals could have two different sums of one round revealed;
+* t <= `min_cohort` <= n: those who must reveal a sum are in it;
+* `min_cohort` - c >= 2: colluders take their own updates out of a sum, and two others' must be left.
+
+`auto` keeps them for every n with one colluder. n - `min_cohort` hospitals may drop out of a round: none of 3 (t = 3),
+one of 4 (t = 3) or 5 (t = 4), three of 10 (t = 7).
 """
 SITE = """
 What only this hospital decides. `configs/site.yaml` is a sample with comments. The site's own cap and policy win over

@@ -161,9 +161,11 @@ def adapt(template: Plan, options: DemoOptions, classes: tuple[str, ...]) -> Pla
 
     Raises:
         OperatorError: If the plan already names its hospitals, or a wish is out of range.
+        PlanError: If the plan's own numbers do not go with so many hospitals.
     """
     if template.federation is not None:
         raise OperatorError(f"{options.plan}: names its hospitals already; the demo makes its own: give it a template")
+    template.cohort.filled(options.hospitals)
     content = template.model_dump(mode="json")
     if len(classes) >= 2 and set(classes) != set(template.data.classes):
         print(f"the data has {len(classes)} classes of its own; the plan's are replaced", file=sys.stderr)
@@ -174,7 +176,6 @@ def adapt(template: Plan, options: DemoOptions, classes: tuple[str, ...]) -> Pla
         content["training"]["rounds"] = options.rounds
     if options.epsilon is not None:
         content["privacy"]["epsilon"] = options.epsilon
-    content["cohort"]["min_cohort"] = min(template.cohort.min_cohort, max(3, options.hospitals - 1))
     return parse_settings(yaml.safe_dump(content), Plan, source=f"{options.plan} with the command line's options")
 
 

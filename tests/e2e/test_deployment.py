@@ -40,7 +40,7 @@ def tiny_plan(path: Path) -> Path:
     content = yaml.safe_load((Path(__file__).parents[2] / "configs" / "plans" / "demo.yaml").read_text())
     content["model"] |= {"image_size": 64, "projection": 32}
     content["training"] |= {"rounds": ROUNDS}
-    content["cohort"] = {"min_cohort": 3, "round_timeout_s": 15, "attempts": 2}
+    content["cohort"] |= {"round_timeout_s": 15, "attempts": 2}
     path.write_text(yaml.safe_dump(content))
     return path
 

@@ -20,9 +20,9 @@ from server.store import Exchange, Store
 from tests.support.flower_federation import Federation, environment, wait_until
 from tests.support.proxies import Link
 
-NAMES = ("hospital-1", "hospital-2", "hospital-3", "hospital-4", "hospital-5")
-SLOW, CUT = "hospital-4", "hospital-5"
-STEADY = NAMES[:3]
+NAMES = ("hospital-1", "hospital-2", "hospital-3", "hospital-4", "hospital-5", "hospital-6")
+SLOW, CUT = "hospital-5", "hospital-6"
+STEADY = NAMES[:4]
 ROUNDS = 4
 ROUND_TIMEOUT_S = 10.0
 # 1 Mbit/s, and 300 ms there and back. An upload has 2.2 MB: 18 s, more than a round has.

@@ -60,7 +60,7 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> Joined:
     template = yaml.safe_load((Path(__file__).parents[2] / "configs" / "plans" / "demo.yaml").read_text())
     template["model"] |= {"image_size": 64, "projection": 32}
     template["training"] |= {"rounds": 1}
-    template["cohort"] = {"min_cohort": 3, "round_timeout_s": 60, "attempts": 2}
+    template["cohort"] |= {"round_timeout_s": 60, "attempts": 2}
     (base / "template.yaml").write_text(yaml.safe_dump(template))
     folder = base / "fed"
     folder.mkdir()

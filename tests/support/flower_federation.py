@@ -187,7 +187,10 @@ class Federation:
         template["encryption"]["update_norm_bound"] = 1.0
         template["metrics"]["released"] = "none"
         template["privacy"]["delta"] = 1e-5
-        template["cohort"] = {"min_cohort": 3, "round_timeout_s": self.round_timeout_s, "attempts": self.attempts}
+        # The fewest that are sound with one colluder, so that as many as possible may be away.
+        needed = (len(self.hospitals) + 1) // 2 + 1
+        template["cohort"] |= {"threshold": needed, "min_cohort": needed}
+        template["cohort"] |= {"round_timeout_s": self.round_timeout_s, "attempts": self.attempts}
         template["federation"] = {
             "coordinator": coordinator,
             "epoch": 1,

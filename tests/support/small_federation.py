@@ -50,7 +50,13 @@ TEMPLATE: dict[str, Any] = {
     },
     "privacy": {"mode": "local", "unit": "record", "epsilon": 8.0, "delta": 1.0e-5, "clip": 0.5},
     "encryption": {"preset": "compact", "update_norm_bound": "auto"},
-    "cohort": {"min_cohort": 3, "round_timeout_s": 60, "attempts": 3},
+    "cohort": {
+        "threshold": "auto",
+        "min_cohort": "auto",
+        "assumed_colluders": 1,
+        "round_timeout_s": 60,
+        "attempts": 3,
+    },
     "metrics": {"released": "confusion"},
 }
 

@@ -54,6 +54,9 @@ def changed(path: Path, key: str, value: object) -> dict[str, Any]:
 
 
 ROWS = make_rows(["h0", "h1", "h2"])
+TWO_HOSPITALS = (
+    "2 hospitals take part; at least 3 are allowed: each of two would read the other's update from their sum"
+)
 UNSIGNED = (
     "file.yaml: federation: h2: its row was not signed by the hospital itself, or was changed since; ask the hospital "
     "for the card that `fedward-client keygen` wrote"
@@ -70,7 +73,7 @@ def agreed(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 -- YAML values
         "trainable_parameters": 10,
         "hospitals": [dict(row) for row in ROWS],
     }
-    content["cohort"]["min_cohort"] = 3
+    content["cohort"] |= {"threshold": 3, "min_cohort": 3}
     for section, values in changes.items():
         content[section].update(values)
     return content
@@ -94,10 +97,15 @@ def test_the_sample_site_and_server_files_load() -> None:
     assert len(PLANS) >= 3
 
 
+COHORT_KEYS = "allowed here: assumed_colluders, attempts, min_cohort, round_timeout_s, threshold"
 # Key, value, and the whole sentence after "file.yaml: ".
 WRONG_PLANS: list[tuple[str, object, str]] = [
     ("privacy.epsilonn", 1, "unknown key 'privacy.epsilonn'; did you mean 'epsilon'?"),
-    ("cohort.colour", 1, "unknown key 'cohort.colour'; allowed here: attempts, min_cohort, round_timeout_s"),
+    (
+        "cohort.colour",
+        1,
+        "unknown key 'cohort.colour'; " + COHORT_KEYS,
+    ),
     ("privacy.epsilon", 0, "privacy.epsilon: seen 0; input should be greater than 0"),
     ("privacy.epsilon", -3.5, "privacy.epsilon: seen -3.5; input should be greater than 0"),
     ("privacy.epsilon", True, "privacy.epsilon: seen True; input should be a valid number"),
@@ -150,7 +158,7 @@ WRONG_PLANS: list[tuple[str, object, str]] = [
     (
         "cohort.\x1b[2J\nerror",
         1,
-        "unknown key 'cohort.\\x1b[2J\\nerror'; allowed here: attempts, min_cohort, round_timeout_s",
+        "unknown key 'cohort.\\x1b[2J\\nerror'; " + COHORT_KEYS,
     ),
     ("data.classes", ["a", "b", "a"], "data: classes: seen 'a' twice; every class stands once; remove one"),
     (
@@ -159,7 +167,28 @@ WRONG_PLANS: list[tuple[str, object, str]] = [
         "encryption.update_norm_bound: seen 'big'; input should be a valid number, or input should be 'auto'",
     ),
     ("encryption.preset", "loose", "encryption.preset: seen 'loose'; input should be 'compact' or 'precise'"),
-    ("cohort.min_cohort", 2, "cohort.min_cohort: seen 2; input should be greater than or equal to 3"),
+    (
+        "cohort.min_cohort",
+        2,
+        "cohort.min_cohort: seen 2; input should be greater than or equal to 3, or input should be 'auto'",
+    ),
+    (
+        "cohort.threshold",
+        "most",
+        "cohort.threshold: seen 'most'; input should be a valid integer, or input should be 'auto'",
+    ),
+    ("cohort.threshold", ..., "key 'cohort.threshold' is missing; add it"),
+    ("cohort.assumed_colluders", ..., "key 'cohort.assumed_colluders' is missing; add it"),
+    (
+        "cohort.assumed_colluders",
+        0,
+        "cohort.assumed_colluders: seen 0; input should be greater than or equal to 1",
+    ),
+    (
+        "cohort.assumed_colluders",
+        "auto",
+        "cohort.assumed_colluders: seen 'auto'; input should be a valid integer",
+    ),
 ]
 
 
@@ -190,7 +219,29 @@ def test_two_wrong_keys_get_two_lines() -> None:
         ),
         (
             agreed(cohort={"min_cohort": 4}),
-            "file.yaml: cohort.min_cohort: seen 4 with 3 hospitals; at most as many as hospitals is allowed",
+            (
+                "file.yaml: cohort.min_cohort: seen 4 with 3 hospitals and threshold 3; only 3 is allowed: "
+                "a round of more hospitals than there are never comes"
+            ),
+        ),
+        (
+            agreed(cohort={"assumed_colluders": 2}),
+            (
+                "file.yaml: cohort.assumed_colluders: seen 2 with 3 hospitals; at most 1 is allowed: "
+                "fewer than two others in a sum cannot hide each other"
+            ),
+        ),
+        (
+            agreed(cohort={"threshold": "auto"}),
+            "file.yaml: cohort.threshold: seen 'auto' beside a roster; `fedward provision` sets a number",
+        ),
+        (
+            agreed(cohort={"min_cohort": "auto"}),
+            "file.yaml: cohort.min_cohort: seen 'auto' beside a roster; `fedward provision` sets a number",
+        ),
+        (
+            agreed(federation={"hospitals": ROWS[:2]}),
+            "file.yaml: federation: " + TWO_HOSPITALS,
         ),
         (
             agreed(encryption={"update_norm_bound": "auto"}),

@@ -18,6 +18,7 @@ from common.errors import MalformedMessage
 from common.identity import Identity
 from common.messages import AggregateEntry, Applied, Manifest, SignedManifest, decode_request, header_bytes
 from common.plan import Plan
+from common.plan_bounds import default_threshold
 from server.aggregate import Aggregate
 from server.ask import Attempt, expected_answer
 from server.exchange import Collection
@@ -36,6 +37,7 @@ def plan_of(hospitals: int) -> Plan:
     content = yaml.safe_load((REPOSITORY / "configs" / "plans" / "skin9.yaml").read_text(encoding="utf-8"))
     content["training"]["rounds"] = 5000
     content["encryption"]["update_norm_bound"] = 1.0
+    content["cohort"] |= {"threshold": default_threshold(hospitals), "min_cohort": default_threshold(hospitals)}
     names = [f"hospital-{k}" for k in range(1, hospitals + 1)]
     roster = make_rows(names)
     content["federation"] = {

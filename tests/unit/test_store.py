@@ -44,6 +44,7 @@ def small_plan() -> Plan:
     content = yaml.safe_load((REPOSITORY / "configs" / "plans" / "skin9.yaml").read_text())
     content["training"]["rounds"] = 2
     content["encryption"]["update_norm_bound"] = 1.0
+    content["cohort"] |= {"threshold": 3, "min_cohort": 3}
     roster = make_rows(NAMES)
     content["federation"] = {"coordinator": "0" * 64, "epoch": 1, "trainable_parameters": 100, "hospitals": roster}
     return parse_settings(yaml.safe_dump(content), Plan, source="plan")
