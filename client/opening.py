@@ -26,7 +26,7 @@ class Opening:
 
     Args:
         delivered: The adverts in roster order, each with this hospital's sealed shares.
-        own: This hospital's secrets, if its advert is among them.
+        own: This hospital's secrets, if the advert that it made of them is among them.
     """
 
     delivered: tuple[DeliveredAdvert, ...]
@@ -87,17 +87,16 @@ def open_round(request: Request, member: Member, storage: RunStorage) -> Opening
     Raises:
         SplitViewError: If the round was opened with other adverts before.
         TranscriptError: If too few hospitals are in it, or it is not in roster order, or holds an advert of another
-            round, or another one of ours than we made.
+            round.
         BadSignature: If an advert was not signed by its hospital.
         MalformedMessage: If it comes with other shares than were signed.
         SiteStorageError: If the disk refuses.
     """
     _check(request, member)
     own = load_own_advert(member, storage, run=request.run, round_number=request.round)
-    mine = [one.advert for one in request.adverts if one.advert.hospital == member.hospital]
-    if own is not None and mine and mine[0] != own.full.advert:
-        raise TranscriptError(f"round {request.round} opens with another advert of ours than we sent; refuse it")
-    opening = Opening(request.adverts, own if mine else None)
+    # Another advert of ours is from before this site lost its disk: its secrets are gone, so it sits the round out.
+    known_here = own is not None and any(one.advert == own.full.advert for one in request.adverts)
+    opening = Opening(request.adverts, own if known_here else None)
     known = storage.load_opening(request.round)
     if known is None:
         storage.save_opening(request.round, canonical_bytes([one.model_dump(mode="json") for one in opening.delivered]))

@@ -27,6 +27,7 @@ class OpenExchange:
         parameters: The plan's CKKS parameters.
         chunks: Ciphertexts of an upload.
         identities: Public key, hex, of each hospital in the roster.
+        opening: Digest of the adverts that the round was opened with, hex; empty for what needs none.
     """
 
     kind: Kind
@@ -38,6 +39,7 @@ class OpenExchange:
     parameters: CkksParameters
     chunks: int
     identities: Mapping[str, str]
+    opening: str = ""
 
     @property
     def body_bytes(self) -> int:
@@ -59,6 +61,7 @@ class AdmittedReply:
 
     signed: SignedManifest
     upload: EncryptedVector | None
+    body: bytes
     frame_digest: str
 
 
@@ -79,7 +82,7 @@ def admit(frame: bytes, hospital: str, *, expected: OpenExchange, seen: Mapping[
             the one that was signed, or holds a word outside the ring; or if an observer sends a body.
         BadSignature: If this hospital did not sign it.
         WrongPlan: If it belongs to another run, plan, epoch or parameter set.
-        WrongRound: If it answers another kind, round or attempt.
+        WrongRound: If it answers another kind, round, attempt or opening.
         ReplayedMessage: If this hospital's reply to this attempt was admitted with other bytes.
     """
     reply = decode_reply(frame, dict(expected.identities))
@@ -92,7 +95,7 @@ def admit(frame: bytes, hospital: str, *, expected: OpenExchange, seen: Mapping[
             return None
         raise ReplayedMessage(f"a second, different reply of {hospital} to one request; refuse it")
     upload = _open_body(reply, expected)
-    return AdmittedReply(reply.signed, upload, digest)
+    return AdmittedReply(reply.signed, upload, reply.body, digest)
 
 
 def _check_place(manifest: Manifest, expected: OpenExchange) -> None:
@@ -105,6 +108,8 @@ def _check_place(manifest: Manifest, expected: OpenExchange) -> None:
             f"a reply of {manifest.hospital} answers {manifest.kind} {manifest.round}.{manifest.attempt}, "
             f"{expected.kind} {expected.round}.{expected.attempt} is open; refuse it"
         )
+    if manifest.opening != expected.opening:
+        raise WrongRound(f"a reply of {manifest.hospital} is for another opening of round {expected.round}; refuse it")
 
 
 def _open_body(reply: SignedReply, expected: OpenExchange) -> EncryptedVector | None:

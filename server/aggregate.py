@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.ckks import CkksParameters, EncryptedSum, EncryptedVector, add_in_place, encode_sum
-from common.messages import AggregateEntry, Applied, SignedManifest
+from common.ckks_parameters import SEED_BYTES
+from common.messages import AggregateEntry, Applied, SignedManifest, Transcript
+from server.masked_round import Unmasking
 
 StateKey = tuple[str, Applied]
 
@@ -20,6 +22,14 @@ class Aggregate:
 
     entry: AggregateEntry
     body: bytes
+
+
+def skipped(round_number: int, attempt: int) -> Aggregate:
+    """A round that ends without a sum."""
+    entry = AggregateEntry(
+        round=round_number, attempt=attempt, survivors=(), sum_bytes=0, transcript=None, witnesses=()
+    )
+    return Aggregate(entry, b"")
 
 
 @dataclass(slots=True)
@@ -62,21 +72,40 @@ class RunningSum:
         """Hospitals whose uploads are in another group: they hold another model."""
         return frozenset(name for group in self._groups.values() for name in group.members) - self.largest
 
-    def result(self, roster: Sequence[str], *, round_number: int, attempt: int) -> Aggregate:
-        """The sum of the largest group, with manifests and seeds in roster order.
+    def survivors(self, roster: Sequence[str]) -> tuple[SignedManifest, ...]:
+        """Manifests of the largest group, in the plan's order.
 
         Args:
-            roster: Names of all hospitals, in the plan's order.
-            round_number: The round that is closed.
-            attempt: Its attempt.
+            roster: Names of all hospitals, in that order.
         """
-        group = self._largest()
-        members = [group.members[name] for name in roster if name in group.members]
-        body = encode_sum(EncryptedSum(self._parameters, group.words, tuple(seeds for _, seeds in members)))
-        survivors = tuple(signed for signed, _ in members)
-        return Aggregate(
-            AggregateEntry(round=round_number, attempt=attempt, survivors=survivors, body_bytes=len(body)), body
+        members = self._largest().members
+        return tuple(members[name][0] for name in roster if name in members)
+
+    def unmasked(self, unmasking: Unmasking) -> tuple[Aggregate, Transcript]:
+        """The largest group's sum without its masks, and what shows that it is that; call it once.
+
+        Args:
+            unmasking: The shares for exactly this group.
+
+        Raises:
+            BadShare: If the shares do not give what was committed to; the sum is as before.
+        """
+        group, first = self._largest(), unmasking.survivors[0].manifest
+        parameters = self._parameters
+        upload_bytes = len(group.words) * (parameters.chunk_bytes + SEED_BYTES)
+        transcript = unmasking.transcript(upload_bytes)
+        unmasking.unmask(group.words, parameters, transcript)
+        seeds = tuple(group.members[name][1] for name in unmasking.names)
+        body = encode_sum(EncryptedSum(parameters, group.words, seeds))
+        entry = AggregateEntry(
+            round=first.round,
+            attempt=first.attempt,
+            survivors=unmasking.survivors,
+            sum_bytes=len(body),
+            transcript=None,
+            witnesses=(),
         )
+        return Aggregate(entry, body), transcript
 
     def _largest(self) -> _Group:
         key = max(self._groups, key=lambda k: (len(self._groups[k].members), k[1].round, k[0]))

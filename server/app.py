@@ -18,12 +18,14 @@ from common.identity import Identity
 from common.plan import Plan
 from common.server_config import ServerConfig, load_server
 from server.guard import refuse_learning_code, refuse_secret_key
+from server.history import StoredHistory
 from server.lock import hold
+from server.mask_store import MaskStore
 from server.one_by_one import OneByOneGrid
 from server.progress import Progress, ProgressFile
 from server.requests import RequestWriter, steps_after
 from server.run_folder import CONFIG_VARIABLE, CONNECT_TIMEOUT_KEY, PLAN_FILE, RUN_KEY, run_folder
-from server.store import Store, StoredHistory
+from server.store import Store
 from server.strategy import SecureAggregation
 
 log = logging.getLogger(__name__)
@@ -78,18 +80,19 @@ def _run(  # noqa: PLR0913 -- the parts of one run
             f"plan '{plan.name}' names another coordinator than the key {config.identity_key}; "
             "use the plan of this federation"
         )
-    writer = RequestWriter(plan, run, identity.sign, StoredHistory(store, run))
     steps = steps_after(plan, store.last_complete_round(run))
-    strategy = SecureAggregation(
-        writer,
-        steps,
-        grid=grid,
-        store=store,
-        progress=progress,
-        connect_timeout_s=float(context.run_config[CONNECT_TIMEOUT_KEY]),
-    )
-    # The stock loop calls nothing of a Grid but send_and_receive.
-    strategy.start(cast(Grid, grid), ArrayRecord(), num_rounds=len(steps), timeout=plan.cohort.round_timeout_s)
+    with contextlib.closing(MaskStore(config.folder, run)) as masks:
+        strategy = SecureAggregation(
+            RequestWriter(plan, run, identity.sign, StoredHistory(store, masks, run)),
+            steps,
+            grid=grid,
+            store=store,
+            masks=masks,
+            progress=progress,
+            connect_timeout_s=float(context.run_config[CONNECT_TIMEOUT_KEY]),
+        )
+        # The stock loop calls nothing of a Grid but send_and_receive.
+        strategy.start(cast(Grid, grid), ArrayRecord(), num_rounds=len(steps), timeout=plan.cohort.round_timeout_s)
     refuse_learning_code()
     store.end(run, "finished", reason="")
     progress.end("finished", "")

@@ -28,7 +28,7 @@ class Attempt:
     hospitals: dict[str, str] = field(default_factory=dict)
 
 
-def expected_answer(plan: Plan, run: str, step: Step, *, attempt: int) -> OpenExchange:
+def expected_answer(plan: Plan, run: str, step: Step, *, attempt: int, opening: str = "") -> OpenExchange:
     """What an answer to a request must say."""
     parameters = PRESETS[plan.encryption.preset]
     return OpenExchange(
@@ -41,4 +41,5 @@ def expected_answer(plan: Plan, run: str, step: Step, *, attempt: int) -> OpenEx
         parameters=parameters,
         chunks=chunks_for(plan.upload_values, parameters),
         identities={hospital.name: hospital.identity for hospital in plan.roster},
+        opening=opening,
     )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-
-from flwr.app import Message
 
 from common.errors import DeploymentError, PeerError
 from common.key_messages import (
@@ -20,11 +19,10 @@ from common.key_messages import (
     encode_document,
 )
 from common.messages import Kind
-from common.records import REQUEST, frame_to_record
 from server.exchange import NodeError
-from server.one_by_one import MESSAGE_TYPES, OneByOneGrid, answer_of
+from server.one_by_one import OneByOneGrid
 from server.progress import ProgressFile
-from server.requests import RequestWriter
+from server.requests import RequestWriter, Step
 from server.store import Outcome, Store
 
 log = logging.getLogger(__name__)
@@ -124,19 +122,9 @@ class KeyExchange:
 
     def _ask(self, kind: Kind, nodes: Mapping[str, int], body: bytes) -> dict[str, bytes | NodeError]:
         self._progress.open(kind, 0, attempt=0, connected=tuple(nodes))
-        messages = {
-            name: Message(
-                frame_to_record(self._writer.write_key_request(kind, name, body), REQUEST),
-                dst_node_id=node,
-                message_type=MESSAGE_TYPES[kind],
-                ttl=self._answer_within_s,
-                group_id=kind,
-            )
-            for name, node in nodes.items()
-        }
-        replies = list(self._grid.send_and_receive(messages.values(), timeout=self._answer_within_s))
-        names = {message.metadata.message_id: name for name, message in messages.items()}
-        return {names[reply.metadata.reply_to_message_id]: answer_of(reply) for reply in replies}
+        end = time.monotonic() + self._answer_within_s
+        frames = {name: self._writer.write_plain(Step(kind, 0), name, body=body) for name in nodes}
+        return dict(self._grid.ask(kind, frames, nodes, deadline=lambda: end, ttl_s=self._answer_within_s))
 
     def _signed(self, answer: bytes | NodeError | None, model: type[Signed], hospital: str) -> Signed | None:
         """A hospital's document, if it is one that it signed; one bad answer must not spoil the others' ceremony."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
@@ -19,9 +20,12 @@ from server.exchange import NodeError
 POLL_S = 0.1
 # How long one reply may keep the others waiting while it arrives.
 PATIENCE_S = 5.0
+Deadline = Callable[[], float]
 MESSAGE_TYPES: dict[Kind, str] = {
     **dict.fromkeys(KEY_KINDS, MessageType.QUERY),
     "hello": MessageType.QUERY,
+    "keys": MessageType.QUERY,
+    "unmask": MessageType.QUERY,
     "train": MessageType.TRAIN,
     "eval": MessageType.EVALUATE,
     "finish": MessageType.QUERY,
@@ -112,7 +116,8 @@ class OneByOneGrid:
         A message to a node that is gone yields nothing: Flower gives it no id.
         """
         identifiers = self.send(messages)
-        return self._replies(identifiers, None if timeout is None else time.monotonic() + timeout)
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        return self._replies(identifiers, lambda: end)
 
     def send(self, messages: Iterable[Message]) -> list[str]:
         """Send messages now; Flower's ids of those that it took."""
@@ -123,15 +128,35 @@ class OneByOneGrid:
             del message
         return [identifier for identifier in identifiers if identifier]
 
+    def ask(
+        self, kind: Kind, frames: Mapping[str, bytes], nodes: Mapping[str, int], *, deadline: Deadline, ttl_s: float
+    ) -> Iterator[tuple[str, bytes | NodeError]]:
+        """Send one small frame to each hospital; yield hospital and answer as they come.
+
+        Args:
+            kind: What is asked.
+            frames: Signed request per hospital.
+            nodes: Their node ids.
+            deadline: When to stop waiting, on the monotonic clock; asked before each look.
+            ttl_s: How long Flower keeps the requests, seconds.
+        """
+        names: dict[str, str] = {}
+        for name, frame in frames.items():
+            record, kind_of_message = frame_to_record(frame, REQUEST), MESSAGE_TYPES[kind]
+            message = Message(record, dst_node_id=nodes[name], message_type=kind_of_message, ttl=ttl_s, group_id=kind)
+            names |= dict.fromkeys(self.send([message]), name)
+        for reply in self._replies(list(names), deadline):
+            yield names[reply.metadata.reply_to_message_id], answer_of(reply)
+
     def answer(self, identifier: str) -> bytes | NodeError | None:
         """The answer to a message, if it has come."""
         replies = self._pull(identifier, wait_s=PATIENCE_S)
         return answer_of(replies[0]) if replies else None
 
-    def _replies(self, pending: list[str], deadline: float | None) -> Iterator[Message]:
-        while pending and (deadline is None or time.monotonic() < deadline):
+    def _replies(self, pending: list[str], deadline: Deadline) -> Iterator[Message]:
+        while pending and time.monotonic() < deadline():
             candidate = pending.pop(0)
-            left_s = PATIENCE_S if deadline is None else min(PATIENCE_S, deadline - time.monotonic())
+            left_s = min(PATIENCE_S, deadline() - time.monotonic())
             replies = self._pull(candidate, wait_s=max(0.0, left_s))
             yield from replies
             if not replies:

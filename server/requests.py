@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from common.messages import Kind, Request, encode_request
+from common.mask_messages import DeliveredAdvert
+from common.messages import AggregateEntry, Kind, Request, SignedManifest, encode_request
 from common.plan import Plan
 from server.aggregate import Aggregate
+from server.masked_round import Opening
+
+Survivors = tuple[SignedManifest, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +22,11 @@ class Step:
 
     kind: Kind
     round: int
+
+    @property
+    def takes_uploads(self) -> bool:
+        """Whether hospitals contribute to it."""
+        return self.kind in ("train", "eval")
 
 
 HELLO = Step("hello", 0)
@@ -94,12 +103,15 @@ class RequestWriter:
             Rounds(missing.first, min(missing.last, missing.first + limits.aggregates - 1))
         ):
             entries, bodies = entries + entry_bytes, bodies + body_bytes
-            if last >= missing.first and (entries > limits.header_bytes or bodies > limits.body_bytes):
+            # Skipped rounds go with the sum before them: the manifests that vouch for it cover them too.
+            if body_bytes and last >= missing.first and (entries > limits.header_bytes or bodies > limits.body_bytes):
                 break
             last += 1
         return Rounds(missing.first, last)
 
-    def write(self, step: Step, *, attempt: int, rounds: Mapping[str, Rounds]) -> Iterator[tuple[str, bytes]]:
+    def write(
+        self, step: Step, *, attempt: int, rounds: Mapping[str, Rounds], opening: Opening | None = None
+    ) -> Iterator[tuple[str, bytes]]:
         """Hospital and signed frame, one at a time.
 
         Hospitals that get the same aggregates share what was read once: whoever drops each frame before asking for the
@@ -109,41 +121,66 @@ class RequestWriter:
             step: What is asked for.
             attempt: Attempt of that step.
             rounds: Recipients, and the aggregates that each of them gets.
+            opening: What the round is opened with, where uploads are asked for.
         """
         for sent in sorted(set(rounds.values())):
-            yield from self._write_alike(step, attempt, sent=sent, to=[name for name in rounds if rounds[name] == sent])
+            aggregates = self.history.aggregates(sent)
+            entries = tuple(aggregate.entry for aggregate in aggregates)
+            body = b"".join(aggregate.body for aggregate in aggregates)
+            del aggregates
+            digest = hashlib.sha256(body).hexdigest()
+            for hospital in [name for name in rounds if rounds[name] == sent]:
+                position = self.plan.agreed.position(hospital)
+                yield (
+                    hospital,
+                    self._encode(
+                        step,
+                        hospital,
+                        attempt=attempt,
+                        body=body,
+                        digest=digest,
+                        aggregates=entries,
+                        adverts=opening.delivered_to(position) if opening else (),
+                    ),
+                )
 
-    def write_key_request(self, kind: Kind, hospital: str, body: bytes) -> bytes:
-        """A signed frame of the key ceremony for one hospital."""
+    def write_plain(
+        self, step: Step, hospital: str, *, attempt: int = 0, body: bytes = b"", survivors: Survivors = ()
+    ) -> bytes:
+        """A signed frame for one hospital that carries no aggregates.
+
+        Args:
+            step: What is asked for.
+            hospital: The recipient.
+            attempt: Attempt of that step.
+            body: What the key ceremony forwards.
+            survivors: Whose uploads are to be unmasked.
+        """
+        return self._encode(step, hospital, attempt=attempt, body=body, survivors=survivors)
+
+    def _encode(  # noqa: PLR0913 -- the fields of a request
+        self,
+        step: Step,
+        hospital: str,
+        *,
+        attempt: int,
+        body: bytes,
+        digest: str = "",
+        aggregates: tuple[AggregateEntry, ...] = (),
+        adverts: tuple[DeliveredAdvert, ...] = (),
+        survivors: Survivors = (),
+    ) -> bytes:
         request = Request(
-            kind=kind,
+            kind=step.kind,
             run=self.run,
             plan=self.plan.digest,
             epoch=self.plan.agreed.epoch,
-            round=0,
-            attempt=0,
+            round=step.round,
+            attempt=attempt,
             hospital=hospital,
-            aggregates=(),
-            body_sha256=hashlib.sha256(body).hexdigest(),
+            aggregates=aggregates,
+            adverts=adverts,
+            survivors=survivors,
+            body_sha256=digest or hashlib.sha256(body).hexdigest(),
         )
         return encode_request(request, body, self.sign)
-
-    def _write_alike(self, step: Step, attempt: int, *, sent: Rounds, to: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-        aggregates = self.history.aggregates(sent)
-        entries = tuple(aggregate.entry for aggregate in aggregates)
-        body = b"".join(aggregate.body for aggregate in aggregates)
-        del aggregates
-        digest = hashlib.sha256(body).hexdigest()
-        for hospital in to:
-            request = Request(
-                kind=step.kind,
-                run=self.run,
-                plan=self.plan.digest,
-                epoch=self.plan.agreed.epoch,
-                round=step.round,
-                attempt=attempt,
-                hospital=hospital,
-                aggregates=entries,
-                body_sha256=digest,
-            )
-            yield hospital, encode_request(request, body, self.sign)

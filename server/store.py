@@ -1,24 +1,20 @@
-"""The coordinator's durable store: runs, encrypted aggregates, what each hospital did. SQLite, fully synchronous."""
+"""The coordinator's durable store: runs, encrypted aggregates, what each hospital did."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sqlite3
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from common.errors import ConfigError, StoreError
-from common.messages import AggregateEntry, Kind, header_bytes
+from common.messages import AggregateEntry, Kind
+from common.wire import header_bytes
 from server.aggregate import Aggregate
-
-FILE_NAME = "store.db"
-BUSY_TIMEOUT_S = 30.0
+from server.database import Database
 
 RunState = Literal["running", "finished", "stopped"]
-OutcomeKind = Literal["contributed", "observed", "failed", "late", "diverged", "catching-up", "absent"]
+OutcomeKind = Literal["contributed", "observed", "answered", "failed", "late", "diverged", "catching-up", "absent"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -26,7 +22,7 @@ CREATE TABLE IF NOT EXISTS runs (
     state TEXT NOT NULL, reason TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS exchanges (
     run TEXT NOT NULL REFERENCES runs(run), round INTEGER NOT NULL, attempt INTEGER NOT NULL, kind TEXT NOT NULL,
-    seconds REAL NOT NULL, outcomes TEXT NOT NULL, entry TEXT, body BLOB, PRIMARY KEY (run, round, attempt));
+    seconds REAL NOT NULL, outcomes TEXT NOT NULL, entry TEXT, body BLOB, PRIMARY KEY (run, round, attempt, kind));
 CREATE TABLE IF NOT EXISTS deals (plan_digest TEXT PRIMARY KEY, deal BLOB NOT NULL);
 """
 
@@ -37,7 +33,8 @@ class Outcome:
 
     Args:
         hospital: Its name.
-        outcome: contributed: its upload is in the sum; observed: it answered without one; failed: it, its gateway or
+        outcome: contributed: its upload is in the sum; observed: it answered without one; answered: it sent its
+            advert or shares; failed: it, its gateway or
             the admission refused; late: no answer in time; diverged: it holds another model; catching-up: it was not
             asked, for it is still being sent what it missed; absent: not connected.
         code: Name of the error behind observed, failed or catching-up, or empty.
@@ -77,35 +74,11 @@ class Run:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class StoredHistory:
-    """The completed rounds of one run, as `server.requests` wants them."""
-
-    store: Store
-    run: str
-
-    def aggregates(self, rounds: tuple[int, int]) -> tuple[Aggregate, ...]:
-        """The aggregates of rounds first to last; raises StoreError if one is missing."""
-        return self.store.aggregates(self.run, *rounds)
-
-    def sizes(self, rounds: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """Bytes of each one's entry and body."""
-        return self.store.sizes(self.run, *rounds)
-
-
-class Store:
+class Store(Database):
     """Opens or makes the store in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE_NAME
-        with self._reporting():
-            self._connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.executescript(_SCHEMA)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
+        super().__init__(folder, schema=_SCHEMA)
 
     def begin(self, run: str, *, plan_digest: str, plan_json: str, now: float) -> None:
         """Record a run as running, or take up one that was interrupted.
@@ -175,14 +148,17 @@ class Store:
 
     def exchanges(self, run: str) -> tuple[Exchange, ...]:
         """All exchanges of a run in their order."""
-        query = "SELECT round, attempt, kind, seconds, outcomes FROM exchanges WHERE run = ? ORDER BY round, attempt"
+        query = (
+            "SELECT round, attempt, kind, seconds, outcomes FROM exchanges WHERE run = ? ORDER BY round, attempt, "
+            "CASE kind WHEN 'keys' THEN 0 WHEN 'unmask' THEN 2 ELSE 1 END"
+        )
         return tuple(
             Exchange(number, attempt, kind, seconds, tuple(Outcome(**item) for item in json.loads(outcomes)))
             for number, attempt, kind, seconds, outcomes in self._rows(query, (run,))
         )
 
     def last_complete_round(self, run: str) -> int:
-        """Number of the last round with an aggregate; 0 before any."""
+        """Number of the last round that is over, with a sum or skipped; 0 before any."""
         query = "SELECT COALESCE(MAX(round), 0) FROM exchanges WHERE run = ? AND entry IS NOT NULL"
         return int(self._rows(query, (run,))[0][0])
 
@@ -202,29 +178,3 @@ class Store:
         if len(rows) != max(0, last - first + 1):
             raise StoreError(f"{self.path}: holds {len(rows)} of the rounds {first} to {last}; restore a backup")
         return tuple(Aggregate(AggregateEntry.model_validate_json(entry), body) for entry, body in rows)
-
-    def _rows(self, query: str, parameters: tuple[str | int, ...]) -> list[tuple[Any, ...]]:
-        with self._reporting():
-            return self._connection.execute(query, parameters).fetchall()
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._reporting():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                # SQLite has rolled back by itself after a full disk.
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _reporting(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"{self.path}: the store refuses ({error}); free disk space or restore the file"
-            ) from error

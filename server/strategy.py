@@ -1,4 +1,7 @@
-"""The Flower strategy: each of Flower's rounds is one step of the run (hello, train, eval, finish)."""
+"""The Flower strategy: each of Flower's rounds is one step of the run (hello, train, eval, finish).
+
+A step that takes uploads ends with their unmasking; its adverts came with the shares of the step before.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,18 @@ from common.errors import DeploymentError, NobodyContributes
 from common.plan import Plan
 from server.ask import Attempt, expected_answer
 from server.catch_up import CatchUp
+from server.connections import Connections
 from server.exchange import Collection, explain
 from server.key_exchange import KeyExchange
+from server.mask_exchange import MaskExchange
+from server.mask_store import MaskStore
 from server.one_by_one import OneByOneGrid, answer_of, messages_of
 from server.progress import ProgressFile
 from server.requests import RequestWriter, Rounds, Step
+from server.round_end import RoundEnd
 from server.store import Exchange, Outcome, Store
 
 log = logging.getLogger(__name__)
-
-CONNECTION_POLL_S = 0.25
 
 
 class SecureAggregation(Strategy):
@@ -35,6 +40,7 @@ class SecureAggregation(Strategy):
         steps: What is left of the run, in order.
         grid: Where messages go; the same that `start` gets.
         store: Where each exchange is recorded before the next opens.
+        masks: What is kept of open rounds.
         progress: What the operator sees.
         connect_timeout_s: How long the first step waits for all hospitals, seconds.
     """
@@ -46,11 +52,13 @@ class SecureAggregation(Strategy):
         *,
         grid: OneByOneGrid,
         store: Store,
+        masks: MaskStore,
         progress: ProgressFile,
         connect_timeout_s: float,
     ) -> None:
         self._writer, self._steps, self._grid = writer, steps, grid
         self._store, self._progress, self._connect_timeout_s = store, progress, connect_timeout_s
+        self._masks = masks
         self._plan: Plan = writer.plan
         self._names = tuple(hospital.name for hospital in self._plan.roster)
         self._applied: dict[str, int] = {}
@@ -58,6 +66,11 @@ class SecureAggregation(Strategy):
         answer_within_s = self._plan.cohort.round_timeout_s
         self._catch_up = CatchUp(writer, grid, applied=self._applied, answer_within_s=answer_within_s)
         self._keys = KeyExchange(writer, grid, progress=progress, store=store, answer_within_s=answer_within_s)
+        self._connections = Connections(self._plan, grid, catch_up=self._catch_up, progress=progress)
+        self._rounds = MaskExchange(writer, grid, store=store, masks=masks, progress=progress)
+        self._round_end = RoundEnd(
+            self._plan, writer.run, store=store, masks=masks, exchange=self._rounds, ready=self._connections.ready
+        )
 
     def summary(self) -> None:
         """Say what will run."""
@@ -69,13 +82,18 @@ class SecureAggregation(Strategy):
         """Open the step's first attempt: one signed request per connected hospital that is up to date."""
         del arrays, config, grid
         step, cohort = self._steps[server_round - 1], self._plan.cohort
+        opened = self._masks.opened(step.round) if step.takes_uploads else None
+        if opened is not None and opened.survivors is not None:
+            # It was interrupted after it had asked for shares: no other sum of this round can be asked for.
+            return ()
         if server_round == 1:
-            nodes = self._wait_for(step, len(self._names), timeout_s=self._connect_timeout_s)
+            nodes = self._connections.wait_for(step, len(self._names), timeout_s=self._connect_timeout_s)
         else:
-            nodes = self._wait_for(step, self._plan.min_cohort, timeout_s=cohort.round_timeout_s)
+            nodes = self._connections.wait_for(step, self._plan.needed, timeout_s=cohort.round_timeout_s)
         if step.kind == "finish" and cohort.attempts == 1:
-            nodes = self._wait_until_caught_up(step)
-        return self._request(step, nodes, attempt=0)
+            nodes = self._connections.wait_until_caught_up(step)
+        # A round that was interrupted goes on with its last attempt: the same request gets the same bytes.
+        return self._request(step, nodes, attempt=opened.attempt if opened else 0)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -89,25 +107,29 @@ class SecureAggregation(Strategy):
         """
         step, attempts = self._steps[server_round - 1], self._plan.cohort.attempts
         opened, dealt = self._open, False
+        if opened is None and step.takes_uploads:
+            self._round_end.resume(step)
         while opened is not None:
             outcomes = self._close(step, opened, replies)
             wanted = self._still_wanted(step, opened)
             if not dealt and self._keys.is_missing(outcomes):
                 dealt = True
-                self._keys.bring(self._connected(), needed=bool(wanted))
+                self._keys.bring(self._connections.now(), needed=bool(wanted))
                 if wanted:
                     # No attempt was spent: without the key nobody could answer.
-                    again = self._request(step, self._connected(), attempt=opened.number)
+                    again = self._request(step, self._connections.now(), attempt=opened.number)
                     replies = self._grid.send_and_receive(again, timeout=self._plan.cohort.round_timeout_s)
                     opened = self._open
                     continue
             sitting_out = [o for o in outcomes if o.outcome == "observed" and opened.collection.expected.wants_uploads]
-            hopeless = len(self._names) - len(sitting_out) < self._plan.min_cohort
+            hopeless = len(self._names) - len(sitting_out) < self._plan.needed
             last = opened.number + 1 == attempts
             if wanted and step.kind != "finish" and (hopeless or last):
                 stop = NobodyContributes if hopeless else DeploymentError
                 raise stop(self._stop_reason(step, outcomes, opened))
             self._open = None
+            if step.takes_uploads and not wanted:
+                self._round_end.unmask(step, opened.collection.total, attempt=opened.number)
             if wanted and not last:
                 messages = self._ask_again(step, wanted, opened)
                 replies = self._grid.send_and_receive(messages, timeout=self._plan.cohort.round_timeout_s)
@@ -126,57 +148,20 @@ class SecureAggregation(Strategy):
         del server_round, replies
         return None
 
-    def _wait_for(self, step: Step, wanted: int, *, timeout_s: float) -> dict[str, int]:
-        """Node ids of the connected hospitals, once `wanted` can be asked, or at the end of the time the minimum can.
-
-        The time is counted anew whenever a hospital catches up on a page.
-
-        Raises:
-            DeploymentError: If fewer than the minimum cohort can be asked by then.
-        """
-        started, seen = time.monotonic(), None
-        self._catch_up.open_step()
-        while True:
-            connected = self._connected()
-            behind = self._catch_up.tend(connected, last=step.round - 1)
-            ready = len(connected) - len(behind)
-            if ready >= wanted:
-                return connected
-            if time.monotonic() >= max(started, self._catch_up.moved) + timeout_s:
-                break
-            if tuple(connected) != seen:
-                seen = tuple(connected)
-                self._progress.waiting(seen)
-            time.sleep(CONNECTION_POLL_S)
-        if ready < self._plan.min_cohort:
-            late = f"; {', '.join(sorted(behind))} did not catch up on the rounds missed" if behind else ""
-            raise DeploymentError(
-                f"{ready} of {len(self._names)} hospitals are connected after {timeout_s:g} s "
-                f"({', '.join(n for n in connected if n not in behind) or 'none'}), "
-                f"{self._plan.min_cohort} are needed{late}; start the others"
-            )
-        return connected
-
-    def _wait_until_caught_up(self, step: Step) -> dict[str, int]:
-        """Node ids of the connected hospitals, once no page is under way to any of them."""
-        while True:
-            connected = self._connected()
-            behind = self._catch_up.tend(connected, last=step.round - 1)
-            if not any(self._catch_up.is_busy(hospital) for hospital in behind):
-                return connected
-            time.sleep(CONNECTION_POLL_S)
-
-    def _connected(self) -> dict[str, int]:
-        return {name: node for name, node in self._grid.nodes().items() if name in self._names}
-
     def _request(self, step: Step, nodes: dict[str, int], *, attempt: int) -> Iterator[Message]:
         """Open an attempt with those that are not behind; its messages are written as they are taken."""
         behind = self._catch_up.tend(nodes, last=step.round - 1)
         asked = {name: node for name, node in nodes.items() if name not in behind}
+        opening = self._rounds.opening(step.round, asked) if step.takes_uploads else None
+        if opening is not None:
+            self._masks.open(step.round, opening, attempt=attempt)
         collection = Collection(
-            expected_answer(self._plan, self._writer.run, step, attempt=attempt),
+            expected_answer(
+                self._plan, self._writer.run, step, attempt=attempt, opening=opening.digest if opening else ""
+            ),
             {name: self._catch_up.sent_bytes(name) for name in asked},
             catching_up={name: self._catch_up.outcome(name) for name in behind},
+            keep=lambda name, body: self._masks.save_upload(step.round, attempt, hospital=name, body=body),
         )
         self._open = Attempt(step, attempt, asked, collection)
         self._progress.open(step.kind, step.round, attempt=attempt, connected=tuple(nodes))
@@ -184,18 +169,20 @@ class SecureAggregation(Strategy):
             # Its bytes are counted when the exchange closes.
             self._progress.record(replace(outcome, down_bytes=0), step.round)
         rounds = {name: Rounds(self._applied.get(name, 0) + 1, step.round - 1) for name in asked}
-        frames = self._writer.write(step, attempt=attempt, rounds=rounds)
+        frames = self._writer.write(step, attempt=attempt, rounds=rounds, opening=opening)
         return messages_of(self._open, frames, ttl_s=self._plan.cohort.round_timeout_s)
 
     def _ask_again(self, step: Step, wanted: frozenset[str], opened: Attempt) -> Iterable[Message]:
         """The next attempt; nothing if the hospitals that should get their last aggregate are gone."""
         if step.kind == "finish":
             self._catch_up.open_step()
-            nodes = {name: node for name, node in self._wait_until_caught_up(step).items() if name in wanted}
+            nodes = {
+                name: node for name, node in self._connections.wait_until_caught_up(step).items() if name in wanted
+            }
             return self._request(step, nodes, attempt=opened.number + 1) if nodes else ()
         log.warning("%s %d attempt %d fell short; asking again", step.kind, step.round, opened.number)
-        cohort = self._plan.cohort
-        nodes = self._wait_for(step, self._plan.min_cohort, timeout_s=cohort.round_timeout_s)
+        timeout_s = self._plan.cohort.round_timeout_s
+        nodes = self._connections.wait_for(step, self._plan.needed, timeout_s=timeout_s)
         return self._request(step, nodes, attempt=opened.number + 1)
 
     def _still_wanted(self, step: Step, opened: Attempt) -> frozenset[str]:
@@ -203,10 +190,10 @@ class SecureAggregation(Strategy):
         if step.kind == "finish":
             return (frozenset(opened.nodes) | opened.collection.catching_up.keys()) - opened.collection.answered
         done = _done(opened.collection)
-        return frozenset() if len(done) >= self._plan.min_cohort else frozenset(self._names) - done
+        return frozenset() if len(done) >= self._plan.needed else frozenset(self._names) - done
 
     def _close(self, step: Step, opened: Attempt, replies: Iterable[Message]) -> tuple[Outcome, ...]:
-        """Take all replies and record the exchange, with its aggregate if there is one."""
+        """Take all replies and record the exchange."""
         collection = opened.collection
         for reply in replies:
             hospital = opened.hospitals[reply.metadata.reply_to_message_id]
@@ -214,20 +201,17 @@ class SecureAggregation(Strategy):
             log.info("%s %d: %s %s %s", step.kind, step.round, hospital, outcome.outcome, outcome.code)
             self._progress.record(outcome, step.round)
         self._applied |= collection.applied
-        aggregate = None
-        if collection.expected.wants_uploads and not self._still_wanted(step, opened):
-            aggregate = collection.total.result(self._names, round_number=step.round, attempt=opened.number)
         seconds = time.monotonic() - opened.started
         outcomes = collection.outcomes(seconds)
         exchange = Exchange(step.round, opened.number, step.kind, round(seconds, 3), outcomes)
-        self._store.save(self._writer.run, exchange, aggregate)
+        self._store.save(self._writer.run, exchange, None)
         for outcome in outcomes:
             if outcome.outcome in ("late", "absent", "diverged", "catching-up"):
                 self._progress.record(outcome, step.round)
         return outcomes
 
     def _stop_reason(self, step: Step, outcomes: tuple[Outcome, ...], opened: Attempt) -> str:
-        done, needed = _done(opened.collection), self._plan.min_cohort
+        done, needed = _done(opened.collection), self._plan.needed
         return (
             f"{step.kind} {step.round} stopped at attempt {opened.number + 1} of {self._plan.cohort.attempts}: "
             f"{len(done)} of {len(self._names)} hospitals answered as asked, {needed} are needed; "

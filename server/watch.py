@@ -36,8 +36,7 @@ async def submit(config: ServerConfig, run: str, *, connect_timeout_s: float) ->
     answer = await flwr(config, "run", str(write_flower_app(config)), CONNECTION, "--run-config", overrides)
     if not answer.get("success"):
         raise DeploymentError(
-            f"the run was not taken: {_last_line(answer.get('error-message'))}; "
-            "look into logs/superlink.log"
+            f"the run was not taken: {_last_line(answer.get('error-message'))}; look into logs/superlink.log"
         )
     return str(answer["run-id"])
 

@@ -1,0 +1,83 @@
+"""The end of a round: the masks are taken off the survivors' sum, or the round is skipped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from common.ckks import decode_upload
+from common.errors import BadShare, LocalProtocolError
+from common.plan import Plan
+from server.aggregate import RunningSum, skipped
+from server.ask import expected_answer
+from server.mask_exchange import MaskExchange
+from server.mask_store import MaskStore
+from server.masked_round import Unmasking
+from server.requests import Step
+from server.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class RoundEnd:
+    """Ends rounds whose uploads are in.
+
+    Args:
+        plan: The plan.
+        run: The run.
+        store: Where sums are kept.
+        masks: What is kept of open rounds.
+        exchange: Asks for shares.
+        ready: Node ids of the hospitals that can be asked in a step.
+    """
+
+    def __init__(  # noqa: PLR0913 -- the parts of one run
+        self,
+        plan: Plan,
+        run: str,
+        *,
+        store: Store,
+        masks: MaskStore,
+        exchange: MaskExchange,
+        ready: Callable[[Step], Mapping[str, int]],
+    ) -> None:
+        self._plan, self._run, self._store, self._masks = plan, run, store, masks
+        self._exchange, self._ready = exchange, ready
+        self._names = tuple(hospital.name for hospital in plan.roster)
+
+    def resume(self, step: Step) -> None:
+        """Go on with a round that was interrupted while its shares were asked for."""
+        opened = self._masks.opened(step.round)
+        if opened is None or opened.survivors is None:
+            return
+        digest = opened.opening.digest
+        expected = expected_answer(self._plan, self._run, step, attempt=opened.attempt, opening=digest)
+        total = RunningSum(expected.parameters)
+        for signed in opened.survivors:
+            body = self._masks.upload(step.round, opened.attempt, hospital=signed.manifest.hospital)
+            total.add(signed, decode_upload(body, expected.chunks, expected.parameters))
+        self.unmask(step, total, attempt=opened.attempt)
+
+    def unmask(self, step: Step, total: RunningSum, *, attempt: int) -> None:
+        """Have the masks of the largest group taken off and record its sum, or that the round is skipped."""
+        opened = self._masks.opened(step.round)
+        if opened is None:
+            raise LocalProtocolError(f"round {step.round} is to be unmasked and was never opened")
+        survivors = total.survivors(self._names)
+        self._masks.ask_for(step.round, survivors)
+        unmasking = Unmasking(self._plan, self._run, opened.opening, survivors)
+        exchange = self._exchange.unmask(unmasking, lambda: self._ready(step))
+        aggregate, transcript = skipped(step.round, attempt), None
+        if unmasking.is_enough:
+            try:
+                aggregate, transcript = total.unmasked(unmasking)
+            except BadShare as error:
+                log.warning("%s", error)
+                self._exchange.distrust(frozenset(unmasking.liars))
+        if transcript is None:
+            log.warning("round %d is skipped: its sum cannot be unmasked; its charges stay", step.round)
+        else:
+            # Before the sum: a sum without it could be verified by nobody.
+            self._masks.save_transcript(step.round, attempt, transcript)
+        self._store.save(self._run, exchange, aggregate)
+        self._masks.forget()
