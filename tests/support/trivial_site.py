@@ -18,18 +18,35 @@ from pathlib import Path
 
 import numpy as np
 
+from client.advert import own_advert
 from client.gateway import gateway_children
+from client.member import Member
+from client.opening import Opening, known_opening, open_round
+from client.recompute import recompute
+from client.reveal import Revealer
 from client.service import serve
+from client.storage import RunStorage
+from client.verify import Expectation, check_history, verify_aggregate
 from common.child import Child, ChildEvent
 from common.ckks import PRESETS, EncryptedVector, chunks_for, encode_upload
 from common.config import load_settings
-from common.errors import FedwardError, TranscriptError, WrongPlan, WrongRound
+from common.errors import BudgetExceeded, FedwardError, WrongPlan, WrongRound
 from common.identity import Identity
-from common.messages import Applied, Manifest, Request, decode_request, encode_reply
+from common.mask_messages import FullAdvert, encode_document
+from common.messages import (
+    NOTHING_APPLIED,
+    Applied,
+    Manifest,
+    Request,
+    SignedRequest,
+    decode_reply,
+    decode_request,
+    encode_reply,
+)
 from common.plan import Plan
 from common.site_config import GatewaySettings
 from common.supervise import supervise
-from common.transcript import EMPTY_CHAIN, aggregate_root, extend_chain, merkle_root
+from common.transcript import EMPTY_CHAIN, aggregate_root, merkle_root
 
 LONGEST_HOLD_S = 60.0
 
@@ -39,7 +56,8 @@ class TrivialSite:
 
     def __init__(self, name: str, folder: Path, plan: Plan) -> None:
         self._name, self._folder, self._plan = name, folder, plan
-        self._identity = Identity.load(folder / "identity.key")
+        identity, box = Identity.load(folder / "identity.key"), (folder / "box.key").read_bytes()
+        self._member = Member(plan, name, identity, box, plan.needed)
         self._state = folder / "applied.json"
 
     def answer(self, frame: bytes) -> bytes:
@@ -48,27 +66,79 @@ class TrivialSite:
         request = signed.request
         if request.hospital != self._name or request.plan != self._plan.digest:
             raise WrongPlan("a request for another hospital or plan; refuse it")
-        applied = self._applied()
-        for entry, body in zip(request.aggregates, signed.aggregate_bodies(), strict=True):
-            if entry.round <= applied.round:
-                # Asked again after a crash: these are applied already.
-                continue
-            if entry.round != applied.round + 1:
-                raise TranscriptError("aggregates out of order; refuse them")
-            root = aggregate_root(body)
-            (self._folder / f"aggregate-{entry.round}.json").write_text(entry.model_dump_json())
-            (self._folder / f"aggregate-{entry.round}.bin").write_bytes(body)
-            applied = Applied(round=entry.round, root=root, chain=extend_chain(applied.chain, entry.round, root))
-            self._state.write_text(applied.model_dump_json())
-        if request.kind not in ("hello", "finish") and applied.round != request.round - 1:
+        storage = RunStorage(self._folder / "runs" / request.run, plan=self._plan.digest)
+        applied = self._catch_up(signed, storage)
+        if request.kind == "keys":
+            if self._observes:
+                raise BudgetExceeded("this site only observes")
+            return encode_document(self._advert(request.round, request.run, storage))
+        if request.kind in ("hello", "finish"):
+            return self._reply(request, applied, body=b"", opening="")
+        if applied.round != request.round - 1:
             raise WrongRound("aggregates are missing; send them")
+        if request.kind == "unmask":
+            return self._reveal(request, applied, storage)
         self._hold(request.round)
-        return self._reply(request, applied)
+        opening = open_round(request, self._member, storage)
+        stored = storage.load_reply(request.round, request.attempt)
+        if stored is None:
+            body = self._upload(request, opening)
+            stored = self._reply(request, applied, body=body, opening=opening.digest)
+            storage.save_reply(request.round, request.attempt, stored)
+        return stored
+
+    @property
+    def _observes(self) -> bool:
+        return (self._folder / "observe").exists()
+
+    def _catch_up(self, signed: SignedRequest, storage: RunStorage) -> Applied:
+        """Verify and take up what comes, like `client.history`, and decrypt nothing."""
+        request, applied = signed.request, self._applied()
+        pairs = zip(request.aggregates, signed.aggregate_bodies(), strict=True)
+        fresh = [(entry, body) for entry, body in pairs if entry.round > applied.round]
+        roots = [aggregate_root(body[: entry.sum_bytes]) if entry.survivors else "" for entry, body in fresh]
+        check_history([e for e, _ in fresh], roots, member=self._member, run=request.run, applied=applied)
+        for (entry, body), root in zip(fresh, roots, strict=True):
+            if entry.survivors:
+                expected = self._expected(request.run, applied, storage, attempt=entry.attempt)
+                verified = verify_aggregate(entry, body[: entry.sum_bytes], expected=expected)
+                if entry.transcript:
+                    uploads = body[entry.sum_bytes :]
+                    recompute(verified, entry, entry.transcript, uploads=uploads, member=self._member)
+                (self._folder / f"aggregate-{entry.round}.json").write_text(entry.model_dump_json())
+                (self._folder / f"aggregate-{entry.round}.bin").write_bytes(body[: entry.sum_bytes])
+            applied = applied.followed_by(root)
+            self._state.write_text(applied.model_dump_json())
+        return applied
+
+    def _expected(self, run: str, applied: Applied, storage: RunStorage, *, attempt: int) -> Expectation:
+        number = applied.round + 1
+        opening, own = known_opening(number, storage), storage.load_reply(number, attempt)
+        reveal = storage.load_reveal(number)
+        return Expectation(
+            member=self._member,
+            run=run,
+            state_tag=tag_of(applied),
+            applied=applied,
+            opening=opening.digest if opening else None,
+            revealed=reveal.survivors if reveal else None,
+            own=decode_reply(own, self._member.identities) if own else None,
+        )
+
+    def _advert(self, number: int, run: str, storage: RunStorage) -> FullAdvert:
+        return own_advert(self._member, storage, run=run, round_number=number).full
+
+    def _reveal(self, request: Request, applied: Applied, storage: RunStorage) -> bytes:
+        following = None
+        if request.round < self._plan.last_round and not self._observes:
+            following = self._advert(request.round + 1, request.run, storage)
+        expected = self._expected(request.run, applied, storage, attempt=request.attempt)
+        return Revealer(self._member, storage, expected).answer(request, following)
 
     def _applied(self) -> Applied:
         if self._state.exists():
             return Applied.model_validate_json(self._state.read_text())
-        return Applied(round=0, root="", chain=EMPTY_CHAIN)
+        return NOTHING_APPLIED
 
     def _hold(self, round_number: int) -> None:
         hold = self._folder / f"hold-{round_number}"
@@ -80,17 +150,22 @@ class TrivialSite:
         while not (self._folder / f"go-{round_number}").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
 
-    def _reply(self, request: Request, applied: Applied) -> bytes:
+    def _upload(self, request: Request, opening: Opening) -> bytes:
+        """Masked random words of the ring; what they were before the masks is kept."""
+        if self._observes or opening.own is None:
+            return b""
         parameters = PRESETS[self._plan.encryption.preset]
-        observes = request.kind in ("hello", "finish") or (self._folder / "observe").exists()
-        chunks = 0 if observes else chunks_for(self._plan.upload_values, parameters)
-        body = b""
-        if not observes:
-            shape = (chunks, parameters.ring_degree)
-            generator = np.random.default_rng(secrets.randbits(64))
-            words = generator.integers(0, parameters.modulus, size=shape, dtype=np.uint64)
-            body = encode_upload(EncryptedVector(parameters, words, secrets.token_bytes(64 * chunks)))
-            (self._folder / f"upload-{request.round}.bin").write_bytes(body)
+        shape = (chunks_for(self._plan.upload_values, parameters), parameters.ring_degree)
+        generator = np.random.default_rng(secrets.randbits(64))
+        words = generator.integers(0, parameters.modulus, size=shape, dtype=np.uint64)
+        vector = EncryptedVector(parameters, words, secrets.token_bytes(64 * shape[0]))
+        (self._folder / f"upload-{request.round}.bin").write_bytes(encode_upload(vector))
+        opening.mask(vector, self._member, run=request.run, attempt=request.attempt)
+        return encode_upload(vector)
+
+    def _reply(self, request: Request, applied: Applied, *, body: bytes, opening: str) -> bytes:
+        parameters = PRESETS[self._plan.encryption.preset]
+        chunks = chunks_for(self._plan.upload_values, parameters) if body else 0
         manifest = Manifest(
             kind=request.kind,
             run=request.run,
@@ -99,17 +174,23 @@ class TrivialSite:
             round=request.round,
             attempt=request.attempt,
             hospital=self._name,
-            role="observe" if observes else "contribute",
-            reason="BudgetExceeded" if observes and request.kind in ("train", "eval") else "",
+            role="contribute" if body else "observe",
+            reason="BudgetExceeded" if self._observes and request.kind in ("train", "eval") else "",
             parameters=parameters.digest(),
-            state_tag=hashlib.sha256(applied.chain.encode()).hexdigest(),
+            opening=opening,
+            state_tag=tag_of(applied),
             applied=applied,
             ledger_sequence=request.round,
             ledger_head=EMPTY_CHAIN,
             chunks=chunks,
             root=merkle_root(body, chunks) if chunks else "",
         )
-        return encode_reply(manifest, body, self._identity.sign)
+        return encode_reply(manifest, body, self._member.identity.sign)
+
+
+def tag_of(applied: Applied) -> str:
+    """The state tag: there is no model but the chain."""
+    return hashlib.sha256(applied.chain.encode()).hexdigest()
 
 
 def show(event: ChildEvent) -> None:
