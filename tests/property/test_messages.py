@@ -17,26 +17,30 @@ from hypothesis import strategies as st
 from common.canonical import canonical_bytes
 from common.errors import BadSignature, MalformedMessage, PeerError
 from common.identity import Identity
+from common.mask_messages import BOX_BYTES, Advert, DeliveredAdvert, SealedShares
 from common.messages import (
     MAX_MANIFEST_BYTES,
     REPLY_MAGIC,
     AggregateEntry,
     Applied,
+    Kind,
     Manifest,
     Request,
     SignedManifest,
+    Transcript,
     decode_reply,
     decode_request,
     encode_reply,
     encode_request,
-    header_bytes,
 )
+from common.wire import header_bytes
 
 COORDINATOR, HOSPITAL, STRANGER = Identity.generate(), Identity.generate(), Identity.generate()
 ROSTER = {"hospital-1": HOSPITAL.public_hex}
 PREFIX = struct.Struct(">8sI")
 
 counters = st.integers(0, 2**40 - 1)
+kinds: st.SearchStrategy[Kind] = st.sampled_from(["hello", "train", "eval", "unmask", "finish"])
 names = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
 
 
@@ -48,7 +52,7 @@ def hexes(digits: int) -> st.SearchStrategy[str]:
 applied = st.builds(Applied, round=counters, root=st.one_of(st.just(""), hexes(64)), chain=hexes(64))
 manifests = st.builds(
     Manifest,
-    kind=st.sampled_from(["hello", "train", "eval", "finish"]),
+    kind=kinds,
     run=hexes(32),
     plan=hexes(64),
     epoch=counters,
@@ -58,6 +62,7 @@ manifests = st.builds(
     role=st.sampled_from(["contribute", "observe"]),
     reason=st.from_regex(r"[A-Za-z]{0,40}", fullmatch=True),
     parameters=hexes(64),
+    opening=st.one_of(st.just(""), hexes(64)),
     state_tag=hexes(64),
     applied=applied,
     ledger_sequence=counters,
@@ -65,14 +70,40 @@ manifests = st.builds(
     chunks=counters,
     root=st.one_of(st.just(""), hexes(64)),
 )
+signed_manifests = st.builds(SignedManifest, manifest=manifests, signature=hexes(128))
+adverts = st.builds(
+    Advert,
+    run=hexes(32),
+    plan=hexes(64),
+    epoch=counters,
+    round=counters,
+    hospital=names,
+    mask_key=hexes(64),
+    commitment=hexes(64),
+    shares_root=hexes(64),
+    signature=hexes(128),
+)
+delivered = st.builds(
+    DeliveredAdvert,
+    advert=adverts,
+    shares=st.builds(SealedShares, seed=hexes(64), key=hexes(64), box=hexes(2 * BOX_BYTES)),
+    path=st.lists(hexes(64), max_size=2).map(tuple),
+)
+transcripts = st.builds(
+    Transcript,
+    adverts=st.lists(adverts, min_size=1, max_size=2).map(tuple),
+    seeds=st.lists(hexes(64), max_size=2).map(tuple),
+    mask_secrets=st.lists(hexes(64), max_size=2).map(tuple),
+    upload_bytes=counters,
+)
 entries = st.builds(
     AggregateEntry,
     round=counters,
     attempt=counters,
-    survivors=st.lists(st.builds(SignedManifest, manifest=manifests, signature=hexes(128)), min_size=1, max_size=3).map(
-        tuple
-    ),
-    body_bytes=counters,
+    survivors=st.lists(signed_manifests, max_size=3).map(tuple),
+    sum_bytes=counters,
+    transcript=st.none() | transcripts,
+    witnesses=st.lists(signed_manifests, max_size=1).map(tuple),
 )
 
 
@@ -81,14 +112,16 @@ def requests(draw: st.DrawFn) -> tuple[Request, bytes]:
     """A request and its body."""
     body = draw(st.binary(max_size=200))
     request = Request(
-        kind=draw(st.sampled_from(["hello", "train", "eval", "finish"])),
+        kind=draw(kinds),
         run=draw(hexes(32)),
         plan=draw(hexes(64)),
         epoch=draw(counters),
         round=draw(counters),
         attempt=draw(counters),
         hospital=draw(names),
-        aggregates=tuple(draw(st.lists(entries, max_size=3))),
+        aggregates=tuple(draw(st.lists(entries, max_size=2))),
+        adverts=tuple(draw(st.lists(delivered, max_size=2))),
+        survivors=tuple(draw(st.lists(signed_manifests, max_size=2))),
         body_sha256=hashlib.sha256(body).hexdigest(),
     )
     return request, body
@@ -113,11 +146,11 @@ def test_a_reply_comes_back_as_it_was_signed(manifest: Manifest, body: bytes) ->
     assert encode_reply(reply.manifest, reply.body, HOSPITAL.sign) == frame
 
 
-@given(st.lists(st.integers(0, 50), max_size=5), st.integers(-3, 3))
-def test_bodies_are_cut_only_where_the_sizes_add_up(sizes: list[int], excess: int) -> None:
-    """A claim of more bytes than came allocates nothing."""
-    manifest = SignedManifest(manifest=a_manifest(), signature="0" * 128)
-    claimed = tuple(AggregateEntry(round=1, attempt=0, survivors=(manifest,), body_bytes=size) for size in sizes)
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20), st.integers(0, 3)), max_size=5), st.integers(-3, 3))
+def test_bodies_are_cut_only_where_the_sizes_add_up(claims: list[tuple[int, int, int]], excess: int) -> None:
+    """A claim of more bytes than came allocates nothing; with a transcript one upload per survivor follows the sum."""
+    claimed = tuple(an_entry(total, upload, survivors) for total, upload, survivors in claims)
+    sizes = [total + upload * survivors for total, upload, survivors in claims]
     body = bytes(max(0, sum(sizes) + excess))
     frame = a_request(body, aggregates=claimed)
     signed = decode_request(frame, COORDINATOR.public_hex)
@@ -126,6 +159,35 @@ def test_bodies_are_cut_only_where_the_sizes_add_up(sizes: list[int], excess: in
     else:
         with pytest.raises(MalformedMessage, match="its entries say"):
             signed.aggregate_bodies()
+
+
+def an_entry(sum_bytes: int, upload_bytes: int, survivors: int) -> AggregateEntry:
+    """A round with a transcript, if its uploads have a size."""
+    manifest = SignedManifest(manifest=a_manifest(), signature="0" * 128)
+    transcript = Transcript(adverts=(an_advert(),), seeds=(), mask_secrets=(), upload_bytes=upload_bytes)
+    return AggregateEntry(
+        round=1,
+        attempt=0,
+        survivors=(manifest,) * survivors,
+        sum_bytes=sum_bytes,
+        transcript=transcript if upload_bytes else None,
+        witnesses=(),
+    )
+
+
+def an_advert() -> Advert:
+    """An advert that nobody checks here."""
+    digest = "8" * 64
+    return Advert(
+        run="0" * 32,
+        plan="1" * 64,
+        epoch=1,
+        round=2,
+        hospital="hospital-1",
+        mask_key=digest,
+        commitment=digest,
+        shares_root=digest,
+    )
 
 
 def a_manifest(**changes: Any) -> Manifest:  # noqa: ANN401 -- any field
@@ -141,6 +203,7 @@ def a_manifest(**changes: Any) -> Manifest:  # noqa: ANN401 -- any field
         "role": "contribute",
         "reason": "",
         "parameters": "2" * 64,
+        "opening": "9" * 64,
         "state_tag": "3" * 64,
         "applied": Applied(round=1, root="4" * 64, chain="5" * 64),
         "ledger_sequence": 1,
@@ -162,6 +225,8 @@ def a_request(body: bytes, *, signer: Identity = COORDINATOR, **changes: Any) ->
         "attempt": 0,
         "hospital": "hospital-1",
         "aggregates": (),
+        "adverts": (),
+        "survivors": (),
         "body_sha256": hashlib.sha256(body).hexdigest(),
     }
     return encode_request(Request(**fields | changes), body, signer.sign)
@@ -299,6 +364,8 @@ def test_only_the_canonical_header_is_taken(header: bytes) -> None:
         {"hospital": "\ud800"},
         {"kind": "test"},
         {"root": None},
+        {"opening": None},
+        {"opening": "9" * 63},
         {"applied": {}},
         {"extra": 1},
     ],

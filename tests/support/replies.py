@@ -15,7 +15,7 @@ from common.transcript import EMPTY_CHAIN, merkle_root
 from server.admit import OpenExchange
 
 CHUNKS = 3
-RUN, PLAN, TAG = "0" * 32, "1" * 64, "2" * 64
+RUN, PLAN, TAG, OPENING = "0" * 32, "1" * 64, "2" * 64, "5" * 64
 NAMES = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
 PARAMETERS = PRESETS["compact"]
 
@@ -38,6 +38,7 @@ class Hospitals:
             "parameters": PARAMETERS,
             "chunks": CHUNKS,
             "identities": {name: identity.public_hex for name, identity in self.identities.items()},
+            "opening": OPENING,
         }
         return OpenExchange(**fields | changes)
 
@@ -54,6 +55,7 @@ class Hospitals:
             "role": "contribute" if body else "observe",
             "reason": "",
             "parameters": PARAMETERS.digest(),
+            "opening": OPENING,
             "state_tag": TAG,
             "applied": Applied(round=1, root="3" * 64, chain=EMPTY_CHAIN),
             "ledger_sequence": 1,

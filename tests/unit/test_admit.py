@@ -85,6 +85,8 @@ def test_a_word_outside_the_ring_is_refused(hospitals: Hospitals) -> None:
         ({"round": 3}, WrongRound),
         ({"attempt": 1}, WrongRound),
         ({"kind": "eval"}, WrongRound),
+        ({"opening": "f" * 64}, WrongRound),
+        ({"opening": ""}, WrongRound),
         ({"run": "f" * 32}, WrongPlan),
         ({"plan": "f" * 64}, WrongPlan),
         ({"epoch": 2}, WrongPlan),
@@ -96,7 +98,7 @@ def test_a_word_outside_the_ring_is_refused(hospitals: Hospitals) -> None:
 def test_a_reply_to_something_else_is_refused(
     hospitals: Hospitals, changes: dict[str, Any], error: type[Exception]
 ) -> None:
-    """Old uploads and those of other runs cannot be brought again."""
+    """Old uploads, those of other runs, and those under other adverts' masks cannot be brought."""
     with pytest.raises(error):
         admit(hospitals.frame(BODY, **changes), "hospital-1", expected=hospitals.open(), seen={})
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from common.ckks import decode_sum
 from common.messages import Applied
 from common.transcript import EMPTY_CHAIN
-from server.admit import admit
-from server.aggregate import RunningSum
+from server.aggregate import Aggregate, skipped
 from server.exchange import Collection, NodeError, explain
+from server.masked_round import Opening
+from tests.support.masked_sites import MaskedSites, after_skips
 from tests.support.replies import CHUNKS, NAMES, PARAMETERS, Hospitals, body_of, random_words
 
 
@@ -22,39 +26,72 @@ def take_all(collection: Collection, frames: dict[str, bytes]) -> None:
         collection.take(name, frame, seconds=float(seconds))
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::5])
-def test_the_sum_does_not_depend_on_who_answers_first(order: tuple[int, ...]) -> None:
+@pytest.fixture
+def sites(tmp_path: Path) -> MaskedSites:
+    """Hospitals that mask their words."""
+    return MaskedSites(tmp_path)
+
+
+def words_of(indices: Iterable[int]) -> dict[str, NDArray[np.uint64]]:
+    """Each hospital's own words, by name."""
+    return {NAMES[index]: random_words(index) for index in indices}
+
+
+def plain_sum(indices: Iterable[int]) -> NDArray[np.object_]:
+    """Of those words, in Python's integers."""
+    words = np.stack([random_words(index).astype(object) for index in indices])
+    return np.asarray(words.sum(axis=0) % PARAMETERS.modulus)
+
+
+def collection_of(sites: MaskedSites, opening: Opening) -> Collection:
+    """The coordinator's open round."""
+    return Collection(sites.expected(opening), dict.fromkeys(NAMES, 100))
+
+
+def unmasked(sites: MaskedSites, opening: Opening, collection: Collection) -> Aggregate:
+    """The sum, once its hospitals have given their shares."""
+    return collection.total.unmasked(sites.unmasking(opening, collection.total))[0]
+
+
+def test_the_sum_does_not_depend_on_who_answers_first(sites: MaskedSites) -> None:
     """Hospitals recompute chains over the body, so its bytes must not depend on luck."""
-    hospitals, total = Hospitals(), RunningSum(PARAMETERS)
-    for index in order:
-        frame = hospitals.frame(body_of(random_words(index), index), hospital=NAMES[index])
-        admitted = admit(frame, NAMES[index], expected=hospitals.open(), seen={})
-        assert admitted is not None
-        assert admitted.upload is not None
-        total.add(admitted.signed, admitted.upload)
-    aggregate = total.result(NAMES, round_number=2, attempt=0)
-    decoded = decode_sum(aggregate.body, CHUNKS, 4, PARAMETERS)
-    words = sum(random_words(index).astype(object) for index in range(4)) % PARAMETERS.modulus
-    np.testing.assert_array_equal(decoded.words.astype(object), words)
-    assert [s.manifest.hospital for s in aggregate.entry.survivors] == list(NAMES)
-    assert [seeds[0] for seeds in decoded.seeds] == [0, 1, 2, 3]
-    assert aggregate.entry.body_bytes == len(aggregate.body)
+    opening = sites.opening(2)
+    frames = {name: sites.upload(name, opening, own) for name, own in words_of(range(4)).items()}
+    bodies = set()
+    for order in list(itertools.permutations(NAMES))[::5]:
+        collection = collection_of(sites, opening)
+        take_all(collection, {name: frames[name] for name in order})
+        aggregate = unmasked(sites, opening, collection)
+        decoded = decode_sum(aggregate.body, CHUNKS, 4, PARAMETERS)
+        np.testing.assert_array_equal(decoded.words.astype(object), plain_sum(range(4)))
+        assert [s.manifest.hospital for s in aggregate.entry.survivors] == list(NAMES)
+        assert [seeds[0] for seeds in decoded.seeds] == [0, 1, 2, 3]
+        assert aggregate.entry.body_bytes == len(aggregate.body)
+        assert (aggregate.entry.round, aggregate.entry.attempt) == (2, 0)
+        bodies.add(aggregate.body)
+    assert len(bodies) == 1
 
 
-def test_a_hospital_with_another_model_is_left_out_and_named() -> None:
-    """Adding updates of two models would spoil both."""
-    hospitals = Hospitals()
-    collection = Collection(hospitals.open(), dict.fromkeys(NAMES, 100))
-    frames = {name: hospitals.frame(body_of(random_words(k)), hospital=name) for k, name in enumerate(NAMES)}
-    frames["hospital-2"] = hospitals.frame(body_of(random_words(1)), hospital="hospital-2", state_tag="9" * 64)
-    take_all(collection, frames)
+def test_a_hospital_with_another_model_is_left_out_and_named(sites: MaskedSites) -> None:
+    """Adding updates of two models would spoil both; its masks are taken off like those of one that fell silent."""
+    opening = sites.opening(2)
+    collection, words = collection_of(sites, opening), words_of(range(4))
+    frames = {name: sites.upload(name, opening, own) for name, own in words.items() if name != "hospital-2"}
+    frames["hospital-2"] = sites.upload("hospital-2", opening, words["hospital-2"], tag="9" * 64)
+    take_all(collection, {name: frames[name] for name in NAMES})
     assert collection.total.largest == {"hospital-1", "hospital-3", "hospital-4"}
     outcomes = collection.outcomes(5.0)
     assert [o.outcome for o in outcomes] == ["contributed", "diverged", "contributed", "contributed"]
     assert explain(outcomes, collection.total.largest) == "hospital-2 diverged"
-    decoded = decode_sum(collection.total.result(NAMES, round_number=2, attempt=0).body, CHUNKS, 3, PARAMETERS)
-    expected = sum(random_words(k).astype(object) for k in (0, 2, 3)) % PARAMETERS.modulus
-    np.testing.assert_array_equal(decoded.words.astype(object), expected)
+    decoded = decode_sum(unmasked(sites, opening, collection).body, CHUNKS, 3, PARAMETERS)
+    np.testing.assert_array_equal(decoded.words.astype(object), plain_sum((0, 2, 3)))
+
+
+def test_a_skipped_round_has_nobody_and_no_bytes() -> None:
+    """Hospitals tell it by that from one with a sum."""
+    aggregate = skipped(3, 1)
+    assert (aggregate.entry.round, aggregate.entry.attempt) == (3, 1)
+    assert (aggregate.entry.survivors, aggregate.entry.body_bytes, aggregate.body) == ((), 0, b"")
 
 
 def test_equal_tags_over_other_histories_are_not_added_up() -> None:
@@ -112,23 +149,39 @@ def test_an_errors_free_text_is_never_kept(error: NodeError, name: str) -> None:
     assert error.name == name
 
 
-def test_the_same_reply_twice_counts_once() -> None:
+def test_the_same_reply_twice_counts_once(sites: MaskedSites) -> None:
     """Adding it twice would double a hospital's weight."""
-    hospitals = Hospitals()
-    collection = Collection(hospitals.open(), dict.fromkeys(NAMES, 10))
-    frame = hospitals.frame(body_of(random_words(0)), hospital="hospital-1")
-    take_all(collection, {"hospital-1": frame})
-    collection.take("hospital-1", frame, seconds=3.0)
-    decoded = decode_sum(collection.total.result(NAMES, round_number=2, attempt=0).body, CHUNKS, 1, PARAMETERS)
-    np.testing.assert_array_equal(decoded.words, random_words(0))
+    opening = sites.opening(2)
+    collection = collection_of(sites, opening)
+    frames = {name: sites.upload(name, opening, own) for name, own in words_of(range(3)).items()}
+    take_all(collection, frames)
+    collection.take("hospital-1", frames["hospital-1"], seconds=3.0)
+    decoded = decode_sum(unmasked(sites, opening, collection).body, CHUNKS, 3, PARAMETERS)
+    np.testing.assert_array_equal(decoded.words.astype(object), plain_sum(range(3)))
 
 
-def test_a_second_different_reply_leaves_the_sum_alone() -> None:
+def test_a_second_different_reply_leaves_the_sum_alone(sites: MaskedSites) -> None:
     """The first one counts."""
-    hospitals = Hospitals()
-    collection = Collection(hospitals.open(), dict.fromkeys(NAMES, 10))
-    take_all(collection, {"hospital-1": hospitals.frame(body_of(random_words(0)), hospital="hospital-1")})
-    other = hospitals.frame(body_of(random_words(1)), hospital="hospital-1")
-    collection.take("hospital-1", other, seconds=3.0)
-    decoded = decode_sum(collection.total.result(NAMES, round_number=2, attempt=0).body, CHUNKS, 1, PARAMETERS)
-    np.testing.assert_array_equal(decoded.words, random_words(0))
+    opening = sites.opening(2)
+    collection = collection_of(sites, opening)
+    other = sites.upload("hospital-1", opening, random_words(7))
+    take_all(collection, {name: sites.upload(name, opening, own) for name, own in words_of(range(3)).items()})
+    assert collection.take("hospital-1", other, seconds=3.0).code == "ReplayedMessage"
+    decoded = decode_sum(unmasked(sites, opening, collection).body, CHUNKS, 3, PARAMETERS)
+    np.testing.assert_array_equal(decoded.words.astype(object), plain_sum(range(3)))
+    # Control: as the first reply it would have been another sum.
+    another = collection_of(sites, opening)
+    take_all(another, {"hospital-1": other})
+    assert another.outcomes(1.0)[0].outcome == "contributed"
+
+
+def test_of_two_equal_groups_the_one_that_has_applied_more_is_summed(sites: MaskedSites) -> None:
+    """Whoever is behind can catch up, and nobody can go back."""
+    opening = sites.opening(2)
+    collection = collection_of(sites, opening)
+    for index, name in enumerate(NAMES):
+        applied = after_skips(1 if name in ("hospital-2", "hospital-4") else 0)
+        collection.take(name, sites.upload(name, opening, random_words(index), applied=applied), seconds=1.0)
+    assert collection.total.largest == {"hospital-2", "hospital-4"}
+    assert [signed.manifest.hospital for signed in collection.total.survivors(NAMES)] == ["hospital-2", "hospital-4"]
+    assert collection.total.outside == {"hospital-1", "hospital-3"}
