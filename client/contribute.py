@@ -66,11 +66,11 @@ class Contributor:
         _, delta = self.plan.budget(self.plan.roster[self.plan.agreed.position(self.hospital)])
         return self.ledger.spent(delta)
 
-    def affords(self, run: str, round_number: int) -> bool:
-        """Whether the cap leaves room for a round; the closing `eval` can go without a charge."""
+    def check_budget(self, run: str, round_number: int) -> None:
+        """Raise BudgetExceeded if the cap leaves no room for a round; the closing `eval` can go without a charge."""
         if round_number > self.plan.training.rounds:
-            return True
-        return self.ledger.affords(
+            return
+        self.ledger.check(
             Charge(
                 run=run,
                 round_number=round_number,

@@ -182,10 +182,10 @@ class Ledger:
                 append_marks(self._connection, self._path, new, source=self._source, identity=self._identity)
             self._marks = marks | (self._marks or frozenset())
 
-    def affords(self, charge: Charge) -> bool:
-        """Whether a charge stands already, or would not pass the cap; nothing is charged."""
-        _, after = self._spending_with(charge)
-        return self._find(charge.key) is not None or after <= self._cap.epsilon * (1 + _CAP_SLACK)
+    def check(self, charge: Charge) -> None:
+        """Raise BudgetExceeded where `charge` would; nothing is charged."""
+        if self._find(charge.key) is None:
+            self._epsilon_after(charge)
 
     def _find(self, key: tuple[str, int, str]) -> LedgerEntry | None:
         return next((entry for entry in self._entries if entry.charge.key == key), None)
@@ -201,19 +201,19 @@ class Ledger:
             )
         return entry
 
-    def _spending_with(self, charge: Charge) -> tuple[float, float]:
-        """Epsilon of the account that pays, before and after a charge."""
+    def _epsilon_after(self, charge: Charge) -> float:
+        """Epsilon of the account that pays, after a charge."""
         spent = epsilon_of(paying(self._charges(), charge.account), self._cap.delta)
-        return spent, max(spent, epsilon_of(paying([*self._charges(), charge], charge.account), self._cap.delta))
-
-    def _next(self, charge: Charge) -> LedgerEntry:
-        spent, after = self._spending_with(charge)
+        after = max(spent, epsilon_of(paying([*self._charges(), charge], charge.account), self._cap.delta))
         if not after <= self._cap.epsilon * (1 + _CAP_SLACK):
             raise BudgetExceeded(
-                f"{self._hospital}: epsilon {spent:.3f} spent + {after - spent:.3f} for round "
-                f"{charge.round_number} > cap {self._cap.epsilon:.3f}; stop here, "
-                "or raise privacy.cap_epsilon in site.yaml"
+                f"{self._hospital}: epsilon {spent:.3f} spent + {after - spent:.3f} for round {charge.round_number} > "
+                f"cap {self._cap.epsilon:.3f}; stop here, or raise privacy.cap_epsilon in site.yaml"
             )
+        return after
+
+    def _next(self, charge: Charge) -> LedgerEntry:
+        after = self._epsilon_after(charge)
         now, last = self._clock(), self._entries[-1].time if self._entries else 0.0
         if now < last - _CLOCK_SLACK_S:
             raise LedgerError(

@@ -131,11 +131,7 @@ class Hospital:
         """This hospital's advert for a round; none if its budget does not reach that far."""
         if request.round <= state.applied.round:
             raise WrongRound(f"an advert for round {request.round} was asked for, which is over; refuse it")
-        if not self._contributor.affords(request.run, request.round):
-            raise BudgetExceeded(
-                f"the budget does not reach round {request.round}; this site observes from here on, or raise "
-                "privacy.cap_epsilon in site.yaml"
-            )
+        self._contributor.check_budget(request.run, request.round)
         advert = own_advert(self._keys.member, storage, run=request.run, round_number=request.round)
         return encode_document(advert.full)
 
@@ -148,7 +144,7 @@ class Hospital:
                 f"{'none' if latest is None else f'attempt {latest}'} last; refuse it"
             )
         following = None
-        if number <= self._plan.last_round and self._contributor.affords(request.run, number):
+        if number <= self._plan.last_round and self._sits_out(request.run, number) is None:
             following = own_advert(self._keys.member, storage, run=request.run, round_number=number).full
         expected = history.expectation(state, attempt=request.attempt)
         return Revealer(self._keys.member, storage, expected).answer(request, following)
@@ -170,8 +166,11 @@ class Hospital:
 
     def _contribute(self, request: Request, state: RunState, *, opening: Opening, storage: RunStorage) -> bytes:
         if opening.own is None:
-            self._status.update(phase="observing", run=request.run, message="joins with the next round")
-            return self._reply(request, state, body=b"", reason="", opening=opening.digest)
+            spent = self._sits_out(request.run, request.round)
+            message = str(spent) if spent else "joins with the next round"
+            self._status.update(phase="observing", run=request.run, message=message)
+            reason = spent.code if spent else ""
+            return self._reply(request, state, body=b"", reason=reason, opening=opening.digest)
         phase = "training" if request.kind == "train" else "evaluating"
         self._status.update(phase=phase, run=request.run, round=min(request.round, self._plan.training.rounds))
         integers = storage.load_update(request.round)
@@ -188,6 +187,14 @@ class Hospital:
         opening.mask(vector, self._keys.member, run=request.run, attempt=request.attempt)
         self._status.update(phase="waiting", message="")
         return self._reply(request, state, body=encode_upload(vector), reason="", opening=opening.digest)
+
+    def _sits_out(self, run: str, round_number: int) -> BudgetExceeded | None:
+        """Why this hospital announces no masks for a round, if it does not."""
+        try:
+            self._contributor.check_budget(run, round_number)
+        except BudgetExceeded as spent:
+            return spent
+        return None
 
     def _reply(self, request: Request, state: RunState, *, body: bytes, reason: str, opening: str = "") -> bytes:
         plan = self._plan

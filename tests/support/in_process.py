@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from client.round import Hospital
 from client.site import open_hospital
 from client.status import StatusFile
 from common.ckks import PRESETS, chunks_for
+from common.errors import BudgetExceeded
 from common.identity import Identity
-from common.messages import Kind, Request, SignedReply, decode_reply, encode_request
+from common.mask_messages import FullAdvert
+from common.messages import Kind, Request, SignedManifest, SignedReply, decode_reply, encode_request
 from common.plan import Plan
 from common.site_config import load_site
 from scripts.federation import FederationOptions, provision
 from scripts.split import split_dataset
 from server.admit import OpenExchange, admit
 from server.aggregate import Aggregate, RunningSum
+from server.masked_round import Opening, Unmasking, read_advert
 
 Wire = Callable[[str, bytes], bytes]
 
@@ -51,36 +56,82 @@ def open_site(federation: Path, name: str) -> Hospital:
 
 @dataclass
 class Coordinator:
-    """Sends requests to hospitals and adds up what they upload, as the ServerApp does."""
+    """Sends requests to hospitals, adds up what they upload and takes the masks off, as the ServerApp does."""
 
     plan: Plan
     identity: Identity
     run: str = field(default_factory=lambda: secrets.token_hex(16))
     aggregates: list[Aggregate] = field(default_factory=list)
+    adverts: dict[int, dict[str, FullAdvert]] = field(default_factory=dict)
+    openings: dict[int, Opening] = field(default_factory=dict)
+    _runs: dict[str, tuple[list[Aggregate], dict[int, dict[str, FullAdvert]], dict[int, Opening]]] = field(
+        default_factory=dict
+    )
 
     def request(self, kind: Kind, round_number: int, hospital: str, *, attempt: int = 0, first: int = 1) -> bytes:
-        """A signed request with the aggregates from `first` on."""
-        sent = self.aggregates[first - 1 : round_number - 1] if round_number else []
-        body = b"".join(a.body for a in sent)
-        request = Request(
+        """A signed request with the rounds from `first` on, and the round's opening if it is fixed."""
+        sent = self.history(first, round_number - 1)
+        opening = self.openings.get(round_number)
+        adverts = opening.delivered_to(self.plan.agreed.position(hospital)) if opening else ()
+        return self.sign(
+            b"".join(a.body for a in sent),
             kind=kind,
-            run=self.run,
-            plan=self.plan.digest,
-            epoch=self.plan.agreed.epoch,
             round=round_number,
             attempt=attempt,
             hospital=hospital,
             aggregates=tuple(a.entry for a in sent),
-            body_sha256=hashlib.sha256(body).hexdigest(),
+            adverts=adverts if kind in ("train", "eval") else (),
         )
-        return encode_request(request, body, self.identity.sign)
 
-    def exchange(
-        self, kind: Kind, round_number: int, sites: dict[str, Hospital], *, attempt: int = 0
-    ) -> list[SignedReply]:
-        """One exchange with all `sites`; a train or eval exchange ends with a new aggregate."""
+    def history(self, first: int, last: int) -> list[Aggregate]:
+        """Rounds that are over, as hospitals get them: the newest sum verifies itself, others rest on later ones."""
+        numbered = dict(enumerate(self.aggregates, 1))
+        newest = max((number for number, one in numbered.items() if one.entry.survivors), default=0)
+        sent = [one if number == newest else light(one) for number, one in numbered.items() if first <= number <= last]
+        if last < newest and any(one.entry.survivors for one in sent):
+            later = next(one for number, one in numbered.items() if number > last and one.entry.survivors)
+            sent[-1] = with_witnesses(sent[-1], later)
+        return sent
+
+    def switch(self, run: str) -> None:
+        """Go on with another run, or begin one."""
+        self._runs[self.run] = (self.aggregates, self.adverts, self.openings)
+        self.run = run
+        self.aggregates, self.adverts, self.openings = self._runs.pop(run, ([], {}, {}))
+
+    def sign(self, body: bytes, **fields: Any) -> bytes:  # noqa: ANN401 -- any field
+        """A request that the coordinator's key signs, whatever it says."""
+        usual: dict[str, Any] = {
+            "run": self.run,
+            "plan": self.plan.digest,
+            "epoch": self.plan.agreed.epoch,
+            "attempt": 0,
+            "aggregates": (),
+            "adverts": (),
+            "survivors": (),
+            "body_sha256": hashlib.sha256(body).hexdigest(),
+        }
+        return encode_request(Request(**usual | fields), body, self.identity.sign)
+
+    def open(self, round_number: int, sites: Mapping[str, Hospital]) -> Opening:
+        """Fix a round's opening; hospitals of `sites` whose advert is missing are asked, and may lack the budget."""
+        if round_number not in self.openings:
+            known = self.adverts.setdefault(round_number, {})
+            for name in sites.keys() - known.keys():
+                with suppress(BudgetExceeded):
+                    answer = sites[name].answer(self.request("keys", round_number, name))
+                    known[name] = read_advert(answer, name, plan=self.plan, run=self.run, round_number=round_number)
+            names = [h.name for h in self.plan.roster]
+            self.openings[round_number] = Opening(tuple(known[name] for name in names if name in known))
+        return self.openings[round_number]
+
+    def collect(
+        self, kind: Kind, round_number: int, sites: Mapping[str, Hospital], *, attempt: int = 0
+    ) -> tuple[list[SignedReply], RunningSum]:
+        """Ask for uploads, or for manifests alone, and add up what comes."""
         parameters = PRESETS[self.plan.encryption.preset]
         identities = {h.name: h.identity for h in self.plan.roster}
+        opening = self.open(round_number, sites) if kind in ("train", "eval") else None
         expected = OpenExchange(
             kind=kind,
             run=self.run,
@@ -91,6 +142,7 @@ class Coordinator:
             parameters=parameters,
             chunks=chunks_for(self.plan.upload_values, parameters),
             identities=identities,
+            opening=opening.digest if opening else "",
         )
         total, seen, replies = RunningSum(parameters), dict[str, str](), []
         for name, site in sites.items():
@@ -99,14 +151,53 @@ class Coordinator:
             replies.append(decode_reply(frame, identities))
             if admitted is not None and admitted.upload is not None:
                 total.add(admitted.signed, admitted.upload)
-        if total.largest:
-            names = [h.name for h in self.plan.roster]
-            self.aggregates.append(total.result(names, round_number=round_number, attempt=attempt))
+        return replies, total
+
+    def exchange(
+        self, kind: Kind, round_number: int, sites: Mapping[str, Hospital], *, attempt: int = 0
+    ) -> list[SignedReply]:
+        """One exchange with all `sites`; after a train or eval exchange they unmask its sum, which becomes the next."""
+        replies, total = self.collect(kind, round_number, sites, attempt=attempt)
+        if kind in ("train", "eval"):
+            self.aggregates.append(self.unmask(round_number, replies, sites, total=total))
         return replies
 
-    def whole_run(self, sites: dict[str, Hospital]) -> None:
+    def unmask(
+        self, round_number: int, replies: list[SignedReply], sites: Mapping[str, Hospital], *, total: RunningSum
+    ) -> Aggregate:
+        """Have `sites` take the masks off the sum; the aggregate comes with its transcript."""
+        survivors = total.survivors([h.name for h in self.plan.roster])
+        unmasking = Unmasking(self.plan, self.run, self.openings[round_number], survivors)
+        for name, site in sites.items():
+            reveal = unmasking.take(site.answer(self.unmask_request(survivors, name)), name)
+            if reveal.next is not None:
+                self.adverts.setdefault(round_number + 1, {})[name] = reveal.next
+        assert unmasking.is_enough
+        aggregate, transcript = total.unmasked(unmasking)
+        bodies = {reply.manifest.hospital: reply.body for reply in replies}
+        entry = aggregate.entry.model_copy(update={"transcript": transcript})
+        return Aggregate(entry, b"".join([aggregate.body, *(bodies[name] for name in unmasking.names)]))
+
+    def unmask_request(self, survivors: tuple[SignedManifest, ...], hospital: str, **changes: Any) -> bytes:  # noqa: ANN401
+        """Ask one hospital for its shares."""
+        place = survivors[0].manifest
+        fields = {"round": place.round, "attempt": place.attempt, "hospital": hospital, "survivors": survivors}
+        return self.sign(b"", kind="unmask", **fields | changes)
+
+    def whole_run(self, sites: Mapping[str, Hospital]) -> None:
         """hello, all rounds, the closing eval round, finish."""
         self.exchange("hello", 0, sites)
         for number in range(1, self.plan.last_round + 1):
             self.exchange("train" if number <= self.plan.training.rounds else "eval", number, sites)
         self.exchange("finish", self.plan.last_round + 1, sites)
+
+
+def light(aggregate: Aggregate) -> Aggregate:
+    """The aggregate without what verifies it: later manifests vouch for it."""
+    entry = aggregate.entry
+    return Aggregate(entry.model_copy(update={"transcript": None}), aggregate.body[: entry.sum_bytes])
+
+
+def with_witnesses(aggregate: Aggregate, later: Aggregate) -> Aggregate:
+    """The aggregate with the manifests of a later one."""
+    return replace(aggregate, entry=aggregate.entry.model_copy(update={"witnesses": later.entry.survivors}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,21 +10,18 @@ from typing import Any, Self
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 from PIL import Image
 
 from client.round import Hospital
 from client.state import RunState
-from client.storage import RunStorage
-from common.ckks import PRESETS, EncryptedSum, EncryptedVector, add_in_place, decode_upload, encode_sum
 from common.config import parse_settings
-from common.grid import Grid
 from common.identity import Identity
-from common.messages import AggregateEntry, Request, SignedReply, encode_request
+from common.messages import SignedReply, decode_reply
 from common.plan import Plan
 from scripts.federation import FederationOptions, provision
 from server.aggregate import Aggregate
 from tests.support.in_process import Coordinator, open_site
+from tests.support.known_secrets import KnownSecrets
 
 NAMES = tuple(f"hospital-{k}" for k in range(1, 5))
 CLASSES = ("dark", "light")
@@ -93,7 +89,7 @@ def provision_small(folder: Path, plan: Plan, *, metrics: str = "aggregate") -> 
 
 
 @dataclass
-class SmallFederation:
+class SmallFederation(KnownSecrets):
     """Open hospitals and a coordinator that can also lie; use it as a context, which closes the ledgers."""
 
     folder: Path
@@ -143,14 +139,6 @@ class SmallFederation:
         content["privacy"].update(privacy)
         path.write_text(yaml.safe_dump(content), encoding="utf-8")
 
-    def run_folder(self, name: str) -> Path:
-        """Where a site keeps the current run."""
-        return self.folder / "federation" / name / "state" / "runs" / self.coordinator.run
-
-    def storage(self, name: str) -> RunStorage:
-        """What a site keeps of the current run."""
-        return RunStorage(self.run_folder(name), plan=self.plan.digest)
-
     def state(self, name: str) -> RunState:
         """A site's state on its disk; it must have applied an aggregate."""
         state = self.storage(name).load_state()
@@ -170,31 +158,14 @@ class SmallFederation:
         chosen = {name: self.sites[name] for name in names or self.sites}
         return self.coordinator.exchange("train", round_number, chosen)
 
-    @property
-    def grid(self) -> Grid:
-        """The plan's grid."""
-        return next(iter(self.sites.values()))._contributor.grid
+    def catch_up(self, *names: str, first: int = 1, last: int = 10**6) -> list[SignedReply]:
+        """Bring sites, or all, the rounds that are over."""
+        send = self.coordinator.history(first, last)
+        return [self.reply(self.sites[n].answer(self.frame("hello", 0, n, send=send))) for n in names or self.sites]
 
-    def decrypted(self, reply: SignedReply) -> NDArray[np.int64]:
-        """The integers in one upload; whoever holds the epoch's key can read it until masks exist."""
-        upload = self.upload(reply)
-        key = next(iter(self.sites.values()))._keys.epoch().ckks
-        return key.decrypt(EncryptedSum(upload.parameters, upload.words, (upload.seeds,)), self.grid)
-
-    def upload(self, reply: SignedReply) -> EncryptedVector:
-        """The ciphertexts of a reply."""
-        return decode_upload(reply.body, reply.manifest.chunks, PRESETS[self.plan.encryption.preset])
-
-    def sum_of(self, replies: Sequence[SignedReply], *, round_number: int) -> Aggregate:
-        """The sum of just these uploads, whatever models they start from."""
-        uploads = [self.upload(reply) for reply in replies]
-        words = np.zeros_like(uploads[0].words)
-        for upload in uploads:
-            add_in_place(words, upload.words, upload.parameters)
-        body = encode_sum(EncryptedSum(uploads[0].parameters, words, tuple(upload.seeds for upload in uploads)))
-        survivors = tuple(reply.signed for reply in replies)
-        entry = AggregateEntry(round=round_number, attempt=0, survivors=survivors, body_bytes=len(body))
-        return Aggregate(entry, body)
+    def reply(self, frame: bytes) -> SignedReply:
+        """An answer, its signature verified."""
+        return decode_reply(frame, {h.name: h.identity for h in self.plan.roster})
 
     def frame(
         self,
@@ -207,15 +178,9 @@ class SmallFederation:
     ) -> bytes:
         """A request that the coordinator's key signs, whatever it says."""
         body = b"".join(aggregate.body for aggregate in send)
-        fields: dict[str, Any] = {
-            "kind": kind,
-            "run": self.coordinator.run,
-            "plan": self.plan.digest,
-            "epoch": self.plan.agreed.epoch,
-            "round": round_number,
-            "attempt": 0,
-            "hospital": to,
-            "aggregates": tuple(aggregate.entry for aggregate in send),
-            "body_sha256": hashlib.sha256(body).hexdigest(),
-        }
-        return encode_request(Request(**fields | changes), body, self.coordinator.identity.sign)
+        entries = tuple(aggregate.entry for aggregate in send)
+        usual: dict[str, Any] = {"kind": kind, "round": round_number, "hospital": to, "aggregates": entries}
+        opening = self.coordinator.openings.get(round_number)
+        if opening is not None and kind in ("train", "eval"):
+            usual["adverts"] = opening.delivered_to(self.plan.agreed.position(to))
+        return self.coordinator.sign(body, **usual | changes)

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from client import seal_bytes
 from client.learner import plan_model
 from client.model import layout
 from client.optimiser import OptimiserState
 from client.status import read_status
-from common.errors import LedgerError
-from common.messages import decode_reply
+from common.ckks import SEED_BYTES, EncryptedSum
+from common.errors import BudgetExceeded, DecryptionError, LedgerError
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
+
+OURS = NAMES[0]
 
 
 @pytest.fixture(scope="module")
@@ -99,16 +102,16 @@ def test_each_applied_update_is_the_integer_sum_over_the_weight(federation: Smal
         mean = integers[:size].astype(np.float64) * (grid.step * (total / weight))
         velocity = 0.5 * expected.velocity + mean
         expected = OptimiserState(expected.parameters + velocity, velocity)
-        federation.coordinator.exchange("train" if number == 1 else "eval", number + 1, federation.sites)
+        federation.catch_up()
         for name in NAMES:
             applied = federation.state(name).optimiser
             assert applied.parameters.tobytes() == expected.parameters.tobytes()
             assert applied.velocity.tobytes() == expected.velocity.tobytes()
-        del federation.coordinator.aggregates[number:]
 
 
 def test_the_same_request_gets_the_same_bytes_and_is_charged_once(federation: SmallFederation) -> None:
     """Also from a service that was started in between."""
+    federation.opened(1)
     frame = federation.frame("train", 1, NAMES[0])
     first = federation.sites[NAMES[0]].answer(frame)
     assert federation.charges(NAMES[0]) == 1
@@ -119,9 +122,9 @@ def test_the_same_request_gets_the_same_bytes_and_is_charged_once(federation: Sm
 
 def test_another_attempt_encrypts_the_same_integers_anew(federation: SmallFederation) -> None:
     """A second noisy update under one charge would halve the noise for whoever averages them."""
-    identities = {h.name: h.identity for h in federation.plan.roster}
+    federation.opened(1)
     frames = [federation.sites[NAMES[0]].answer(federation.frame("train", 1, NAMES[0], attempt=a)) for a in range(3)]
-    replies = [decode_reply(frame, identities) for frame in frames]
+    replies = [federation.reply(frame) for frame in frames]
     uploads = [federation.upload(reply) for reply in replies]
     assert len({upload.seeds for upload in uploads}) == 3
     assert len({upload.words.tobytes() for upload in uploads}) == 3
@@ -130,22 +133,57 @@ def test_another_attempt_encrypts_the_same_integers_anew(federation: SmallFedera
     np.testing.assert_array_equal(integers[0], integers[2])
     assert federation.charges(NAMES[0]) == 1
     # Control: another round under another charge gives other integers.
-    other_run = federation.frame("train", 1, NAMES[0], run="1" * 32)
-    other = federation.decrypted(decode_reply(federation.sites[NAMES[0]].answer(other_run), identities))
+    federation.coordinator.switch("1" * 32)
+    federation.opened(1)
+    other = federation.decrypted(
+        federation.reply(federation.sites[NAMES[0]].answer(federation.frame("train", 1, OURS)))
+    )
     assert not np.array_equal(other, integers[0])
     assert federation.charges(NAMES[0]) == 2
 
 
-def test_a_service_that_is_started_again_between_rounds_goes_on(federation: SmallFederation) -> None:
-    """All that a round needs is on the disk."""
-    federation.coordinator.exchange("hello", 0, federation.sites)
+def test_whoever_holds_the_key_reads_no_upload(federation: SmallFederation) -> None:
+    """Every hospital holds the epoch's key: under its masks a peer's upload is noise; the control takes them off."""
+    reply = federation.coordinator.collect("train", 1, federation.sites)[0][0]
+    upload, key = federation.upload(reply), federation.key
+    with pytest.raises(DecryptionError):
+        key.decrypt(EncryptedSum(upload.parameters, upload.words, (upload.seeds,)), federation.grid)
+    integers = federation.decrypted(reply)
+    grid = federation.grid
+    with seal_bytes.MemoryFile() as file:
+        seen = np.concatenate(
+            [
+                key._decrypt_chunk(words, [upload.seeds[at * SEED_BYTES : (at + 1) * SEED_BYTES]], file)
+                for at, words in enumerate(upload.words)
+            ]
+        )
+    update = integers[: federation.plan.agreed.trainable_parameters]
+    assert abs(np.corrcoef(seen[: update.size], update)[0, 1]) < 0.2
+    assert np.std(seen) > 10 * np.std(update * grid.encoded_step)
+
+
+def test_a_service_that_is_started_again_between_exchanges_goes_on(federation: SmallFederation) -> None:
+    """All that a round needs is on the disk, its masks with it."""
+    coordinator = federation.coordinator
+    coordinator.exchange("hello", 0, federation.sites)
     for kind, number in (("train", 1), ("train", 2), ("eval", 3), ("finish", 4)):
-        for name in NAMES:
-            federation.reopen(name)
-        replies = federation.coordinator.exchange(kind, number, federation.sites)  # type: ignore[arg-type]
+        restart(federation)
+        if kind != "finish":
+            coordinator.open(number, federation.sites)
+        restart(federation)
+        replies, total = coordinator.collect(kind, number, federation.sites)  # type: ignore[arg-type]
         assert len({reply.manifest.state_tag for reply in replies}) == 1
         assert {reply.manifest.reason for reply in replies} == {""}
+        if kind != "finish":
+            restart(federation)
+            coordinator.aggregates.append(coordinator.unmask(number, replies, federation.sites, total=total))
     assert [federation.charges(name) for name in NAMES] == [2] * 4
+
+
+def restart(federation: SmallFederation) -> None:
+    """Stop and start all services."""
+    for name in NAMES:
+        federation.reopen(name)
 
 
 def test_a_hospital_that_was_away_catches_up_by_replay(federation: SmallFederation) -> None:
@@ -161,15 +199,22 @@ def test_a_hospital_that_was_away_catches_up_by_replay(federation: SmallFederati
 
 def test_a_wiped_state_folder_never_gives_a_second_release(federation: SmallFederation) -> None:
     """The ledger knows of the charge; what was released under it nobody knows any more."""
-    frame = federation.frame("train", 1, NAMES[0])
-    federation.sites[NAMES[0]].answer(frame)
-    shutil.rmtree(federation.run_folder(NAMES[0]))
-    identities = {h.name: h.identity for h in federation.plan.roster}
+    federation.opened(1)
+    federation.sites[OURS].answer(federation.frame("train", 1, OURS))
+    shutil.rmtree(federation.run_folder(OURS))
     for attempt in (0, 1):
-        request = federation.frame("train", 1, NAMES[0], attempt=attempt)
-        reply = decode_reply(federation.sites[NAMES[0]].answer(request), identities)
+        # Its mask secrets are gone too.
+        reply = federation.reply(federation.sites[OURS].answer(federation.frame("train", 1, OURS, attempt=attempt)))
+        assert (reply.manifest.role, reply.body) == ("observe", b"")
+    shutil.rmtree(federation.run_folder(OURS))
+    honest = federation.coordinator.openings.pop(1)
+    del federation.coordinator.adverts[1][OURS]
+    assert federation.opened(1).digest != honest.digest
+    for attempt in (0, 1):
+        # Under a new opening, with an advert that it has the secrets of.
+        reply = federation.reply(federation.sites[OURS].answer(federation.frame("train", 1, OURS, attempt=attempt)))
         assert (reply.manifest.role, reply.manifest.reason, reply.body) == ("observe", LedgerError.__name__, b"")
-    assert federation.charges(NAMES[0]) == 1
+    assert federation.charges(OURS) == 1
     # It is out for this round only: it applies the others' aggregate and trains on.
     federation.train(1, *NAMES[1:])
     replies = federation.train(2)
@@ -208,11 +253,15 @@ def test_the_status_says_why_a_hospital_sits_out(federation: SmallFederation) ->
 
 
 def test_spending_survives_into_a_new_run(federation: SmallFederation) -> None:
-    """The ledger is one per data source: a second run finds the budget gone."""
+    """The ledger is one per data source: a second run finds the budget gone, and announces no masks."""
     federation.coordinator.whole_run(federation.sites)
-    federation.coordinator.aggregates.clear()
-    federation.coordinator.run = "2" * 32
-    federation.reopen(NAMES[0])
-    replies = federation.train(1)
-    assert {reply.manifest.reason for reply in replies} == {"BudgetExceeded"}
+    federation.coordinator.switch("2" * 32)
+    federation.reopen(OURS)
+    for name in NAMES:
+        with pytest.raises(BudgetExceeded):
+            federation.sites[name].answer(federation.coordinator.request("keys", 1, name))
+    # Also if it had announced them before.
+    federation.opened(1)
+    replies, _ = federation.coordinator.collect("train", 1, federation.sites)
+    assert {(reply.manifest.role, reply.manifest.reason) for reply in replies} == {("observe", "BudgetExceeded")}
     assert [federation.charges(name) for name in NAMES] == [2] * 4

@@ -48,6 +48,13 @@ def expect_no_trace(federation: SmallFederation) -> None:
         ("hello", 1, {}, WrongRound),
         ("finish", 3, {}, WrongRound),
         ("finish", 4, {}, WrongRound),
+        ("keys", 0, {}, WrongRound),
+        ("keys", 4, {}, WrongRound),
+        ("keys", 1, {"attempt": 3}, WrongRound),
+        ("keys", 1, {"plan": "f" * 64}, WrongPlan),
+        ("unmask", 0, {}, WrongRound),
+        ("unmask", 1, {}, WrongRound),
+        ("unmask", 4, {}, WrongRound),
     ],
 )
 def test_a_request_out_of_place_is_refused(
@@ -89,14 +96,15 @@ def test_a_request_with_another_body_is_refused(federation: SmallFederation) -> 
 def test_a_run_is_no_path(run: str) -> None:
     """The run id names a folder of the site."""
     fields = {"kind": "hello", "plan": "0" * 64, "epoch": 1, "round": 0, "attempt": 0, "hospital": OURS}
+    fields |= {"aggregates": (), "adverts": (), "survivors": (), "body_sha256": "0" * 64}
     with pytest.raises(ValueError, match="run"):
-        Request.model_validate(fields | {"run": run, "aggregates": (), "body_sha256": "0" * 64})
-    assert Request.model_validate(fields | {"run": "0" * 32, "aggregates": (), "body_sha256": "0" * 64})
+        Request.model_validate(fields | {"run": run})
+    assert Request.model_validate(fields | {"run": "0" * 32})
 
 
 def test_a_run_cannot_go_on_under_another_plan(federation: SmallFederation) -> None:
     """Stored integers lie on the grid of the plan that they were made for; under another they could wrap."""
-    federation.coordinator.run = "3" * 32
+    federation.coordinator.switch("3" * 32)
     folder = federation.run_folder(OURS)
     folder.mkdir(parents=True)
     (folder / "plan").write_text("f" * 64)
@@ -111,7 +119,8 @@ def test_a_run_cannot_go_on_under_another_plan(federation: SmallFederation) -> N
 
 def test_the_request_that_is_in_place_is_answered(federation: SmallFederation) -> None:
     """The control of all refusals above; it stands last, since it leaves traces."""
-    federation.coordinator.run = "4" * 32
+    federation.coordinator.switch("4" * 32)
+    federation.opened(1)
     assert federation.sites[OURS].answer(federation.frame("train", 1, OURS))
     assert federation.charges(OURS) == 1
     assert federation.run_folder(OURS).is_dir()
