@@ -99,15 +99,21 @@ class RequestWriter:
             return missing
         limits, last = self.limits, missing.first - 1
         entries = bodies = 0
-        for entry_bytes, body_bytes in self.history.sizes(
-            Rounds(missing.first, min(missing.last, missing.first + limits.aggregates - 1))
-        ):
+        for number, (entry_bytes, body_bytes) in enumerate(self._sizes(missing), start=missing.first):
             entries, bodies = entries + entry_bytes, bodies + body_bytes
+            full = number - missing.first >= limits.aggregates
+            full = full or entries > limits.header_bytes or bodies > limits.body_bytes
             # Skipped rounds go with the sum before them: the manifests that vouch for it cover them too.
-            if body_bytes and last >= missing.first and (entries > limits.header_bytes or bodies > limits.body_bytes):
+            if body_bytes and full and number > missing.first:
                 break
-            last += 1
+            last = number
         return Rounds(missing.first, last)
+
+    def _sizes(self, missing: Rounds) -> Iterator[tuple[int, int]]:
+        """Sizes of the missing rounds, asked for as far as they are taken."""
+        step = self.limits.aggregates + 1
+        for first in range(missing.first, missing.last + 1, step):
+            yield from self.history.sizes(Rounds(first, min(missing.last, first + step - 1)))
 
     def write(
         self, step: Step, *, attempt: int, rounds: Mapping[str, Rounds], opening: Opening | None = None

@@ -6,6 +6,7 @@ import hashlib
 import tracemalloc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -16,10 +17,12 @@ from flwr.serverapp import Grid
 from common.config import parse_settings
 from common.errors import MalformedMessage
 from common.identity import Identity
-from common.messages import AggregateEntry, Applied, Manifest, SignedManifest, decode_request, header_bytes
+from common.mask_messages import opening_digest
+from common.messages import AggregateEntry, Applied, Manifest, SignedManifest, decode_request
 from common.plan import Plan
 from common.plan_bounds import default_threshold
-from server.aggregate import Aggregate
+from common.wire import header_bytes
+from server.aggregate import Aggregate, skipped
 from server.ask import Attempt, expected_answer
 from server.exchange import Collection
 from server.one_by_one import OneByOneGrid, messages_of
@@ -27,6 +30,8 @@ from server.requests import HELLO, PageLimits, RequestWriter, Rounds, Step
 from tests.support.cards import make_rows
 from tests.support.flower_federation import REPOSITORY
 from tests.support.in_process_grid import as_server_app
+from tests.support.masked_sites import MaskedSites
+from tests.support.replies import NAMES
 
 RUN = "a" * 32
 COORDINATOR = Identity.generate()
@@ -65,6 +70,7 @@ def aggregate(round_number: int, *, hospitals: int, body: bytes) -> Aggregate:
                 role="contribute",
                 reason="",
                 parameters=digest,
+                opening=digest,
                 state_tag=digest,
                 applied=Applied(round=round_number - 1, root=digest if round_number > 1 else "", chain=digest),
                 ledger_sequence=round_number,
@@ -76,7 +82,10 @@ def aggregate(round_number: int, *, hospitals: int, body: bytes) -> Aggregate:
         )
         for k in range(1, hospitals + 1)
     )
-    return Aggregate(AggregateEntry(round=round_number, attempt=0, survivors=survivors, body_bytes=len(body)), body)
+    entry = AggregateEntry(
+        round=round_number, attempt=0, survivors=survivors, sum_bytes=len(body), transcript=None, witnesses=()
+    )
+    return Aggregate(entry, body)
 
 
 @dataclass
@@ -85,17 +94,22 @@ class Generated:
 
     hospitals: int
     body_bytes: int = 50
+    skipped: frozenset[int] = frozenset()
     asked: list[Rounds] = field(default_factory=list)
 
     def aggregates(self, rounds: Rounds) -> list[Aggregate]:
         """Each with its round number in the body."""
         self.asked.append(rounds)
-        numbers = range(rounds.first, rounds.last + 1)
-        return [aggregate(n, hospitals=self.hospitals, body=n.to_bytes(self.body_bytes, "big")) for n in numbers]
+        return [self._one(number) for number in range(rounds.first, rounds.last + 1)]
 
     def sizes(self, rounds: Rounds) -> list[tuple[int, int]]:
         """Of those."""
         return [(len(header_bytes(a.entry)), len(a.body)) for a in self.aggregates(rounds)]
+
+    def _one(self, number: int) -> Aggregate:
+        if number in self.skipped:
+            return skipped(number, 0)
+        return aggregate(number, hospitals=self.hospitals, body=number.to_bytes(self.body_bytes, "big"))
 
 
 class Sink:
@@ -150,9 +164,45 @@ def test_hospitals_in_one_state_get_one_body() -> None:
     assert sorted(history.asked) == [(1, 3), (3, 3)]
 
 
-@pytest.mark.parametrize(("hospitals", "rounds", "most"), [(5, 2500, 256), (50, 300, 93)])
+def test_each_hospital_gets_the_opening_with_its_own_sealed_shares(tmp_path: Path) -> None:
+    """The adverts are the same for all; the shares beside them are those of the recipient, and of nobody else."""
+    sites = MaskedSites(tmp_path)
+    opening = sites.opening(1, NAMES[:3])
+    writer = RequestWriter(sites.plan, RUN, sites.coordinator.sign, Generated(0))
+    frames = dict(writer.write(Step("train", 1), attempt=1, rounds=dict.fromkeys(NAMES, Rounds(1, 0)), opening=opening))
+    assert set(frames) == set(NAMES)
+    for position, name in enumerate(NAMES):
+        request = decode_request(frames[name], sites.coordinator.public_hex).request
+        assert (request.hospital, request.attempt, request.survivors) == (name, 1, ())
+        assert opening_digest([one.advert for one in request.adverts]) == opening.digest
+        for full, one in zip(opening.adverts, request.adverts, strict=True):
+            assert one.shares == full.shares[position]
+            public_hex = sites.identities[one.advert.hospital].public_hex
+            one.check(public_hex, position=position, hospitals=len(NAMES))
+            # Control: they are no other hospital's.
+            with pytest.raises(MalformedMessage, match="not those it signed"):
+                one.check(public_hex, position=(position + 1) % 4, hospitals=len(NAMES))
+
+
+def test_a_plain_request_carries_survivors_and_neither_aggregates_nor_adverts(tmp_path: Path) -> None:
+    """It asks for shares, or for an advert."""
+    sites = MaskedSites(tmp_path)
+    survivors = aggregate(3, hospitals=3, body=b"sum").entry.survivors
+    writer = RequestWriter(sites.plan, RUN, sites.coordinator.sign, Generated(0))
+    signed = decode_request(
+        writer.write_plain(Step("unmask", 3), "hospital-2", attempt=1, survivors=survivors),
+        sites.coordinator.public_hex,
+    )
+    request = signed.request
+    assert (request.kind, request.round, request.attempt, request.hospital) == ("unmask", 3, 1, "hospital-2")
+    assert (request.survivors, request.aggregates, request.adverts, signed.body) == (survivors, (), (), b"")
+    keys = decode_request(writer.write_plain(Step("keys", 4), "hospital-1"), sites.coordinator.public_hex).request
+    assert (keys.kind, keys.round, keys.survivors) == ("keys", 4, ())
+
+
+@pytest.mark.parametrize(("hospitals", "rounds", "most"), [(5, 2500, 256), (50, 300, 86)])
 def test_any_number_of_missed_rounds_fits_page_by_page(hospitals: int, rounds: int, most: int) -> None:
-    """A site takes a header of 8 MiB: without pages one that was away for 1840 rounds of five could never come back."""
+    """A site takes a header of 8 MiB: without pages one that was away for 1690 rounds of five could never come back."""
     writer = RequestWriter(plan_of(hospitals), RUN, COORDINATOR.sign, Generated(hospitals))
     missing, seen, largest = Rounds(1, rounds), list[int](), 0
     while missing.first <= missing.last:
@@ -185,3 +235,26 @@ def test_a_page_takes_what_fits_and_one_at_least(limits: PageLimits, missing: Ro
     """A model whose aggregate is larger than a page goes round by round."""
     writer = RequestWriter(plan_of(4), RUN, COORDINATOR.sign, Generated(4, body_bytes=400), limits)
     assert writer.page(missing) == page
+
+
+@pytest.mark.parametrize(
+    ("skips", "limits", "page"),
+    [
+        # One that fits is followed by three that were skipped, which count for nothing.
+        ({4, 5, 6}, PageLimits(aggregates=2), Rounds(2, 6)),
+        ({4, 5, 6}, PageLimits(aggregates=3), Rounds(2, 6)),
+        ({4, 5, 6}, PageLimits(body_bytes=1000), Rounds(2, 6)),
+        ({4, 5, 6}, PageLimits(header_bytes=1), Rounds(2, 2)),
+        ({3, 4, 5}, PageLimits(header_bytes=1), Rounds(2, 5)),
+        ({3, 4, 5}, PageLimits(aggregates=1), Rounds(2, 5)),
+        # The page begins with skipped rounds: a sum goes with them as long as it fits.
+        ({2, 3}, PageLimits(aggregates=3), Rounds(2, 4)),
+        ({2, 3}, PageLimits(aggregates=2), Rounds(2, 3)),
+        ({2, 3}, PageLimits(body_bytes=1), Rounds(2, 3)),
+        (set(range(2, 10)), PageLimits(aggregates=1, header_bytes=1, body_bytes=1), Rounds(2, 9)),
+    ],
+)
+def test_a_page_ends_before_a_sum(skips: set[int], limits: PageLimits, page: Rounds) -> None:
+    """What vouches for a page are manifests of the next sum, which name the rounds that were skipped before it too."""
+    history = Generated(4, body_bytes=400, skipped=frozenset(skips))
+    assert RequestWriter(plan_of(4), RUN, COORDINATOR.sign, history, limits).page(Rounds(2, 9)) == page
