@@ -182,7 +182,7 @@ class MaskedSites:
             assert admitted is not None
             assert admitted.upload is not None
             total.add(admitted.signed, admitted.upload)
-            uploads[name] = admitted.body
+            uploads[name] = bytes(admitted.body)
         return total, uploads
 
     def unmasking(self, opening: Opening, total: RunningSum, *, revealing: Sequence[str] | None = None) -> Unmasking:
