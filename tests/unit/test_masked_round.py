@@ -60,21 +60,10 @@ def opened(folder: Path, *, liar: str = "", lies_about: str = "") -> Round:
     """The uploads are in; a liar has dealt shares of another secret than the one it announces."""
     sites = MaskedSites(folder)
     if liar:
-        deal_badly(sites, liar, lies_about)
+        sites.deal_badly(liar, 2, about=lies_about)
     opening = sites.opening(2)
     total, uploads = sites.collected(opening, {name: random_words(NAMES.index(name)) for name in SURVIVORS})
     return Round(sites, opening, total, uploads)
-
-
-def deal_badly(sites: MaskedSites, liar: str, lies_about: str) -> None:
-    """Announce another commitment or mask key beside shares that all open and are all as signed."""
-    full = sites.advert(liar, 2)
-    other = {"commitment": "9" * 64, "mask_key": public_hex(b"another secret of thirty-two by.")}[lies_about]
-    advert = sign(full.advert.model_copy(update={lies_about: other}), sites.identities[liar].sign)
-    storage = sites.storage(liar)
-    kept, told = storage.load_masks(2), encode_document(full)
-    assert kept is not None
-    storage.save_masks(2, kept.removesuffix(told) + encode_document(full.model_copy(update={"advert": advert})))
 
 
 @pytest.fixture
