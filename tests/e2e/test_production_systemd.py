@@ -238,6 +238,7 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]
         for name in names:
             docker("rm", "--force", Machine(name).container, check=False)
         docker("network", "rm", NETWORK, check=False)
+        docker("image", "rm", "--force", IMAGE, check=False)  # what it was built from stays in the build's cache
 
 
 def test_all_hospitals_end_with_one_model(production: Production) -> None:
