@@ -13,6 +13,7 @@ from pathlib import Path
 from client.doctor_finding import Finding, Verdict, examine, failed, noted, passed
 from client.doctor_machine import validity_of
 from client.doctor_processes import running_gateway
+from client.doctor_proxy import CONNECT_S, route_to
 from client.gateway import LOOPBACK, gateway_children
 from common.child import ChildEvent
 from common.errors import ConfigError, DeploymentError
@@ -21,7 +22,6 @@ from common.node_key import SUPEREXEC_SECRET_BYTES
 from common.site_config import GatewaySettings
 from common.supervise import require_free, supervise
 
-CONNECT_S = 10.0
 REGISTER_S = 30.0
 SAY_EXPIRY_DAYS = 30
 _EXPIRED, _NOT_YET_VALID, _OTHER_HOST, _OTHER_ADDRESS = 10, 9, 62, 64  # OpenSSL's X509_V_ERR_*
@@ -62,23 +62,36 @@ def runtime_port(gateway: GatewaySettings) -> Verdict:
 
 
 def coordinator_port(gateway: GatewaySettings) -> Verdict:
-    """Whether a TCP connection to the coordinator comes about."""
+    """Whether a connection to the coordinator comes about, through the HTTP proxy of the environment if there is one.
+
+    Raises:
+        DeploymentError: If the proxy is in the way.
+    """
     host, port = _address(gateway)
+    route = route_to(host)
+    ignored = f"gRPC ignores {route.ignored}, which is not http://HOST:PORT" if route.ignored else ""
     try:
-        socket.create_connection((host, port), timeout=CONNECT_S).close()
+        route.connect(host, port).close()
     except socket.gaierror:
-        return failed(f"no address is known for {host}", "correct 'gateway.superlink', or this network's name service")
+        return failed(
+            f"no address is known for {host}",
+            ignored or "correct 'gateway.superlink', or this network's name service",
+        )
     except TimeoutError:
         return failed(
             f"{gateway.superlink} did not answer within {CONNECT_S:g} s",
-            f"have the hospital's firewall let this machine connect to {host}, TCP port {port}",
+            ignored or f"have the hospital's firewall let this machine connect to {host}, TCP port {port}",
         )
     except OSError as error:
         return failed(
             f"{gateway.superlink} cannot be reached ({error.strerror})",
-            "ask the coordinator whether it is up, and the hospital's firewall whether it lets this machine out",
+            ignored
+            or "ask the coordinator whether it is up, and the hospital's firewall whether it lets this machine out",
         )
-    return passed(f"{gateway.superlink} takes connections")
+    if ignored:
+        return noted(f"{gateway.superlink} takes connections, without a proxy", ignored)
+    way = f" through {route.proxy}" if route.proxy else ""
+    return passed(f"{gateway.superlink} takes connections{way}")
 
 
 def certificate(gateway: GatewaySettings, *, now: dt.datetime) -> Verdict:
@@ -90,6 +103,7 @@ def certificate(gateway: GatewaySettings, *, now: dt.datetime) -> Verdict:
 
     Raises:
         ConfigError: If the site's authority cannot be read.
+        DeploymentError: If the HTTP proxy is in the way.
     """
     host, port = _address(gateway)
     _, authority_until = validity_of(gateway.root_certificates)
@@ -98,7 +112,7 @@ def certificate(gateway: GatewaySettings, *, now: dt.datetime) -> Verdict:
     context.set_alpn_protocols(["h2"])
     try:
         with (
-            socket.create_connection((host, port), timeout=CONNECT_S) as plain,
+            route_to(host).connect(host, port) as plain,
             context.wrap_socket(plain, server_hostname=host) as secured,
         ):
             shown, protocol = secured.getpeercert() or {}, secured.version()
@@ -107,7 +121,7 @@ def certificate(gateway: GatewaySettings, *, now: dt.datetime) -> Verdict:
     except (ssl.SSLError, ConnectionError, TimeoutError) as error:
         return failed(
             f"{gateway.superlink} does not speak TLS ({type(error).__name__})",
-            "check that 'gateway.superlink' names the coordinator's Fleet port, and that no proxy is in between",
+            "check that 'gateway.superlink' names the coordinator's Fleet port, and that nothing in between answers",
         )
     server_until = dt.datetime.fromtimestamp(ssl.cert_time_to_seconds(str(shown["notAfter"])), dt.UTC)
     until = min(server_until, authority_until)

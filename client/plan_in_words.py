@@ -8,6 +8,7 @@ from common.ckks import PRESETS, chunks_for
 from common.ckks_parameters import SEED_BYTES
 from common.coverage import NOT_COVERED
 from common.plan import Plan
+from common.plan_bounds import most_colluders
 from common.plan_settings import PoissonSampling, TrainingSettings
 from common.printable import printable
 from common.site_config import SitePrivacy
@@ -47,6 +48,27 @@ def plan_in_words(plan: Plan, *, hospital: str, privacy: SitePrivacy, units: Sit
     return tuple(printable(line) for line in lines)
 
 
+def cohort_in_words(plan: Plan) -> tuple[str, ...]:
+    """Lines that say how many hospitals may be away, and how many may side with the coordinator.
+
+    Raises:
+        PlanError: If the plan is still a template.
+    """
+    hospitals = len(plan.roster)
+    away, least = hospitals - plan.needed, plan.needed
+    most = most_colluders(hospitals, threshold=plan.threshold, min_cohort=plan.min_cohort)
+    return (
+        (
+            f"{away or 'None'} of the {hospitals} hospitals may drop out of a round: every sum holds the updates of "
+            f"{f'at least {least}' if away else f'all {least}'}, and {plan.threshold} must help to unmask it."
+        ),
+        (
+            f"The coordinator together with up to {most} hospital{'' if most == 1 else 's'} could not read a single "
+            f"update; the plan assumes {plan.cohort.assumed_colluders}."
+        ),
+    )
+
+
 def _who(plan: Plan, hospital: str) -> tuple[str, ...]:
     rows = (
         f"  {member.name:24} {member.declared_units:>7} units  {member.fingerprint}"
@@ -70,6 +92,7 @@ def _what(plan: Plan) -> tuple[str, ...]:
             f"{len(plan.data.classes)} classes apart: {', '.join(plan.data.classes)}."
         ),
         f"{plan.training.rounds} rounds of {plan.training.local_steps} steps, {_sampling(plan.training)}.",
+        *cohort_in_words(plan),
     )
 
 

@@ -6,7 +6,7 @@ The tree is split by who must act::
     ├── OperatorError            whoever typed the command or wrote the file; exit code 2
     │   ├── ConfigError          a YAML file is wrong
     │   │   └── PlanError        the plan asks for something unsound
-    │   ├── SecretKeyOnServer    a CKKS secret key lies where the coordinator runs
+    │   ├── SecretKeyOnServer    a CKKS secret key, or a hospital's vault or its key, lies where the coordinator runs
     │   ├── AddressInUse         a port is taken
     │   ├── AlreadyExists        a command would overwrite
     │   ├── StoreError           the coordinator's disk refuses or its store is damaged
@@ -71,7 +71,7 @@ class PlanError(ConfigError):
 
 
 class SecretKeyOnServer(OperatorError):
-    """A CKKS secret key lies where the coordinator runs."""
+    """A CKKS secret key, or a hospital's vault or its key, lies where the coordinator runs."""
 
 
 class AddressInUse(OperatorError):

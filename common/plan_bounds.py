@@ -32,14 +32,16 @@ def check_bounds(hospitals: int, *, threshold: int, min_cohort: int, assumed_col
         PlanError: Unless n >= 3, 2t >= n + c + 1, t <= min_cohort <= n and min_cohort - c >= 2; says what is allowed.
 
     Guarantees:
-        Two sums of one round take 2(t - c) revealing honest hospitals, more than the n - c that there are.
+        Two sums of one round take 2(t - c) revealing honest hospitals, more than the n - c that there are. With
+        c <= n - 2, which is checked first, 2t >= n + c + 1 >= 2c + 3 gives t >= c + 2: so min_cohort - c >= 2.
     """
     check_hospitals(hospitals)
     colluders = _count(assumed_colluders, "assumed colluder")
     if assumed_colluders > hospitals - FEWEST_HONEST:
         raise PlanError(
             f"cohort.assumed_colluders: seen {assumed_colluders} with {hospitals} hospitals; at most "
-            f"{hospitals - FEWEST_HONEST} is allowed: fewer than two others in a sum cannot hide each other"
+            f"{hospitals - FEWEST_HONEST} is allowed: colluders take their own updates out of a sum, and what is left "
+            "must hold two others' at least"
         )
     lowest = (hospitals + assumed_colluders) // 2 + 1
     if not lowest <= threshold <= hospitals:
@@ -61,13 +63,7 @@ def check_bounds(hospitals: int, *, threshold: int, min_cohort: int, assumed_col
         )
         raise PlanError(
             f"cohort.min_cohort: seen {min_cohort} with {hospitals} hospitals and threshold {threshold}; "
-            f"{_span(max(threshold, assumed_colluders + FEWEST_HONEST), hospitals)} is allowed: {why}"
-        )
-    if min_cohort - assumed_colluders < FEWEST_HONEST:
-        raise PlanError(
-            f"cohort.min_cohort: seen {min_cohort} with {colluders}; "
-            f"{_span(assumed_colluders + FEWEST_HONEST, hospitals)} is allowed: colluders take their own updates out "
-            "of a sum, and what is left must hold two others' at least"
+            f"{_span(threshold, hospitals)} is allowed: {why}"
         )
 
 
@@ -79,7 +75,7 @@ def check_hospitals(hospitals: int) -> None:
     """
     if hospitals < FEWEST_HOSPITALS:
         raise PlanError(
-            f"{_count(hospitals, 'hospital')} take part; at least {FEWEST_HOSPITALS} are allowed: each of two would "
+            f"seen {_count(hospitals, 'hospital')}; at least {FEWEST_HOSPITALS} are allowed: each of two would "
             "read the other's update from their sum"
         )
 

@@ -133,7 +133,12 @@ class CohortSettings(Settings):
         "CKKS key to read anything",
     )
     round_timeout_s: float = Field(gt=0, le=86_400, description="a hospital that has not answered by then sits out")
-    attempts: int = Field(ge=1, le=100, description="how often a round is asked for before the run stops")
+    attempts: int = Field(
+        ge=1,
+        le=100,
+        description="how often a round is asked for before the run stops; the coordinator tries a stopped run again, "
+        "until it has gained no round for `patience_s` (server file)",
+    )
 
     def filled(self, hospitals: int) -> Self:
         """These settings with numbers in place of `auto`, for a roster of that length.

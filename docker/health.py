@@ -1,9 +1,9 @@
 # ruff: noqa: INP001 -- a program of the images, no part of a package
 """Health of a container: every address that is named answers.
 
-`health.py unix:/run/fedward/site.sock tcp:127.0.0.1:9091 get:127.0.0.1:9093/health`. Something must listen at the
-first two kinds, and say 200 at the third. Standard library only: it runs every few seconds in every container, and
-costs 20 ms where the project's own commands cost a second.
+`health.py unix:/run/fedward/site.sock get:127.0.0.1:9093/health`. Something must listen at the first kind, and say 200
+at the second. Standard library only: it runs every few seconds in every container, and costs 20 ms where the project's
+own commands cost a second.
 """
 
 from __future__ import annotations
@@ -14,19 +14,11 @@ import sys
 TIMEOUT_S = 3.0
 
 
-def connect(address: str) -> None:
-    """Connect and hang up; over HTTP, ask first."""
-    kind, _, rest = address.partition(":")
-    if kind == "get":
-        ask(rest)
-        return
-    if kind == "unix":
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(TIMEOUT_S)
-            connection.connect(rest)
-        return
-    host, _, port = rest.rpartition(":")
-    socket.create_connection((host, int(port)), TIMEOUT_S).close()
+def connect(path: str) -> None:
+    """Connect to a Unix socket and hang up."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(TIMEOUT_S)
+        connection.connect(path)
 
 
 def ask(address: str) -> None:
@@ -40,11 +32,17 @@ def ask(address: str) -> None:
         raise OSError(0, status.decode(errors="replace") or "no answer")
 
 
+ASK = {"unix": connect, "get": ask}
+
+
 def main() -> None:
-    """Arguments: addresses. Exit status 1 and one line at the first that does not answer."""
+    """Arguments: addresses. Exit status 1 and one line at the first that does not answer, or is of no known kind."""
     for address in sys.argv[1:]:
+        kind, _, rest = address.partition(":")
+        if kind not in ASK:
+            sys.exit(f"{address}: is neither unix:PATH nor get:HOST:PORT/PATH")
         try:
-            connect(address)
+            ASK[kind](rest)
         except OSError as error:
             sys.exit(f"{address}: {error.strerror or error}")
 

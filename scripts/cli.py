@@ -167,6 +167,12 @@ def provision(  # noqa: PLR0913 -- one parameter per option
     typer.echo(f"  fedward-server run {out / 'plan.yaml'} --config {out / 'coordinator' / 'server.yaml'}")
 
 
+def _say_plan(plan: Plan) -> None:
+    from client.plan_in_words import cohort_in_words  # noqa: PLC0415
+
+    typer.echo("\n".join((f"plan {plan.digest}", *cohort_in_words(plan))))
+
+
 def _provision_from_cards(template: Plan, cards: Path, out: Path, *, address: str) -> None:
     from scripts.organise import CoordinatorOptions, kit_path, organise, read_cards  # noqa: PLC0415
     from scripts.whole_folder import whole_folder  # noqa: PLC0415
@@ -174,7 +180,7 @@ def _provision_from_cards(template: Plan, cards: Path, out: Path, *, address: st
     known = read_cards(cards)
     with whole_folder(out, mode=0o700) as staging:
         agreed = organise(template, known, staging, options=CoordinatorOptions(address))
-    typer.echo(f"plan {agreed.digest}")
+    _say_plan(agreed)
     for hospital in agreed.roster:
         typer.echo(f"{hospital.name}: {hospital.declared_units} units, fingerprint {hospital.fingerprint}; send it")
         typer.echo(f"  {kit_path(out, hospital.name)}")
@@ -202,7 +208,7 @@ def _provision_demo(  # noqa: PLR0913 -- one parameter per option
             device="auto",
         ),
     )
-    typer.echo(f"plan {agreed.digest}")
+    _say_plan(agreed)
     for hospital in agreed.roster:
         typer.echo(f"{hospital.name}: declares {hospital.declared_units} units; start it with")
         typer.echo(f"  fedward-client start --config {out / hospital.name / hospital.name}.yaml")

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from client.plan_in_words import cohort_in_words
 from common.command import run_command
 from common.config import load_settings, parse_settings
 from common.plan import Plan
@@ -103,6 +104,7 @@ def fill(
         # Last: a coordinator's plan means that everything else is there.
         _fill_coordinator(volumes / "coordinator", work / "federation")
     typer.echo(f"plan {plan.digest}: {len(shares)} hospitals, {plan.training.rounds} rounds")
+    typer.echo("\n".join(cohort_in_words(plan)))
 
 
 def container_site(content: dict[str, Any]) -> dict[str, Any]:
@@ -160,9 +162,22 @@ def _fill_coordinator(volumes: Path, made: Path) -> None:
         _empty(volumes / name)
     shutil.copytree(made / "coordinator", volumes / "keys", dirs_exist_ok=True)
     (volumes / "keys" / "server.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    _give(volumes / "work", COORDINATOR)
-    shutil.copy(made / "plan.yaml", volumes / "keys")
-    _give(volumes / "keys", COORDINATOR)
+    for name in ("work", "keys"):
+        _give(volumes / name, COORDINATOR)
+    _mark_as_filled(volumes / "keys" / "plan.yaml", (made / "plan.yaml").read_bytes())
+
+
+def _mark_as_filled(plan: Path, content: bytes) -> None:
+    """Put the coordinator's plan into its place, whole and with its owner, when all else is on the disk.
+
+    A start that was killed before leaves no plan, and the next one begins anew; one that finds a plan leaves it all be.
+    """
+    temporary = plan.with_name(f".{plan.name}.new")
+    temporary.write_bytes(content)
+    temporary.chmod(FILE_MODE)
+    os.chown(temporary, COORDINATOR.user, COORDINATOR.group)
+    os.sync()
+    temporary.replace(plan)
 
 
 def _empty(folder: Path) -> None:

@@ -50,7 +50,8 @@ the plan.
 """
 SERVER = """
 Where the coordinator listens and keeps its files. `configs/server.yaml` is a sample with comments. Its folder and the
-folder of the file must not hold a CKKS secret key: the coordinator refuses to start there.
+folder of the file must not hold a CKKS secret key, a hospital's vault or the key of one: the coordinator refuses to
+start there.
 """
 FILES: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("Plan", PLAN, Plan),

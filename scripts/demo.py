@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from client.data import load_table
+from client.plan_in_words import cohort_in_words
 from common.config import load_settings, parse_settings
 from common.errors import DataError, FedwardError, OperatorError
 from common.plan import Plan
@@ -119,6 +120,7 @@ def prepare(options: DemoOptions, work: Path) -> Prepared:
     remember_options(work, made_with)
     made = local_options(options.hospitals, device="auto")
     plan = provision(template, {share.name: share.data for share in shares}, folder, options=made)
+    print("\n".join(cohort_in_words(plan)), file=sys.stderr)
     return Prepared(folder, plan, is_synthetic(source), test, made_with)
 
 

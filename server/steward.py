@@ -50,7 +50,8 @@ class Steward:
         failures, complete, moved = 0, self._store.last_complete_round(run), time.monotonic()
         while self._state(run) == "running":
             ended = await self._attempt(run)
-            if ended is None or self._state(run) != "running":
+            # A run that was stopped and taken up again while Flower was told is looked at anew, and not stopped twice.
+            if ended is None or ended.by_operator or self._state(run) != "running":
                 return
             reached = self._store.last_complete_round(run)
             if reached > complete:

@@ -43,10 +43,17 @@ async def submit(config: ServerConfig, run: str, *, connect_timeout_s: float) ->
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Why a Flower run is over before the run is finished; `again` if trying once more may help."""
+    """Why a Flower run is over before the run is finished.
+
+    Args:
+        reason: What to tell the operator.
+        again: Whether trying once more may help.
+        by_operator: The store said that the run is not wanted; it may say otherwise by now.
+    """
 
     reason: str
     again: bool
+    by_operator: bool = False
 
 
 async def follow(config: ServerConfig, run: str, flower_run: str, *, state: Callable[[], RunState]) -> Ended | None:
@@ -83,7 +90,7 @@ async def follow(config: ServerConfig, run: str, flower_run: str, *, state: Call
             if last is None or last.state == "running":
                 return Ended(reason, again=True)
         await asyncio.sleep(PROGRESS_POLL_S)
-    return None if state() == "finished" else Ended(STOPPED_BY_OPERATOR, again=False)
+    return None if state() == "finished" else Ended(STOPPED_BY_OPERATOR, again=False, by_operator=True)
 
 
 async def cancel(config: ServerConfig, flower_run: str) -> None:

@@ -54,9 +54,7 @@ def changed(path: Path, key: str, value: object) -> dict[str, Any]:
 
 
 ROWS = make_rows(["h0", "h1", "h2"])
-TWO_HOSPITALS = (
-    "2 hospitals take part; at least 3 are allowed: each of two would read the other's update from their sum"
-)
+TWO_HOSPITALS = "seen 2 hospitals; at least 3 are allowed: each of two would read the other's update from their sum"
 UNSIGNED = (
     "file.yaml: federation: h2: its row was not signed by the hospital itself, or was changed since; ask the hospital "
     "for the card that `fedward-client keygen` wrote"
@@ -228,7 +226,7 @@ def test_two_wrong_keys_get_two_lines() -> None:
             agreed(cohort={"assumed_colluders": 2}),
             (
                 "file.yaml: cohort.assumed_colluders: seen 2 with 3 hospitals; at most 1 is allowed: "
-                "fewer than two others in a sum cannot hide each other"
+                "colluders take their own updates out of a sum, and what is left must hold two others' at least"
             ),
         ),
         (

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import yaml
 
-from common.errors import BudgetExceeded, DataError, DeploymentError, FedwardError, OperatorError
+from common.errors import BudgetExceeded, DataError, DeploymentError, FedwardError, OperatorError, PlanError
 from scripts.demo import DemoOptions, Prepared, deliver, prepare, run_demo
 from scripts.demo_run import FinishedRun
 from scripts.demo_work import WorkFolder
@@ -88,6 +88,15 @@ def test_a_results_folder_that_is_fine_is_tried_without_a_trace(made: tuple[Demo
     options, prepared = made
     assert (prepared.folder / "plan.yaml").exists()
     assert not options.results.exists()
+
+
+def test_a_plan_with_numbers_for_more_hospitals_is_refused_before_any_work(tmp_path: Path) -> None:
+    """Not after the images are drawn and dealt; the control is the fixture, whose plan says `auto`."""
+    options = demo_options(tmp_path)
+    options.plan.write_text(yaml.safe_dump({**TEMPLATE, "cohort": {**TEMPLATE["cohort"], "threshold": 4}}))
+    with pytest.raises(PlanError, match=r"^cohort\.threshold: seen 4 with 3 hospitals .*; only 3 is allowed: "):
+        run_demo(options)
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize("wrong", ["another class", "no image", "no folder"])

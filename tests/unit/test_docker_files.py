@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from common.config import parse_settings
+from common.flower import NO_PROXY, PROXIES, proxy_environment
 from common.site_config import SiteConfig, load_site
 from scripts.compose_init import (
     COORDINATOR,
@@ -180,6 +181,40 @@ def test_a_production_gateway_mounts_the_site_file_its_own_keys_and_the_socket()
     assert sources(gateway) == {"$FEDWARD_SITE_FOLDER/site.yaml", "$FEDWARD_SITE_FOLDER/gateway", "socket"}
     assert all(volume.endswith(":ro") for volume in gateway["volumes"])
     assert "secrets" not in gateway
+
+
+def test_a_proxy_reaches_the_gateway_and_nobody_else() -> None:
+    """In lower case, as gRPC reads them; a proxy's address may hold a password, and a site has no network."""
+    services = compose("site.compose.yaml")["services"]
+    assert services["gateway"]["environment"] == {
+        "https_proxy": "${FEDWARD_HTTPS_PROXY:-}",
+        "no_proxy": "${FEDWARD_NO_PROXY:-}",
+    }
+    assert [name for name, s in services.items() if "https_proxy" in s["environment"]] == ["gateway"]
+    assert settings("fedward-gateway.service")["EnvironmentFile"] == ["-/etc/fedward/gateway.env"]
+    assert "EnvironmentFile" not in settings("fedward-site.service")
+
+
+def test_the_variables_of_a_proxy_are_those_that_the_supernode_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty, as compose sets them where the operator names none, they are the same as none."""
+    for name in (*PROXIES, *NO_PROXY):
+        monkeypatch.delenv(name, raising=False)
+    names = compose("site.compose.yaml")["services"]["gateway"]["environment"]
+    for name in names:
+        monkeypatch.setenv(name, "")
+    assert proxy_environment() == {}
+    for name in names:
+        monkeypatch.setenv(name, f"a {name}")
+    assert proxy_environment() == {"https_proxy": "a https_proxy", "no_proxy": "127.0.0.1,localhost,a no_proxy"}
+
+
+def test_a_vault_is_opened_by_a_key_file_or_a_passphrase() -> None:
+    """Both reach the site's container as secrets, which its gateway lacks."""
+    content = compose("site.compose.yaml")
+    site = content["services"]["site"]
+    assert site["command"][-2:] == ["--passphrase-file", "/run/secrets/vault_passphrase"]
+    assert set(site["secrets"]) == set(content["secrets"]) == {"vault_key", "vault_passphrase"}
+    assert all(secret["file"].endswith(":-/dev/null}") for secret in content["secrets"].values())
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "site.compose.yaml"])
@@ -369,9 +404,50 @@ def test_systemd_understands_the_unit(unit: str, tmp_path: Path) -> None:
     assert "ProtectSytem" in complaints(text.replace("ProtectSystem=", "ProtectSytem="))
 
 
+def test_the_command_that_reads_a_passphrase_is_the_units_own() -> None:
+    """An addition has to name the whole command again, and would drift from the unit's."""
+    empty, command = settings("fedward-site-passphrase.conf")["ExecStart"]
+    assert empty == ""
+    assert [command] == [
+        f"{own} --passphrase-file /etc/fedward/passphrase" for own in settings("fedward-site.service")["ExecStart"]
+    ]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("drop_in", ["gpu", "passphrase"])
+def test_systemd_understands_the_units_additions(drop_in: str, tmp_path: Path) -> None:
+    """Read together with the unit; the control has a misspelt setting, and a command beside the unit's own."""
+    unit = tmp_path / "fedward-site.service"
+    unit.write_text(
+        re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", (UNITS / unit.name).read_text(), flags=re.MULTILINE)
+    )
+    folder = tmp_path / f"{unit.name}.d"
+    folder.mkdir()
+    text = re.sub(
+        r"^ExecStart=\S+",
+        "ExecStart=/bin/true",
+        (UNITS / f"fedward-site-{drop_in}.conf").read_text(),
+        flags=re.MULTILINE,
+    )
+
+    def complaints(content: str) -> str:
+        (folder / f"{drop_in}.conf").write_text(content)
+        command = ["systemd-analyze", "verify", "--man=no", str(unit)]
+        result = subprocess.run(  # noqa: S603 -- ours
+            command, capture_output=True, text=True, check=False, env={"SYSTEMD_UNIT_PATH": f"{tmp_path}:"}
+        )
+        return "\n".join(line for line in result.stderr.splitlines() if "fedward" in line or str(tmp_path) in line)
+
+    assert complaints(text) == ""
+    assert complaints(text.replace("ExecStart=\n", "") + "DevicePolcy=closed\nExecStart=/bin/true\n")
+
+
 def test_no_file_names_a_registry() -> None:
     """Where packages and images come from is the operator's setting, not ours."""
-    pattern: Callable[[str], object] = re.compile(r"https?://|\b(?:ghcr|quay|docker)\.io\b").search
+    pattern: Callable[[str], object] = re.compile(
+        # Names below .example are nobody's: the sample of a proxy.
+        r"https?://(?![\w.-]+\.example(?![\w.-]))|\b(?:ghcr|quay|docker)\.io\b"
+    ).search
     texts = [path for folder in (DOCKER, UNITS) for path in folder.rglob("*") if path.is_file()]
     assert len(texts) > 10
     assert [path.name for path in texts if pattern(path.read_text(encoding="utf-8"))] == []

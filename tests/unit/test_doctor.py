@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import json
 import os
@@ -23,9 +24,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.cli import main as client_main
-from client.doctor_finding import Verdict, examine
+from client.doctor_finding import Finding, Verdict, examine
 from client.doctor_machine import clock, disk, exact_pins, kernel_clock, memory, python_allowed, validity_of, versions
 from client.doctor_network import certificate, coordinator_port, gateway_files, runtime_port, says_connected
+from client.doctor_proxy import excepted
 from client.key_ceremony import epoch_key_name
 from client.keygen import VAULT, VAULT_KEY, make_site
 from client.ledger import Ledger
@@ -38,6 +40,7 @@ from common.plan import Plan
 from common.site_config import GatewaySettings, load_site
 from scripts.certificates import TlsFiles, _authority_certificate, _server_certificate, write_tls
 from tests.support.flower_federation import environment, free_port, wait_until
+from tests.support.proxies import ConnectProxy
 from tests.support.site_keys import site_identity, site_vault
 from tests.support.small_federation import NAMES, provision_small, template
 
@@ -539,6 +542,131 @@ def test_a_log_tells_of_a_connection_since_the_last_start(tmp_path: Path) -> Non
         if older is not None:
             (tmp_path / "supernode.log.1").write_text(older)
         assert says_connected(log) is expected, (newest, older)
+
+
+# Through a proxy.
+
+PROXY_WORDS = ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy")
+# Nobody but the proxy knows this name.
+BEHIND_PROXY = "coordinator.fedward.invalid"
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No proxy but the test's own."""
+    for name in PROXY_WORDS:
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def behind_proxy(folder: Path) -> TlsFiles:
+    """Authority and certificate of a coordinator with that name."""
+    folder.mkdir()
+    return write_tls(folder, [BEHIND_PROXY], valid_days=365)
+
+
+def proxied(folder: Path, files: TlsFiles, port: int) -> tuple[Finding, Finding]:
+    """What the doctor says of a coordinator with that name: reached or not, and its certificate."""
+    gateway = settings(folder, files, f"{BEHIND_PROXY}:{port}")
+    return (
+        examine("coordinator", lambda: coordinator_port(gateway)),
+        examine("certificate", lambda: certificate(gateway, now=dt.datetime.now(dt.UTC))),
+    )
+
+
+def test_a_coordinator_behind_an_http_proxy_passes(tmp_path: Path, clean_environment: pytest.MonkeyPatch) -> None:
+    """Name and certificate are the coordinator's; without the proxy, the control, nobody knows the name."""
+    files = behind_proxy(tmp_path / "tls")
+    with listening(tls(files)) as address:
+        port = int(address.rpartition(":")[2])
+        with ConnectProxy(tmp_path / "proxy.log", port) as proxy:
+            assert proxied(tmp_path, files, port)[0].verdict.seen == f"no address is known for {BEHIND_PROXY}"
+            assert proxy.asked == []
+            clean_environment.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
+            reached, trusted = proxied(tmp_path, files, port)
+            assert (reached.verdict.status, trusted.verdict.status) == ("pass", "pass"), (reached, trusted)
+            assert f"through the proxy 127.0.0.1:{proxy.port} (https_proxy)" in reached.verdict.seen
+            assert proxy.asked == [f"CONNECT {BEHIND_PROXY}:{port} HTTP/1.1"] * 2
+            # An exception leads past it.
+            clean_environment.setenv("no_proxy", "intranet.example, fedward.invalid")
+            assert proxied(tmp_path, files, port)[0].failed
+            assert len(proxy.asked) == 2
+
+
+def test_another_authority_behind_the_proxy_fails(tmp_path: Path, clean_environment: pytest.MonkeyPatch) -> None:
+    """A proxy that opens TLS shows a certificate of its own."""
+    ours, theirs = behind_proxy(tmp_path / "ours"), behind_proxy(tmp_path / "theirs")
+    with listening(tls(theirs)) as address:
+        port = int(address.rpartition(":")[2])
+        with ConnectProxy(tmp_path / "proxy.log", port) as proxy:
+            clean_environment.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
+            reached, trusted = proxied(tmp_path, ours, port)
+    assert (reached.verdict.status, trusted.verdict.status) == ("pass", "fail")
+    assert "did not sign" in trusted.verdict.seen
+
+
+@pytest.mark.parametrize(
+    ("answer", "seen"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", "opens no tunnel to coordinator.fedward.invalid:9092 (403)"),
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "wants a name and a password (407)"),
+        (b"220 mail.example ESMTP\r\n\r\n", "does not answer like an HTTP proxy"),
+        (b"", "does not answer like an HTTP proxy"),
+    ],
+)
+def test_a_proxy_that_opens_no_tunnel_fails_and_its_password_is_not_told(
+    answer: bytes, seen: str, tmp_path: Path, clean_environment: pytest.MonkeyPatch
+) -> None:
+    """The proxy is asked as gRPC asks it: with the password that its address holds."""
+    asked = []
+
+    def refuse(connection: socket.socket) -> None:
+        asked.append(connection.recv(1 << 12))
+        connection.sendall(answer)
+
+    with listening(refuse) as address:
+        clean_environment.setenv("http_proxy", f"http://clinic:s%40cret@{address}")
+        reached, _ = proxied(tmp_path, behind_proxy(tmp_path / "tls"), 9092)
+    assert reached.failed
+    assert seen in reached.verdict.seen
+    assert reached.verdict.advice
+    assert "cret" not in reached.line()
+    assert b"Proxy-Authorization: Basic " + base64.b64encode(b"clinic:s@cret") in asked[0]
+
+
+def test_a_proxy_that_is_down_fails(tmp_path: Path, clean_environment: pytest.MonkeyPatch) -> None:
+    """It is told from a coordinator that is down."""
+    clean_environment.setenv("grpc_proxy", f"http://127.0.0.1:{free_port()}")
+    reached, _ = proxied(tmp_path, behind_proxy(tmp_path / "tls"), 9092)
+    assert reached.failed
+    assert "(grpc_proxy) cannot be reached (Connection refused)" in reached.verdict.seen
+
+
+@pytest.mark.parametrize("value", ["https://127.0.0.1:3128", "127.0.0.1:3128", "proxy", "http://", "http://[::1:9"])
+def test_a_proxy_that_grpc_ignores_is_named(value: str, tmp_path: Path, clean_environment: pytest.MonkeyPatch) -> None:
+    """It connects directly then; 127.0.0.2 is no exception as 127.0.0.1 is."""
+    files = tls_files(tmp_path / "tls")
+    clean_environment.setenv("https_proxy", value)
+    with listening(tls(files), host="127.0.0.2") as address:
+        verdict = coordinator_port(settings(tmp_path, files, address))
+    assert verdict.status == "note"
+    assert "gRPC ignores https_proxy" in verdict.advice
+    verdict = coordinator_port(settings(tmp_path, files, f"{BEHIND_PROXY}:9092"))
+    assert verdict.status == "fail"
+    assert "gRPC ignores https_proxy" in verdict.advice
+
+
+def test_exceptions_are_read_as_grpc_reads_them() -> None:
+    """By ending or by network; `no_grpc_proxy` counts before `no_proxy`."""
+    for host, entries, expected in (
+        ("a.clinic.example", "127.0.0.1, .Clinic.example", True),
+        ("a.clinic.example", "clinic.example.org", False),
+        ("10.1.2.3", "10.0.0.0/8", True),
+        ("10.1.2.3", "11.0.0.0/8,10.1.2", False),
+        ("a.clinic.example", "10.0.0.0/8,x/y,", False),
+    ):
+        assert excepted(host, {"no_proxy": entries}) is expected, (host, entries)
+    assert not excepted("a.example", {"no_grpc_proxy": "b.example", "no_proxy": "a.example"})
 
 
 # The machine.
