@@ -1,6 +1,6 @@
 """What this version does not protect against yet: every run says it."""
 
 NOT_COVERED = (
-    "not covered yet: all hospitals share one CKKS key, so a hospital that obtains a peer's upload can read that "
-    "peer's update; and hospitals cannot recompute the sum of a round (docs/threat-model.md)"
+    "not covered yet: a site that is restored from an old backup does not ask its peers how far it was; "
+    "see docs/threat-model.md for this and for what the masks do not hide"
 )
