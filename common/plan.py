@@ -22,6 +22,7 @@ from common.plan_settings import (
     SmallCnnModel,
     TrainingSettings,
 )
+from common.shamir import MOST_PARTIES
 
 
 class Hospital(Card):
@@ -38,7 +39,7 @@ class Federation(Settings):
     epoch: int = Field(ge=1, description="number of the CKKS key that is in force")
     trainable_parameters: int = Field(ge=1, le=10**9, description="length of an update, without slots")
     hospitals: tuple[Hospital, ...] = Field(
-        max_length=1000,
+        max_length=MOST_PARTIES,
         description="the roster; its order is the order of transcripts and seeds",
         json_schema_extra={"minItems": FEWEST_HOSPITALS},
     )

@@ -8,6 +8,7 @@ docs/protocol.md has the proof of what stands here.
 from __future__ import annotations
 
 from common.errors import PlanError
+from common.shamir import MOST_PARTIES
 
 FEWEST_HOSPITALS = 3
 # What is left of a sum without the colluders' own updates: one update alone would be read.
@@ -68,15 +69,20 @@ def check_bounds(hospitals: int, *, threshold: int, min_cohort: int, assumed_col
 
 
 def check_hospitals(hospitals: int) -> None:
-    """Refuse a roster that is too short for any secret.
+    """Refuse a roster that is too short for any secret, or too long for one round's shares.
 
     Raises:
-        PlanError: If there are fewer than three.
+        PlanError: If there are fewer than three or more than sixty.
     """
     if hospitals < FEWEST_HOSPITALS:
         raise PlanError(
             f"seen {_count(hospitals, 'hospital')}; at least {FEWEST_HOSPITALS} are allowed: each of two would "
             "read the other's update from their sum"
+        )
+    if hospitals > MOST_PARTIES:
+        raise PlanError(
+            f"{hospitals} hospitals take part; at most {MOST_PARTIES} are allowed: each deals shares to all others in "
+            "every round; let several sites join as one hospital"
         )
 
 

@@ -10,9 +10,10 @@ from common.config import Settings
 from common.errors import PlanError
 from common.plan_bounds import check_bounds, check_hospitals, default_threshold
 from common.printable import PrintableText
+from common.shamir import MOST_PARTIES
 
 Positive = Annotated[float, Field(gt=0)]
-Threshold = Annotated[int, Field(ge=3, le=1000)]
+Threshold = Annotated[int, Field(ge=3, le=MOST_PARTIES)]
 
 
 class DataSettings(Settings):

@@ -49,13 +49,19 @@ def test_a_plan_loads_exactly_if_the_inequalities_hold() -> None:
     assert verdicts == {True, False}
 
 
-@given(st.integers(1, 1000), st.data())
+@given(st.integers(1, LONGEST), st.data())
 def test_a_plan_of_any_size_loads_exactly_if_the_inequalities_hold(n: int, data: st.DataObject) -> None:
     """Near the bounds, where an error of one would show."""
     c = data.draw(st.integers(0, n), label="c")
     t = data.draw(st.integers((n + c) // 2 - 1, (n + c) // 2 + 3), label="t")
     m = data.draw(st.sampled_from((t - 1, t, t + 1, n, n + 1, c + 1, c + 2)), label="m")
     assert accepted(n, t, m, c) == inequalities(n, t, m, c)
+
+
+def test_more_hospitals_than_can_share_a_secret_are_refused() -> None:
+    """The control is the longest roster."""
+    assert accepted(LONGEST, 41, 41, 1)
+    assert not accepted(LONGEST + 1, 41, 41, 1)
 
 
 def test_no_accepted_plan_lets_a_single_update_out() -> None:
@@ -80,7 +86,7 @@ def test_no_accepted_plan_lets_a_single_update_out() -> None:
     assert alone
 
 
-@given(st.integers(3, 200), st.data())
+@given(st.integers(3, LONGEST), st.data())
 def test_the_most_colluders_are_those_that_a_plan_could_assume(n: int, data: st.DataObject) -> None:
     """What `approve` says is the largest number with which the same plan still loads."""
     t = data.draw(st.integers(n // 2 + 1, n), label="t")
