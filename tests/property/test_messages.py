@@ -143,7 +143,7 @@ def test_a_reply_comes_back_as_it_was_signed(manifest: Manifest, body: bytes) ->
     frame = encode_reply(manifest, body, HOSPITAL.sign)
     reply = decode_reply(frame, ROSTER)
     assert (reply.manifest, reply.body) == (manifest, body)
-    assert encode_reply(reply.manifest, reply.body, HOSPITAL.sign) == frame
+    assert encode_reply(reply.manifest, bytes(reply.body), HOSPITAL.sign) == frame
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20), st.integers(0, 3)), max_size=5), st.integers(-3, 3))

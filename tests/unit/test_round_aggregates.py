@@ -79,7 +79,7 @@ class Trained:
             add_in_place(words, vector.words, vector.parameters)
         shown = [self.replies[i] for i in seeds or uploads]
         total = EncryptedSum(vectors[0].parameters, words, tuple(self.federation.upload(one).seeds for one in shown))
-        return self.with_sum(signed, encode_sum(total), uploads=[one.body for one in shown])
+        return self.with_sum(signed, encode_sum(total), uploads=[bytes(one.body) for one in shown])
 
     def with_sum(
         self,
@@ -97,7 +97,7 @@ class Trained:
         entry = AggregateEntry(
             round=1, attempt=0, survivors=survivors, sum_bytes=len(body), transcript=transcript, witnesses=()
         )
-        sent = uploads or [reply.body for reply in self.replies]
+        sent = uploads or [bytes(reply.body) for reply in self.replies]
         return Aggregate(entry.model_copy(update=changes), body + b"".join(sent))
 
     def with_manifest(self, index: int, *, signer: str = "", **changes: Any) -> Aggregate:  # noqa: ANN401 -- any field
