@@ -82,6 +82,7 @@ class Unmasking:
         opening: What the round was opened with.
         survivors: The signed manifests of those whose uploads are in the sum, in roster order.
         liars: Hospitals whose shares, all good, do not give what they announced.
+        blanks: Per dealer the hospitals that gave shares of others and none of it: its box did not open for them.
     """
 
     plan: Plan
@@ -89,6 +90,7 @@ class Unmasking:
     opening: Opening
     survivors: tuple[SignedManifest, ...]
     liars: set[str] = field(default_factory=set)
+    blanks: dict[str, set[str]] = field(default_factory=dict)
     _shares: dict[str, dict[int, bytes]] = field(default_factory=dict)
 
     @property
@@ -127,6 +129,12 @@ class Unmasking:
         return reveal
 
     @property
+    def blamed(self) -> frozenset[str]:
+        """Dealers that dealt badly beyond doubt: of whom more hospitals have nothing than there may be colluders."""
+        doubt = self.plan.cohort.assumed_colluders
+        return frozenset(self.liars | {dealer for dealer, without in self.blanks.items() if len(without) > doubt})
+
+    @property
     def is_enough(self) -> bool:
         """Whether the shares are enough to take every mask off."""
         return all(len(self._shares.get(name, {})) >= self.plan.threshold for name in self.opening.hospitals)
@@ -162,11 +170,12 @@ class Unmasking:
         )
 
     def _keep(self, reveal: Reveal) -> None:
-        recipient, good = reveal.hospital, dict[str, bytes]()
+        recipient, good, without = reveal.hospital, dict[str, bytes](), set[str]()
         position = self.plan.agreed.position(recipient)
         for one, share in zip(self.opening.adverts, reveal.shares, strict=True):
             dealer, sealed = one.advert.hospital, one.shares[position]
             if not share:
+                without.add(dealer)
                 continue
             of, wanted = ("seed", sealed.seed) if dealer in self.names else ("key", sealed.key)
             data = bytes.fromhex(share)
@@ -175,6 +184,9 @@ class Unmasking:
             good[dealer] = data
         for dealer, data in good.items():
             self._shares.setdefault(dealer, {})[position] = data
+        # A hospital that gives no share at all was left out, or is not asked to.
+        for dealer in without if good else ():
+            self.blanks.setdefault(dealer, set()).add(recipient)
 
     def _secret(self, one: FullAdvert) -> bytes:
         dealer = one.advert.hospital

@@ -71,9 +71,11 @@ class RoundEnd:
                 aggregate, transcript = total.unmasked(unmasking)
             except BadShare as error:
                 log.warning("%s", error)
-                self._exchange.distrust(frozenset(unmasking.liars))
         if transcript is None:
             log.warning("round %d is skipped: its sum cannot be unmasked; its charges stay", step.round)
+            for dealer, without in unmasking.blanks.items():
+                log.warning("no share of %s is with %s", dealer, ", ".join(sorted(without)))
+            self._exchange.distrust(unmasking.blamed)
             # A coordinator that died between the two saves below has left one of a sum that there is not.
             self._masks.drop_transcript(step.round)
         else:

@@ -24,7 +24,7 @@ from common.card import sign_card
 from common.ckks import EncryptedVector, encode_upload
 from common.config import parse_settings
 from common.identity import Identity
-from common.mask_messages import FullAdvert, encode_document, sign
+from common.mask_messages import BOX_BYTES, FullAdvert, encode_document, shares_root, sign
 from common.messages import (
     NOTHING_APPLIED,
     Applied,
@@ -95,12 +95,20 @@ class MaskedSites:
         return own_advert(self.member(name), self.storage(name), run=RUN, round_number=round_number).full
 
     def deal_badly(self, liar: str, round_number: int, *, about: str) -> None:
-        """Have a hospital announce another `commitment` or `mask_key`, beside shares that are all as it signed them."""
+        """Have a hospital announce another `commitment` or `mask_key` than its shares give, or seal junk in each `box`.
+
+        All is as it signed it.
+        """
         full = self.advert(liar, round_number)
-        other = {"commitment": "9" * 64, "mask_key": public_hex(secrets.token_bytes(32))}[about]
-        advert = sign(full.advert.model_copy(update={about: other}), self.identities[liar].sign)
+        if about == "box":
+            junk = tuple(one.model_copy(update={"box": secrets.token_hex(BOX_BYTES)}) for one in full.shares)
+            full = full.model_copy(update={"shares": junk})
+            other = {"shares_root": shares_root(junk)}
+        else:
+            other = {about: {"commitment": "9" * 64, "mask_key": public_hex(secrets.token_bytes(32))}[about]}
+        advert = sign(full.advert.model_copy(update=other), self.identities[liar].sign)
         storage = self.storage(liar)
-        kept, told = storage.load_masks(round_number), encode_document(full)
+        kept, told = storage.load_masks(round_number), encode_document(self.advert(liar, round_number))
         assert kept is not None
         lie = encode_document(full.model_copy(update={"advert": advert}))
         storage.save_masks(round_number, kept.removesuffix(told) + lie)

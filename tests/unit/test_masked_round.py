@@ -239,6 +239,15 @@ def test_a_dealer_whose_good_shares_give_something_else_is_named(tmp_path: Path,
     assert unmasking.liars == {liar}
 
 
+def test_one_hospital_that_withholds_a_share_brings_no_blame_on_its_dealer(tmp_path: Path) -> None:
+    """It may be the liar itself; two of them cannot be, with one colluder assumed."""
+    one = opened(tmp_path, liar="hospital-2", lies_about="box")
+    unmasking = one.unmasking
+    for name, blamed in (("hospital-1", set()), ("hospital-3", {"hospital-2"})):
+        unmasking.take(one.sites.reveal(name, unmasking.survivors), name)
+        assert unmasking.blamed == blamed
+
+
 def test_an_opening_gives_each_place_its_own_shares(one: Round) -> None:
     """In roster order, under one digest for all."""
     assert one.opening.hospitals == NAMES

@@ -234,11 +234,11 @@ def test_a_round_that_is_skipped_after_all_leaves_no_transcript(coordinator: Coo
         assert again.history.aggregates(Rounds(1, 1)) != (skipped(1, 0),)
 
 
-@pytest.mark.parametrize(("liar", "about"), [("hospital-2", "commitment"), (GONE, "mask_key")])
+@pytest.mark.parametrize(("liar", "about"), [("hospital-2", "commitment"), (GONE, "mask_key"), ("hospital-2", "box")])
 def test_a_dealer_of_bad_shares_costs_one_round_and_is_left_out_of_the_next(
     coordinator: Coordinator, liar: str, about: str
 ) -> None:
-    """Its shares were all as it had signed them, so nobody could know before."""
+    """Its shares were all as it had signed them, so nobody could know before its boxes were opened."""
     coordinator.sites.deal_badly(liar, 1, about=about)
     total = coordinator.collect(*THREE).total
     coordinator.end.unmask(STEP, total, attempt=0)
