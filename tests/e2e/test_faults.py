@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -80,6 +81,11 @@ def exchanges(federation: Federation) -> tuple[Exchange, ...]:
         return store.exchanges(known[0].run) if known else ()
 
 
+def complete(federation: Federation) -> int:
+    """How many training rounds are complete."""
+    return sum(e.kind == "train" for e in exchanges(federation))
+
+
 def rounds_of(federation: Federation, name: str) -> int:
     """How many training rounds a hospital has contributed to."""
     rounds = [e.outcomes for e in exchanges(federation) if e.kind == "train"]
@@ -88,20 +94,24 @@ def rounds_of(federation: Federation, name: str) -> int:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run over bad lines."""
+    """A run over bad lines.
+
+    Args:
+        federation: Its processes.
+        summary: What the run's command printed.
+        bad_from: Rounds that were complete when the lines got bad.
+        bad_until: Rounds that were complete just before they were mended.
+    """
 
     federation: Federation
     summary: dict[str, Any]
+    bad_from: int
+    bad_until: int
 
     def outcomes(self, name: str) -> list[str]:
         """What a hospital did in each training round."""
         rows = [e["hospitals"] for e in self.summary["exchanges"] if e["kind"] == "train"]
         return [next(h["outcome"] for h in row if h["name"] == name) for row in rows]
-
-    @property
-    def round_seconds(self) -> list[float]:
-        """How long each training round took."""
-        return [e["seconds"] for e in self.summary["exchanges"] if e["kind"] == "train"]
 
 
 @pytest.fixture(scope="module")
@@ -121,21 +131,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
             federation.start_all()
             with running(federation) as run:
                 at_work(federation, 2, SLOW, CUT)
+                bad_from = complete(federation)
                 slow.become(SLOW_LINE)
                 cut.become(Condition(state="hold"))
                 go_on(federation, 2, SLOW, CUT)
                 at_work(federation, 3, NAMES[0])
+                bad_until = complete(federation)
                 slow.become(OPEN)
                 cut.become(OPEN)
                 go_on(federation, 3, NAMES[0])
                 assert run.wait(timeout=120) == 0, (folder / "run.err").read_text()
-            yield Finished(federation, json.loads((folder / "run.out").read_text()))
+            yield Finished(federation, json.loads((folder / "run.out").read_text()), bad_from, bad_until)
         finally:
             federation.close()
 
 
 def test_bad_lines_cost_the_others_no_round(finished: Finished) -> None:
-    """Each round is complete at its first attempt; one that waits for a silent hospital ends at its deadline."""
+    """Each is complete at its first attempt, and the one in which two lines got bad is so before they are mended."""
+    assert (finished.bad_from, finished.bad_until) == (1, 2)
     exchanges = finished.summary["exchanges"]
     assert [(e["kind"], e["round"], e["attempt"]) for e in exchanges if e["kind"] == "train"] == [
         ("train", number, 0) for number in range(1, ROUNDS + 1)
@@ -145,8 +158,6 @@ def test_bad_lines_cost_the_others_no_round(finished: Finished) -> None:
     # Flower's word for an answer that did not come in time, or ours, whoever looks first.
     for name in (SLOW, CUT):
         assert finished.outcomes(name)[:2] in (["contributed", "late"], ["contributed", "failed"])
-    # Twice the deadline: this machine may be busy, but nobody waits for the 18 s of an upload, nor for the mended line.
-    assert all(seconds < 2 * ROUND_TIMEOUT_S for seconds in finished.round_seconds)
 
 
 def test_hospitals_behind_mended_lines_contribute_again_and_hold_the_same_model(finished: Finished) -> None:
@@ -176,19 +187,37 @@ def test_a_cut_of_ten_minutes_delays_nobody_else(
         with running(federation):
             wait_until(lambda: rounds_of(federation, names[3]) >= 2, "two rounds by four hospitals")
             line.become(Condition(state="hold"))
-            cut, before = time.monotonic(), rounds_of(federation, names[0])
+            cut, cut_after = time.monotonic(), complete(federation)
             wait_until(
                 lambda: time.monotonic() - cut >= TEN_MINUTES_S, "the end of the cut", timeout_s=2 * TEN_MINUTES_S
             )
-            within, missed = rounds_of(federation, names[0]) - before, rounds_of(federation, names[3])
+            mended_after, missed = complete(federation), rounds_of(federation, names[3])
             line.become(OPEN)
             mended = time.monotonic()
             wait_until(lambda: rounds_of(federation, names[3]) > missed + 1, "the fourth hospital", timeout_s=300.0)
             back_s = time.monotonic() - mended
-        seconds = [e.seconds for e in exchanges(federation) if e.kind == "train"]
-    longest, median = max(seconds), statistics.median(seconds)
-    for name, value in (("rounds", within), ("longest_s", longest), ("median_s", median), ("back_s", back_s)):
+        rounds = [e for e in exchanges(federation) if e.kind == "train"]
+    seconds = [e.seconds for e in rounds]
+    measured = (
+        ("rounds", mended_after - cut_after),
+        ("longest_s", max(seconds)),
+        ("median_s", statistics.median(seconds)),
+    )
+    for name, value in (*measured, ("back_s", back_s)):
         record_property(name, value)
-    assert within > TEN_MINUTES_S / 20
-    # Flower takes a minute to miss a hospital.
-    assert longest < 75.0
+    # Every round by the three others, at its first attempt.
+    assert [(e.round, e.attempt) for e in rounds] == [(number, 0) for number in range(1, len(rounds) + 1)]
+    for name in names[:3]:
+        assert set(outcomes_of(rounds, name)) == {"contributed"}
+    # The fourth is waited for in one round, or two if one opened before Flower missed it; then it is not asked.
+    letters = "".join(LETTERS[outcome] for outcome in outcomes_of(rounds, names[3]))
+    assert re.fullmatch(r"C?N{1,2}A+", letters[cut_after:mended_after]), letters
+    assert letters[mended_after:].count("C") >= 2, letters
+
+
+LETTERS = {"contributed": "C", "late": "N", "failed": "N", "absent": "A", "catching-up": "U"}
+
+
+def outcomes_of(rounds: list[Exchange], name: str) -> list[str]:
+    """What a hospital did in each."""
+    return [next(o.outcome for o in e.outcomes if o.hospital == name) for e in rounds]
