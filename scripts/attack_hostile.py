@@ -30,10 +30,11 @@ from common.key_messages import (
     decode_document,
     encode_document,
 )
-from common.messages import REPLY_MAGIC, REQUEST_MAGIC, Kind
+from common.messages import Kind
 from scripts.attack_hospitals import StageOptions
-from scripts.attack_mutations import Shape, Wrong, mutate
+from scripts.attack_mutations import mutate
 from scripts.attack_result import AttackResult, Say
+from scripts.attack_shapes import shape_of
 from scripts.attack_stage import Stage, Take, open_stage
 from server.admit import admit
 
@@ -42,7 +43,6 @@ HOSPITALS, ROUNDS = 3, 2
 SMALL_BYTES = 64 << 10
 MOST_MEMORY = 3.0
 _MEASURED_EVERY = 25
-_HEX64, _HEX32 = "ab" * 32, "ab" * 16
 
 
 @dataclass(slots=True)
@@ -75,6 +75,7 @@ class Sender:
         if self.stage is None:
             return
         shape = shape_of(kind, hospital, self.stage)
+        own = self._own_memory(hospital) if kind.startswith("request") else 0
         share = -(-(self.count - self.sent) // max(1, self.messages - self.seen))
         self.seen += 1
         if self.seen % 10 == 1:
@@ -87,15 +88,26 @@ class Sender:
             self.kinds[kind] += 1
             self.mutations[done] += 1
             if self.sent % _MEASURED_EVERY == 0:
-                self._measured(kind, done, made, taker)
+                self._measured(kind, done, made, taker, own=own)
             else:
                 self._send(kind, done, made, taker)
 
-    def _measured(self, kind: str, done: str, made: bytes, taker: Take) -> None:
+    def _own_memory(self, hospital: str) -> int:
+        """What a site takes to load its own model, for every request; no message can make it more."""
+        if self.stage is None:
+            return 0
+        tracemalloc.start()
+        try:
+            self.stage.storage(hospital).load_state()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    def _measured(self, kind: str, done: str, made: bytes, taker: Take, *, own: int) -> None:
         tracemalloc.start()
         try:
             self._send(kind, done, made, taker)
-            peak = tracemalloc.get_traced_memory()[1]
+            peak = tracemalloc.get_traced_memory()[1] - own
         finally:
             tracemalloc.stop()
         self.memory = max(self.memory, (peak / max(len(made), SMALL_BYTES), f"{kind}, {done}, {len(made)} bytes"))
@@ -109,28 +121,6 @@ class Sender:
             self.crashes[f"{kind}, {done}: {type(error).__name__}"] += 1
         else:
             self.accepted[f"{kind}, {done}"] += 1
-
-
-def shape_of(kind: str, hospital: str, stage: Stage) -> Shape:
-    """How a valid message of this kind was made, so that malformed ones can be signed by the right key."""
-    by_hospital = stage.sites[hospital].keys.identity.sign
-    common: Wrong = {("plan",): (_HEX64,), ("epoch",): (99,), ("round",): (99,), ("hospital",): ("hospital-9", "x")}
-    if kind.startswith("request"):
-        wrong = common | {("attempt",): (99,), ("body_sha256",): (_HEX64,)}
-        return Shape(REQUEST_MAGIC, stage.identity.sign, wrong=wrong)
-    common |= {("run",): (_HEX32,)}
-    if kind == "reply":
-        wrong = common | {("attempt",): (2, 99), ("kind",): ("deal",), ("parameters",): (_HEX64,), ("root",): (_HEX64,)}
-        return Shape(REPLY_MAGIC, by_hospital, wrong=wrong | {("opening",): (_HEX64,), ("chunks",): (1, 2**39)})
-    if kind == "advert":
-        wrong = {("advert", *path): values for path, values in common.items()}
-        return Shape(b"", by_hospital, b"fedward/mask-message/1/advert", ("advert",), wrong | {("shares",): ([],)})
-    if kind == "reveal":
-        wrong = common | {("attempt",): (99,), ("survivors",): (_HEX64,), ("shares",): ([], [_HEX64] * HOSPITALS)}
-        wrong |= {("next", "advert", "round"): (99,), ("next", "advert", "hospital"): ("hospital-9",)}
-        return Shape(b"", by_hospital, b"fedward/mask-message/1/reveal", (), wrong)
-    wrong = {("hospital",): ("hospital-9",)}
-    return Shape(b"", by_hospital, b"fedward/key-message/1", (), wrong if kind != "confirmations" else {})
 
 
 def attack_hostile(*, seed: int, count: int, say: Say) -> list[AttackResult]:
@@ -168,8 +158,8 @@ def attack_hostile(*, seed: int, count: int, say: Say) -> list[AttackResult]:
                 "mutations": dict(sender.mutations),
                 "peak_memory_over_size": sender.memory[0],
                 "peak_memory_at": sender.memory[1],
-                "memory_method": f"tracemalloc peak of one message in {_MEASURED_EVERY}, over its size or "
-                f"{SMALL_BYTES} bytes if it is smaller",
+                "memory_method": f"tracemalloc peak of one message in {_MEASURED_EVERY}, at a site without that of "
+                f"loading its own model, over the message's size, or {SMALL_BYTES} bytes if it is smaller",
                 "states_equal": equal,
             },
         )
