@@ -9,7 +9,7 @@ References: Bonawitz et al., 2017, CCS, figure 4.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,8 +97,9 @@ def remove_masks(  # noqa: PLR0913 -- what a transcript holds
     seeds: Mapping[int, bytes],
     mask_keys: Mapping[int, str],
     dropped: Mapping[int, bytes],
+    chunks: Sequence[int] | None = None,
 ) -> None:
-    """Unmask the survivors' sum, in place.
+    """Unmask the survivors' sum, or some chunks of it, in place.
 
     Args:
         words: Sum of the survivors' masked words modulo q.
@@ -107,14 +108,15 @@ def remove_masks(  # noqa: PLR0913 -- what a transcript holds
         seeds: Self-mask seed of each survivor, by roster position.
         mask_keys: X25519 public key, hex, of each survivor.
         dropped: X25519 secret of each hospital of the opening that did not survive.
+        chunks: Which chunk of the sum each row of `words` is; None: row k is chunk k.
 
     Raises:
         BadBox: If a survivor's key is a point of low order.
     """
     for position, seed in seeds.items():
-        subtract_mask(words, place.self_key(seed, position), parameters)
+        subtract_mask(words, place.self_key(seed, position), parameters, chunks=chunks)
     for gone, secret in dropped.items():
         for position, public_hex in mask_keys.items():
             key = place.pair_key(pair_secret(secret, public_hex), gone, position)
             # The survivor added it if it comes first in the roster, else it subtracted it.
-            (subtract_mask if position < gone else add_mask)(words, key, parameters)
+            (subtract_mask if position < gone else add_mask)(words, key, parameters, chunks=chunks)

@@ -14,7 +14,8 @@ import pytest
 from client.optimiser import OptimiserState
 from client.refused import MOST_REFUSED, RefusedAggregates
 from client.state import RunState
-from client.storage import RunStorage, read_durable, write_durably
+from client.durable import read_durable, write_durably
+from client.storage import RunStorage
 from common.errors import DecryptionError, EpochClosed, SiteStorageError, WrongPlan
 from common.messages import Applied
 
