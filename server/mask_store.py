@@ -7,8 +7,11 @@ before they are sent: a coordinator that is killed goes on with the same ones.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from sqlite3 import Blob
 
 from common.canonical import canonical_bytes
 from common.mask_messages import FullAdvert
@@ -118,6 +121,20 @@ class MaskStore(Database):
         query = "SELECT transcript FROM transcripts WHERE run = ? AND round = ?"
         rows = self._rows(query, (self._run, round_number))
         return Transcript.model_validate_json(rows[0][0]) if rows else None
+
+    def last_sum(self, last: int) -> int | None:
+        """The last round up to `last` that has a transcript, and so a sum; None if there is none."""
+        query = "SELECT MAX(round) FROM transcripts WHERE run = ? AND round <= ?"
+        number: int | None = self._rows(query, (self._run, last))[0][0]
+        return number
+
+    @contextmanager
+    def open_upload(self, round_number: int, attempt: int, *, hospital: str) -> Iterator[Blob]:
+        """An upload that was kept, to read parts of it: not all of it needs to be in memory."""
+        query = "SELECT rowid FROM uploads WHERE run = ? AND round = ? AND attempt = ? AND hospital = ?"
+        (row,) = self._rows(query, (self._run, round_number, attempt, hospital))[0]
+        with self._reporting(), self._connection.blobopen("uploads", "body", row, readonly=True) as blob:
+            yield blob
 
     def forget(self) -> None:
         """Remove what is needed no more: all of the rounds before the last sum."""
