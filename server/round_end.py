@@ -15,7 +15,6 @@ from server.mask_store import MaskStore
 from server.masked_round import Unmasking
 from server.requests import Step
 from server.store import Exchange, Outcome, Store
-from server.verification import Verification
 from server.verify_exchange import VerifyExchange
 
 log = logging.getLogger(__name__)
@@ -31,7 +30,6 @@ class RoundEnd:
         masks: What is kept of open rounds.
         exchange: Asks for shares.
         verify: Asks for verdicts on the last sum.
-        verification: Those that are there.
         ready: Node ids of the hospitals that can be asked in a step.
     """
 
@@ -44,12 +42,11 @@ class RoundEnd:
         masks: MaskStore,
         exchange: MaskExchange,
         verify: VerifyExchange,
-        verification: Verification,
         ready: Callable[[Step], Mapping[str, int]],
     ) -> None:
         self._plan, self._run, self._store, self._masks = plan, run, store, masks
         self._exchange, self._ready = exchange, ready
-        self._verify, self._verification = verify, verification
+        self._verify = verify
         self._names = tuple(hospital.name for hospital in plan.roster)
 
     def resume(self, step: Step) -> None:
@@ -64,7 +61,7 @@ class RoundEnd:
             body = self._masks.upload(step.round, opened.attempt, hospital=signed.manifest.hospital)
             total.add(signed, decode_upload(body, expected.chunks, expected.parameters))
         for signed in opened.survivors:
-            self._verification.hear(signed)
+            self._verify.verification.hear(signed)
         self.unmask(step, total, attempt=opened.attempt, answered=frozenset(self._names))
 
     def unmask(self, step: Step, total: RunningSum, *, attempt: int, answered: frozenset[str]) -> None:
@@ -87,7 +84,7 @@ class RoundEnd:
         survivors = total.survivors(self._names)
         self._masks.ask_for(step.round, survivors)
         unmasking = Unmasking(self._plan, self._run, opened.opening, survivors)
-        exchange = self._exchange.unmask(unmasking, lambda: self._ready(step), verdicts=self._verification.verdicts)
+        exchange = self._exchange.unmask(unmasking, lambda: self._ready(step), verdicts=self._verify.verification.verdicts)
         aggregate, transcript = skipped(step.round, attempt), None
         if unmasking.is_enough:
             try:

@@ -81,7 +81,6 @@ class SecureAggregation(Strategy):
             masks=masks,
             exchange=self._rounds,
             verify=self._verify,
-            verification=self._verification,
             ready=self._connections.ready,
         )
 

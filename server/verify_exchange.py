@@ -39,7 +39,7 @@ class VerifyExchange:
         progress: ProgressFile,
         applied: dict[str, int],
     ) -> None:
-        self._writer, self._grid, self._verification = writer, grid, verification
+        self._writer, self._grid, self.verification = writer, grid, verification
         self._store, self._progress, self._applied = store, progress, applied
         self._plan = writer.plan
 
@@ -55,28 +55,28 @@ class VerifyExchange:
         """
         silent: frozenset[str] = frozenset()
         for attempt in range(self._plan.cohort.attempts):
-            if not self._verification.is_due:
+            if not self.verification.is_due:
                 return True
             present = {name: node for name, node in nodes().items() if name not in silent}
-            if not self._verification.share(present):
+            if not self.verification.share(present):
                 break
-            if self._verification.is_due:
+            if self.verification.is_due:
                 silent |= self._ask(Step("verify", round_number), present, attempt=attempt)
-        if self._verification.is_due:
+        if self.verification.is_due:
             log.warning("too few hospitals have recomputed their chunks of the sum before round %d", round_number)
-        return not self._verification.is_due
+        return not self.verification.is_due
 
     def _ask(self, step: Step, nodes: Mapping[str, int], *, attempt: int) -> frozenset[str]:
         """One exchange; the hospitals that did not answer as asked."""
         timeout_s, run = self._plan.cohort.round_timeout_s, self._writer.run
-        asked = {name: nodes[name] for name in nodes if name in self._verification.silent}
+        asked = {name: nodes[name] for name in nodes if name in self.verification.silent}
         collection = Collection(
-            expected_answer(self._plan, run, step, attempt=attempt), {}, heard=self._verification.hear
+            expected_answer(self._plan, run, step, attempt=attempt), {}, heard=self.verification.hear
         )
         opened = Attempt(step, attempt, asked, collection)
         self._progress.open(step.kind, step.round, attempt=attempt, connected=tuple(asked))
         rounds = {name: Rounds(self._applied.get(name, 0) + 1, step.round - 1) for name in asked}
-        frames = self._writer.write(step, attempt=attempt, rounds=rounds, verification=self._verification)
+        frames = self._writer.write(step, attempt=attempt, rounds=rounds, verification=self.verification)
         replies = self._grid.send_and_receive(messages_of(opened, frames, ttl_s=timeout_s), timeout=timeout_s)
         take_replies(opened, replies, self._progress)
         self._applied |= collection.applied
