@@ -84,7 +84,9 @@ class RoundEnd:
         survivors = total.survivors(self._names)
         self._masks.ask_for(step.round, survivors)
         unmasking = Unmasking(self._plan, self._run, opened.opening, survivors)
-        exchange = self._exchange.unmask(unmasking, lambda: self._ready(step), verdicts=self._verify.verification.verdicts)
+        exchange = self._exchange.unmask(
+            unmasking, lambda: self._ready(step), verdicts=self._verify.verification.verdicts
+        )
         aggregate, transcript = skipped(step.round, attempt), None
         if unmasking.is_enough:
             try:
