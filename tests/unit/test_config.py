@@ -168,6 +168,12 @@ WRONG_PLANS: list[tuple[str, object, str]] = [
     ),
     ("encryption.preset", "loose", "encryption.preset: seen 'loose'; input should be 'compact' or 'precise'"),
     (
+        "encryption.verification",
+        "none",
+        "encryption.verification: seen 'none'; input should be 'auto', 'full' or 'sampled'",
+    ),
+    ("encryption.verification", ..., "key 'encryption.verification' is missing; add it"),
+    (
         "cohort.min_cohort",
         2,
         "cohort.min_cohort: seen 2; input should be greater than or equal to 3, or input should be 'auto'",
