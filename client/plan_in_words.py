@@ -129,8 +129,8 @@ def _verification(plan: Plan) -> str:
         )
     return (
         f"The updates are large, so verification is sampled: every part of a sum is recomputed by {plan.verifiers} "
-        "hospitals, each from its parts of the masked updates; nothing that rests on a sum is opened before all of them "
-        "have signed that it is right."
+        "hospitals, each from its parts of the masked updates; nothing that rests on a sum is opened before all of "
+        "them have signed that it is right."
     )
 
 

@@ -2,56 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from client.member import Member
 from client.verify import VerifiedAggregate
-from common.ckks import PRESETS, EncryptedVector, add_in_place, chunks_for, decode_sum, decode_upload
-from common.ckks_parameters import SEED_BYTES, CkksParameters
+from common.ckks import PRESETS, PackedUpload, add_in_place, chunks_for, decode_sum, decode_upload
+from common.ckks_parameters import SEED_BYTES
 from common.errors import AggregateMismatch, MalformedMessage, SplitViewError, TranscriptError
 from common.mask_messages import Advert, commitment_of, identity_of, opening_digest
-from common.masks import MaskPlace, remove_masks
+from common.masked_sum import unmasked_blocks
+from common.masks import MaskPlace, Unmask, find_masks
 from common.messages import AggregateEntry, Transcript
 from common.pair_box import public_hex
 from common.transcript import merkle_root
 from common.verdicts import read_records, records_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedMasks:
-    """What the masks of a sum were made of, checked against what its hospitals announced and signed."""
-
-    place: MaskPlace
-    seeds: Mapping[int, bytes]
-    mask_keys: Mapping[int, str]
-    dropped: Mapping[int, bytes]
-
-    def remove(
-        self, words: NDArray[np.uint64], parameters: CkksParameters, *, chunks: Sequence[int] | None = None
-    ) -> None:
-        """Take the masks off the survivors' sum, or these chunks of it, in place; see `common.masks.remove_masks`."""
-        remove_masks(
-            words,
-            parameters,
-            place=self.place,
-            seeds=self.seeds,
-            mask_keys=self.mask_keys,
-            dropped=self.dropped,
-            chunks=chunks,
-        )
-
-
-def open_masks(entry: AggregateEntry, transcript: Transcript, *, member: Member) -> OpenedMasks:
-    """Check what a sum's masks were made of.
+def open_masks(entry: AggregateEntry, transcript: Transcript, *, member: Member) -> Unmask:
+    """Check what a sum's masks were made of, against what its hospitals announced and signed.
 
     Args:
         entry: The round; its manifests were checked.
         transcript: What its masks were made of.
         member: This hospital.
+
+    Returns:
+        The masks that are left in the survivors' sum.
 
     Raises:
         TranscriptError: If the transcript's adverts, seeds or mask keys do not fit the manifests or each other.
@@ -64,7 +43,7 @@ def open_masks(entry: AggregateEntry, transcript: Transcript, *, member: Member)
     positions = {hospital.name: index for index, hospital in enumerate(member.plan.roster)}
     seeds = _seeds(survivors, transcript, adverts)
     dropped = _mask_secrets(survivors, transcript, adverts)
-    return OpenedMasks(
+    return find_masks(
         MaskPlace(
             run=entry.survivors[0].manifest.run,
             plan=member.plan.digest,
@@ -96,18 +75,17 @@ def recompute(
     """
     masks = open_masks(entry, transcript, member=member)
     parameters, chunks = verified.total.parameters, len(verified.total.words)
-    words = np.zeros_like(verified.total.words)
-    size = transcript.upload_bytes
+    size, readers = transcript.upload_bytes, []
     for index, signed in enumerate(entry.survivors):
         upload = uploads[index * size : (index + 1) * size]
-        vector = _signed_upload(upload, signed.manifest.root, chunks=chunks, verified=verified, index=index)
-        add_in_place(words, vector.words, parameters)
-    masks.remove(words, parameters)
-    if not np.array_equal(words, verified.total.words):
-        raise AggregateMismatch(
-            f"the aggregate of round {entry.round} is not the unmasked sum of the uploads that "
-            f"{len(entry.survivors)} hospitals signed; nothing was decrypted; refuse it, and stop the run"
-        )
+        _check_upload(upload, signed.manifest.root, chunks=chunks, verified=verified, index=index)
+        readers.append(partial(_cut, upload))
+    for start, words, _ in unmasked_blocks(readers, chunks, parameters=parameters, masks=masks):
+        if not np.array_equal(words, verified.total.words[start : start + len(words)]):
+            raise AggregateMismatch(
+                f"the aggregate of round {entry.round} is not the unmasked sum of the uploads that "
+                f"{len(entry.survivors)} hospitals signed; nothing was decrypted; refuse it, and stop the run"
+            )
 
 
 def recompute_chunks(
@@ -159,7 +137,7 @@ def recompute_chunks(
         if vector.seeds != total.seeds[index]:
             raise AggregateMismatch(f"the aggregate's seeds of {signed.manifest.hospital} are not its own; refuse it")
         add_in_place(words, vector.words, parameters)
-    masks.remove(words, parameters, chunks=own)
+    masks.apply(words, parameters, chunks=own)
     if not np.array_equal(words, total.words):
         raise AggregateMismatch(
             f"the aggregate of round {entry.round} is not the unmasked sum of the uploads that "
@@ -167,16 +145,17 @@ def recompute_chunks(
         )
 
 
-def _signed_upload(
-    upload: memoryview, root: str, *, chunks: int, verified: VerifiedAggregate, index: int
-) -> EncryptedVector:
+def _cut(upload: memoryview, start: int, stop: int) -> memoryview:
+    return upload[start:stop]
+
+
+def _check_upload(upload: memoryview, root: str, *, chunks: int, verified: VerifiedAggregate, index: int) -> None:
     name = verified.contributors[index]
-    vector = decode_upload(upload, chunks, verified.total.parameters)
+    seeds = PackedUpload.read(upload, chunks, verified.total.parameters).seeds
     if merkle_root(upload, chunks) != root:
         raise AggregateMismatch(f"the upload of {name} in the transcript is not the one it signed; refuse it")
-    if vector.seeds != verified.total.seeds[index]:
+    if seeds != verified.total.seeds[index]:
         raise AggregateMismatch(f"the aggregate's seeds of {name} are not those of its upload; refuse it")
-    return vector
 
 
 def _check_adverts(entry: AggregateEntry, transcript: Transcript, *, member: Member) -> None:

@@ -97,7 +97,7 @@ def can_share(present: Sequence[int], *, hospitals: int, verifiers: int) -> bool
     return list(present) == distinct and len(present) >= max(verifiers, 1)
 
 
-def record_with_path(record: bytes, tree: MerkleTree, chunk: int) -> bytes:
+def record_with_path(record: bytes | memoryview, tree: MerkleTree, chunk: int) -> bytes:
     """One chunk of an upload as its verifiers get it: the record, then its Merkle path."""
     return b"".join((record, *tree.path(chunk)))
 

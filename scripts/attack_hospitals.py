@@ -52,6 +52,7 @@ class Site:
     path: Path
     config: SiteConfig
     hospital: Hospital
+    vault: Vault
     keys: Keys
 
     @classmethod
@@ -62,7 +63,7 @@ class Site:
         hospital = open_hospital(config, StatusFile(config.state / "status.json", config.hospital))
         unlock = find_unlock(config.vault, key_file=config.vault_key, passphrase_file=None)
         vault = Vault.open(config.vault, hospital=config.hospital, unlock=unlock)
-        return cls(path, config, hospital, open_keys(config, vault, load_plan(config)))
+        return cls(path, config, hospital, vault, open_keys(config, vault, load_plan(config)))
 
     def close(self) -> None:
         """Let go of the ledger."""
@@ -175,7 +176,7 @@ def _template(options: StageOptions) -> Plan:
             "server_optimiser": {"kind": "fedavgm", "momentum": 0.5, "learning_rate": 1.0},
         },
         "privacy": {"mode": "local", "unit": "record", "epsilon": 8.0, "delta": 1.0e-5, "clip": 0.5},
-        "encryption": {"preset": "compact", "update_norm_bound": "auto"},
+        "encryption": {"preset": "compact", "update_norm_bound": "auto", "verification": "auto"},
         "cohort": {
             "threshold": "auto",
             "min_cohort": "auto",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from scripts.attack_forged_sums import FORGED_SUMS
 from scripts.attack_forgery import Forge, Forgery, World, naive_accepts
 from scripts.attack_hospitals import Snapshot, StageOptions
 from scripts.attack_result import AttackResult, Say
+from scripts.attack_shrink import attack_shrink
 from scripts.attack_stage import open_stage
 
 ACCEPTED = "accepted"
@@ -57,23 +58,25 @@ def attack_tamper(*, seed: int, count: int, say: Say) -> list[AttackResult]:
     with tempfile.TemporaryDirectory() as folder, open_stage(Path(folder), StageOptions(seed=seed)) as stage:
         say("tamper: playing three rounds to lie in")
         world = World.play(stage, Path(folder), seed=seed)
-        scenes: list[tuple[Snapshot, Callable[[], Snapshot | None], Mapping[str, Forge]]] = [
-            (world.delivering, _as_it_is, FORGED_SUMS | WHILE_DELIVERING),
-            (world.uploaded, _as_it_is, AFTER_UPLOADS),
-            (world.revealed, _as_it_is, AFTER_REVEAL),
-            (world.delivering, lambda: _split(world, Path(folder) / "split"), AFTER_A_SPLIT),
+        scenes: list[tuple[Snapshot, Mapping[str, Forge]]] = [
+            (world.delivering, FORGED_SUMS | WHILE_DELIVERING),
+            (world.uploaded, AFTER_UPLOADS),
+            (world.revealed, AFTER_REVEAL),
+            (_split(world, Path(folder) / "split"), AFTER_A_SPLIT),
         ]
-        kinds = sum(len(forges) for _, _, forges in scenes)
-        tallies, done = dict[str, Tally](), 0
-        for snapshot, prepare, forges in scenes:
-            snapshot.restore()
-            scene = prepare() or snapshot
+        kinds = sum(len(forges) for _, forges in scenes)
+        tallies, done, honest = dict[str, Tally](), 0, dict[str, str]()
+        for scene, forges in scenes:
+            scene.restore()
             for name, forge in forges.items():
                 tally, times = tallies.setdefault(name, Tally()), (count * (len(tallies)) // kinds) - done
                 say(f"tamper: {done} of {count} done; {name} x {times}")
                 for _ in range(times):
                     _play(world, forge, scene, tally)
                 done += times
+            if forges is not AFTER_A_SPLIT:
+                # Hospitals that refuse everything would pass, too.
+                honest[scene.folder.name] = _answer(world, _honest(world, scene))
     undetected = sum(len(tally.undetected) for tally in tallies.values())
     naive = sum(tally.naive for tally in tallies.values())
     return [
@@ -81,19 +84,32 @@ def attack_tamper(*, seed: int, count: int, say: Say) -> list[AttackResult]:
             attack="tamper",
             figure=undetected,
             control=naive,
-            passed=undetected == 0 and naive > 0 and done == count,
+            passed=undetected == 0 and naive > 0 and done == count and set(honest.values()) == {ACCEPTED},
             claim="lies that were not refused with their named error: 0; control: lies that a hospital takes which "
             "checks signatures, form and decryption only: some",
-            details={"attacks": done, "kinds": {name: tally.as_json() for name, tally in tallies.items()}},
-        )
+            details={
+                "attacks": done,
+                "honest_messages": honest,
+                "kinds": {name: tally.as_json() for name, tally in tallies.items()},
+            },
+        ),
+        attack_shrink(seed=seed, say=say),
     ]
 
 
-def _as_it_is() -> None:
-    """Nothing to prepare."""
+def _honest(world: World, scene: Snapshot) -> Forgery:
+    """What an honest coordinator sends next."""
+    stage, name = world.stage, world.someone()
+    frame = (
+        stage.open_with(stage.openings[3], 3, name, send=stage.missing(name, 3))
+        if scene is world.delivering
+        else stage.unmask_request(world.made, name, world.survivors())
+    )
+    return Forgery(name, frame, frozenset({ACCEPTED}))
 
 
 def _split(world: World, folder: Path) -> Snapshot:
+    world.delivering.restore()
     show_two_openings(world)
     return Snapshot.of(world.stage.sites, folder)
 

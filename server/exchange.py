@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from common.errors import PeerError
 from common.messages import SignedManifest
 from server.admit import OpenExchange, admit
-from server.aggregate import RunningSum
+from server.aggregate import RunningSum, Uploads
 from server.store import Outcome, OutcomeKind
 
 SITE_ERROR = 102
@@ -50,7 +50,7 @@ class Collection:
         down_bytes: Bytes that were sent already to hospitals that are, or will be, asked (see `asked`); a hospital of
             the roster that is not asked is absent.
         catching_up: What the connected hospitals did that are not asked.
-        keep: Keeps each admitted upload's bytes, by hospital, before it is added.
+        uploads: Keeps the admitted uploads; None: memory does.
         heard: Is told each admitted manifest.
     """
 
@@ -60,15 +60,15 @@ class Collection:
         down_bytes: Mapping[str, int],
         *,
         catching_up: Mapping[str, Outcome] | None = None,
-        keep: Callable[[str, bytes], None] | None = None,
+        uploads: Uploads | None = None,
         heard: Callable[[SignedManifest], None] | None = None,
     ) -> None:
         self.expected = expected
-        self.total = RunningSum(expected.parameters)
+        self.total = RunningSum(expected.parameters, uploads)
         self.applied: dict[str, int] = {}
         self.catching_up = dict(catching_up or {})
         self._down_bytes = dict(down_bytes)
-        self._keep, self._heard = keep, heard
+        self._heard = heard
         self._seen: dict[str, str] = {}
         self._outcomes: dict[str, Outcome] = {}
 
@@ -102,8 +102,6 @@ class Collection:
         if self._heard is not None:
             self._heard(admitted.signed)
         if admitted.upload is not None:
-            if self._keep is not None:
-                self._keep(hospital, admitted.body)
             self.total.add(admitted.signed, admitted.upload)
         kind: OutcomeKind = "observed" if admitted.upload is None else "contributed"
         return self._note(hospital, kind, code=manifest.reason, up_bytes=len(answer), seconds=seconds)

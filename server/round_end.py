@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from common.ckks import decode_upload
 from common.errors import BadShare, LocalProtocolError
 from common.plan import Plan
 from server.aggregate import RunningSum, skipped
@@ -56,11 +55,9 @@ class RoundEnd:
             return
         digest = opened.opening.digest
         expected = expected_answer(self._plan, self._run, step, attempt=opened.attempt, opening=digest)
-        total = RunningSum(expected.parameters)
+        total = RunningSum(expected.parameters, self._masks.uploads(step.round, opened.attempt))
         for signed in opened.survivors:
-            body = self._masks.upload(step.round, opened.attempt, hospital=signed.manifest.hospital)
-            total.add(signed, decode_upload(body, expected.chunks, expected.parameters))
-        for signed in opened.survivors:
+            total.resume(signed)
             self._verify.verification.hear(signed)
         self.unmask(step, total, attempt=opened.attempt, answered=frozenset(self._names))
 
@@ -96,6 +93,8 @@ class RoundEnd:
                 self._exchange.distrust(frozenset(unmasking.liars))
         if transcript is None:
             log.warning("round %d is skipped: its sum cannot be unmasked; its charges stay", step.round)
+            # A coordinator that died between the two saves below has left one of a sum that there is not.
+            self._masks.drop_transcript(step.round)
         else:
             if self._plan.verification == "sampled":
                 transcript = transcript.model_copy(update={"upload_bytes": 0})

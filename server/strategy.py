@@ -182,7 +182,7 @@ class SecureAggregation(Strategy):
             ),
             {name: self._catch_up.sent_bytes(name) for name in asked},
             catching_up={name: self._catch_up.outcome(name) for name in behind},
-            keep=lambda name, body: self._masks.save_upload(step.round, attempt, hospital=name, body=body),
+            uploads=self._masks.uploads(step.round, attempt),
             heard=self._verification.hear,
         )
         self._open = Attempt(step, attempt, asked, collection)

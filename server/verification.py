@@ -145,11 +145,8 @@ class Verification:
             last.trees[survivor] = MerkleTree(body, self._chunks)
             del body
         tree, size = last.trees[survivor], self._parameters.chunk_bytes + SEED_BYTES
-        found = []
-        with self._masks.open_upload(last.round, last.attempt, hospital=survivor) as upload:
-            for chunk in own:
-                upload.seek(chunk * size)
-                found.append(record_with_path(upload.read(size), tree, chunk))
+        with self._masks.opened_upload(last.round, last.attempt, hospital=survivor) as read:
+            found = [record_with_path(read(chunk * size, (chunk + 1) * size), tree, chunk) for chunk in own]
         return b"".join(found)
 
     def _find(self) -> LastSum | None:
