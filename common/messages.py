@@ -199,10 +199,10 @@ class SignedReply:
         return self.signed.manifest
 
 
-def encode_request(request: Request, body: bytes, sign: Callable[[bytes], bytes]) -> bytes:
-    """Sign a request and frame it."""
+def encode_request(request: Request, body: bytes, sign: Callable[[bytes], bytes], *, records: bytes = b"") -> bytes:
+    """Sign a request and frame it; the records to check end the body."""
     header = header_bytes(request)
-    return frame(REQUEST_MAGIC, header, sign(signed_bytes(REQUEST_MAGIC, header)), body)
+    return frame(REQUEST_MAGIC, header, sign(signed_bytes(REQUEST_MAGIC, header)), body, records)
 
 
 def decode_request(data: bytes, coordinator_hex: str) -> SignedRequest:

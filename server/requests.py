@@ -149,21 +149,23 @@ class RequestWriter:
                 check, records = verification.check_for(hospital) if verification else (None, b"")
                 whole = digest.copy()
                 whole.update(records)
-                yield (
+                frame = self._encode(
+                    step,
                     hospital,
-                    self._encode(
-                        step,
-                        hospital,
-                        attempt=attempt,
-                        body=b"".join((body, records)) if records else body,
-                        digest=whole.hexdigest(),
-                        aggregates=entries,
-                        adverts=opening.delivered_to(position) if opening else (),
-                        check=check,
-                        verdicts=verification.verdicts if verification and step.kind == "finish" else (),
-                    ),
+                    attempt=attempt,
+                    body=body,
+                    records=records,
+                    digest=whole.hexdigest(),
+                    aggregates=entries,
+                    adverts=opening.delivered_to(position) if opening else (),
+                    check=check,
+                    verdicts=verification.verdicts if verification and step.kind == "finish" else (),
                 )
                 del records
+                named = [(hospital, frame)]
+                del frame
+                # Whoever takes it holds the only copy.
+                yield named.pop()
 
     def write_plain(  # noqa: PLR0913 -- the fields of a request
         self,
@@ -194,6 +196,7 @@ class RequestWriter:
         *,
         attempt: int,
         body: bytes,
+        records: bytes = b"",
         digest: str = "",
         aggregates: tuple[AggregateEntry, ...] = (),
         adverts: tuple[DeliveredAdvert, ...] = (),
@@ -216,4 +219,4 @@ class RequestWriter:
             verdicts=verdicts,
             body_sha256=digest or hashlib.sha256(body).hexdigest(),
         )
-        return encode_request(request, body, self.sign)
+        return encode_request(request, body, self.sign, records=records)
