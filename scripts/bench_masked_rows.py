@@ -159,9 +159,9 @@ def _bulk_table(rows: Sequence[MaskedRow]) -> Table:
         padding=(0, 1, 0, 0),
     )
     headings = (
-        "hospitals",
+        "n",
         "gone",
-        "parameters",
+        "size",
         "mask",
         "upload",
         "add",
@@ -170,7 +170,7 @@ def _bulk_table(rows: Sequence[MaskedRow]) -> Table:
         "down\nMB",
         "verify\nMB",
     )
-    for heading in (*headings, "peak add\nMB", "peak verify\nMB"):
+    for heading in (*headings, "add\npeak", "verify\npeak"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         seconds = (
