@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,6 @@ from numpy.typing import NDArray
 
 from client.encode import DecodedSum, decode_sum_of_updates
 from client.encrypt import SecretKey
-from client.recompute import recompute
 from client.refused import RefusedAggregates
 from client.state import RunState, advance
 from client.verify import Expectation, VerifiedAggregate, verify_aggregate
@@ -41,17 +41,24 @@ class Opener:
     refused: RefusedAggregates
 
 
-def apply_aggregate(
-    state: RunState, entry: AggregateEntry, *, body: memoryview, expected: Expectation, opener: Opener
+def apply_aggregate(  # noqa: PLR0913 -- a sum, and the three that judge it
+    state: RunState,
+    entry: AggregateEntry,
+    *,
+    total: memoryview,
+    expected: Expectation,
+    recheck: Callable[[VerifiedAggregate], None],
+    opener: Opener,
 ) -> AppliedAggregate:
     """Verify an aggregate, and only then decrypt and apply it.
 
     Args:
         state: Before the aggregate.
-        entry: Its manifests, and its transcript if it is the last one; others must be vouched for already, see
+        entry: Its manifests; a sum without a transcript must be vouched for already, see
             `client.verify.check_history`.
-        body: The sum, and with a transcript the uploads.
+        total: The sum.
         expected: What this hospital holds against the coordinator's word.
+        recheck: Makes sure that it is the sum of its survivors' uploads, or raises.
         opener: Decrypts it.
 
     Raises:
@@ -59,12 +66,10 @@ def apply_aggregate(
         EpochClosed: If the key has refused too many aggregates.
         SiteStorageError: If the disk refuses.
     """
-    plan, total = expected.member.plan, body[: entry.sum_bytes]
+    plan = expected.member.plan
     root = aggregate_root(total)
     verified = verify_aggregate(entry, total, expected=expected)
-    if entry.transcript is not None:
-        uploads = body[entry.sum_bytes :]
-        recompute(verified, entry, entry.transcript, uploads=uploads, member=expected.member)
+    recheck(verified)
     opener.refused.check(root)
     try:
         decoded = _open(verified, plan, key=opener.key, grid=opener.grid)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from client.apply import Opener, apply_aggregate
 from client.member import Member
 from client.opening import known_opening
+from client.sampled import Recomputer
 from client.state import RunState, skip, state_tag
 from client.storage import RunStorage
 from client.verify import Expectation, check_history
@@ -37,8 +40,13 @@ class History:
     run: str
     storage: RunStorage
 
+    @property
+    def recomputer(self) -> Recomputer:
+        """Makes sure of sums."""
+        return Recomputer(self.member, self.storage)
+
     def catch_up(self, signed: SignedRequest, state: RunState) -> RunState:
-        """Apply the rounds in a request that this hospital has not applied yet.
+        """Apply the rounds in a request that this hospital has not applied yet, and recompute what it asks for.
 
         Args:
             signed: The request.
@@ -61,12 +69,11 @@ class History:
         entries, roots = [entry for entry, _ in fresh], [_root(entry, body) for entry, body in fresh]
         check_history(entries, roots, member=self.member, run=self.run, applied=state.applied)
         for entry, body in fresh:
-            try:
-                state = self._apply(entry, body, state) if entry.survivors else self._skip(entry, state)
-            except AggregateMismatch:
-                # Both signatures are needed to show to others what was sent: the coordinator's and the hospitals'.
-                self.storage.save_evidence(entry.round, signed.signature.hex().encode() + header_bytes(signed.request))
-                raise
+            with self._keeping_evidence(signed, entry.round):
+                state = self._apply(entry, body, state, signed) if entry.survivors else self._skip(entry, state)
+        if signed.request.check is not None:
+            with self._keeping_evidence(signed, signed.request.check.round):
+                self.recomputer.take(signed, state.applied)
         return state
 
     def expectation(self, state: RunState, *, attempt: int) -> Expectation:
@@ -84,9 +91,25 @@ class History:
             own=decode_reply(own, self.member.identities) if own is not None else None,
         )
 
-    def _apply(self, entry: AggregateEntry, body: memoryview, state: RunState) -> RunState:
+    @contextmanager
+    def _keeping_evidence(self, signed: SignedRequest, round_number: int) -> Iterator[None]:
+        try:
+            yield
+        except AggregateMismatch:
+            # Both signatures are needed to show to others what was sent: the coordinator's and the hospitals'.
+            self.storage.save_evidence(round_number, signed.signature.hex().encode() + header_bytes(signed.request))
+            raise
+
+    def _apply(self, entry: AggregateEntry, body: memoryview, state: RunState, signed: SignedRequest) -> RunState:
         expected = self.expectation(state, attempt=entry.attempt)
-        applied = apply_aggregate(state, entry, body=body, expected=expected, opener=self.opener)
+        applied = apply_aggregate(
+            state,
+            entry,
+            total=body[: entry.sum_bytes],
+            expected=expected,
+            recheck=lambda verified: self.recomputer.recheck(verified, entry, body, signed),
+            opener=self.opener,
+        )
         # History first: after a crash in between the row is written again, with the aggregate that comes then.
         row = {"contributors": list(applied.contributors), "counts_before": applied.counts.tolist()}
         self.storage.record_round(entry.round, row)

@@ -144,6 +144,19 @@ def _unit(plan: Plan, units: SiteUnits | None) -> str:
     return f"lesion: all images of a lesion count as one; not a person, who may have several.{rest}"
 
 
+def _verification(plan: Plan) -> str:
+    if plan.verification == "full":
+        return (
+            "Every hospital recomputes each sum before it decrypts it, from the masked updates of all; each gets a "
+            "copy of these, which nobody can read."
+        )
+    return (
+        f"The updates are large, so verification is sampled: every part of a sum is recomputed by {plan.verifiers} "
+        "hospitals, each from its parts of the masked updates; nothing that rests on a sum is opened before all of "
+        "them have signed that it is right."
+    )
+
+
 def _leaves(plan: Plan, privacy: SitePrivacy) -> tuple[str, ...]:
     parameters = PRESETS[plan.encryption.preset]
     kilobytes = chunks_for(plan.upload_values, parameters) * (parameters.chunk_bytes + SEED_BYTES) / 1000
@@ -155,6 +168,7 @@ def _leaves(plan: Plan, privacy: SitePrivacy) -> tuple[str, ...]:
     }[privacy.metrics if plan.metric_slots else "none"]
     return (
         f"What leaves this site: one encrypted update of {kilobytes:.0f} kB per round, and {counts}, also encrypted.",
+        _verification(plan),
         (
             f"Hospitals decrypt sums of at least {max(plan.min_cohort, privacy.min_cohort)} hospitals; the "
             "coordinator decrypts nothing. Images, names and this site's files stay here."

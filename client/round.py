@@ -68,16 +68,22 @@ class Hospital:
             return self._reply(request, state, body=b"", reason="")
         if request.kind == "keys":
             return self._advertise(request, state, storage=storage)
+        return self._take_part(request, state, history=history)
+
+    def _take_part(self, request: Request, state: RunState, *, history: History) -> bytes:
+        """Answer what is asked of the round behind the model."""
         if state.applied.round != request.round - 1:
             raise WrongRound(
                 f"round {request.round} was asked for, the model here is after round {state.applied.round}; "
                 "send what lies between"
             )
         if request.kind == "finish":
-            return self._end(request, state, storage=storage)
+            return self._end(request, state, history=history)
+        if request.kind == "verify":
+            return self._reply(request, state, body=b"", reason="")
         if request.kind == "unmask":
             return self._reveal(request, state, history=history)
-        return self._upload(request, state, storage=storage)
+        return self._upload(request, state, storage=history.storage)
 
     def _history(self, request: Request) -> History:
         epoch = self._keys.epoch()
@@ -89,7 +95,9 @@ class Hospital:
             storage=RunStorage(self._config.state / "runs" / request.run, plan=self._plan.digest),
         )
 
-    def _end(self, request: Request, state: RunState, *, storage: RunStorage) -> bytes:
+    def _end(self, request: Request, state: RunState, *, history: History) -> bytes:
+        storage = history.storage
+        history.recomputer.require_verdicts(request.verdicts, run=request.run, applied=state.applied)
         self._finish(request.run, state, storage)
         storage.finish(state)
         remove_past_runs(self._config.state / "runs", approved=approved_plans(self._config.approvals))
@@ -110,6 +118,7 @@ class Hospital:
             "hello": request.round == 0,
             "keys": 1 <= request.round <= plan.last_round,
             "unmask": 1 <= request.round <= plan.last_round and not request.aggregates,
+            "verify": plan.verification == "sampled" and 2 <= request.round <= plan.last_round + 1,
             "train": 1 <= request.round <= plan.training.rounds,
             "eval": plan.training.rounds < request.round <= plan.last_round,
             "finish": request.round == plan.last_round + 1,
@@ -143,6 +152,8 @@ class Hospital:
                 f"round {request.round} attempt {request.attempt} is to be unmasked, this site answered "
                 f"{'none' if latest is None else f'attempt {latest}'} last; refuse it"
             )
+        verdicts = (*request.survivors, *request.verdicts)
+        history.recomputer.require_verdicts(verdicts, run=request.run, applied=state.applied)
         following = None
         if number <= self._plan.last_round and self._sits_out(request.run, number) is None:
             following = own_advert(self._keys.member, storage, run=request.run, round_number=number).full
@@ -218,5 +229,6 @@ class Hospital:
             ledger_head=self._contributor.ledger.head(),
             chunks=chunks,
             root=merkle_root(body, chunks) if body else "",
+            verdict=self._history(request).recomputer.verdict(state.applied),
         )
         return encode_reply(manifest, body, self._keys.identity.sign)

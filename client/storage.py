@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from errno import ENOENT
 from pathlib import Path
 from typing import Any, cast
 from zipfile import BadZipFile
@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from client.file_access import FileAccess
+from client.durable import disk_refused, read_durable, write_durably
 from client.optimiser import OptimiserState
 from client.state import RunState
 from common.errors import SiteStorageError, WrongPlan
@@ -163,6 +163,35 @@ class RunStorage:
         """Keep what shows that the coordinator sent a wrong sum; it outlives the round."""
         self._write(f"evidence-{round_number}", data)
 
+    def save_provisional(self, round_number: int, data: bytes, *, body: bytes | memoryview | None = None) -> None:
+        """Keep the last sum until enough hospitals have recomputed it, and what it is checked with.
+
+        Args:
+            round_number: Its round.
+            data: What it is checked with; empty if it is not to be checked.
+            body: The sum; None if it was kept before.
+        """
+        name = f"sum-{round_number}"
+        if body is not None:
+            self._write(name, body)
+        self._write("provisional", data)
+        self._forget(path for path in self._folder.glob("sum-*") if path.name != name or not data)
+
+    def load_provisional(self) -> bytes | None:
+        """What the last sum is checked with, or None."""
+        return self._read("provisional") or None
+
+    def load_sum(self, round_number: int) -> bytes:
+        """The sum that `save_provisional` kept.
+
+        Raises:
+            SiteStorageError: If it is not there.
+        """
+        body = self._read(f"sum-{round_number}")
+        if body is None:
+            raise disk_refused(self._folder / f"sum-{round_number}", FileNotFoundError(ENOENT, "is gone"))
+        return body
+
     def record_round(self, round_number: int, facts: dict[str, Any]) -> None:
         """Set one row of the run's history, before the state that rests on it is saved."""
         self._write("rounds.json", json.dumps(self.rounds() | {round_number: facts}, indent=1).encode())
@@ -174,21 +203,28 @@ class RunStorage:
             return {} if data is None else {int(number): facts for number, facts in json.loads(data).items()}
 
     def _forget_rounds(self, last: int) -> None:
+        self._forget(
+            path
+            for pattern in ("round-*", ".round-*")
+            for path in self._folder.glob(pattern)
+            if int(path.name.split("-")[1].split(".")[0]) <= last
+        )
+
+    def _forget(self, paths: Iterable[Path]) -> None:
         try:
-            for path in (*self._folder.glob("round-*"), *self._folder.glob(".round-*")):
-                if int(path.name.split("-")[1].split(".")[0]) <= last:
-                    path.unlink(missing_ok=True)
+            for path in tuple(paths):
+                path.unlink(missing_ok=True)
         except OSError as error:
-            raise _refused(self._folder, error) from error
+            raise disk_refused(self._folder, error) from error
 
     def _read(self, name: str) -> bytes | None:
         return read_durable(self._folder / name)
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _write(self, name: str, data: bytes | memoryview) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            raise _refused(self._folder, error) from error
+            raise disk_refused(self._folder, error) from error
         if not (self._folder / "plan").exists():
             write_durably(self._folder / "plan", self._plan.encode())
         write_durably(self._folder / name, data)
@@ -201,59 +237,3 @@ class RunStorage:
             raise SiteStorageError(
                 f"{self._folder / name}: is damaged; this site sits this run out; mend the disk and start a new run"
             ) from error
-
-
-def read_durable(path: Path) -> bytes | None:
-    """What `write_durably` wrote, or None before.
-
-    Raises:
-        SiteStorageError: If the disk refuses.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _refused(path, error) from error
-
-
-def write_durably(path: Path, data: bytes, *, mode: int | None = None) -> None:
-    """Replace a file atomically, and return only when it is on the disk.
-
-    Args:
-        path: The file.
-        data: All of it.
-        mode: Of a file that is new, while one that is there keeps owner and mode; None: 0600, and this user's.
-
-    Raises:
-        SiteStorageError: If the disk refuses; the old file is untouched then.
-    """
-    # One process holds a site's folder (the ledger's lock), so what a killed one left is overwritten here.
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        with open(temporary, "wb", opener=_private) as file:
-            file.write(data)
-            file.flush()
-            if mode is not None:
-                FileAccess.kept(path, mode=mode).give(file.fileno())
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise _refused(path, error) from error
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
-
-
-def _refused(path: Path, error: OSError) -> SiteStorageError:
-    return SiteStorageError(
-        f"{path}: {error.strerror}; nothing was sent; make room or mend the folder, then start the site again"
-    )

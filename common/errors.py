@@ -33,6 +33,7 @@ The tree is split by who must act::
     │   ├── SplitViewError       hospitals were shown different openings or survivors of one round
     │   ├── AlreadyRevealed      shares of this round were given for other survivors or another attempt
     │   ├── AggregateMismatch    an aggregate is not the unmasked sum of the uploads in its transcript
+    │   ├── UnverifiedChunks     not every chunk of the last sum was recomputed by enough hospitals
     │   ├── CeremonyError        hospitals were dealt different CKKS keys, or a box does not open
     │   ├── DivergenceError      hospitals hold different models
     │   ├── WeightMismatch       the weight slot is not the sum of the survivors' declared sizes
@@ -178,6 +179,10 @@ class AlreadyRevealed(PeerError):
 
 class AggregateMismatch(PeerError):
     """An aggregate is not the unmasked sum of the uploads in its transcript."""
+
+
+class UnverifiedChunks(PeerError):
+    """Not every chunk of the last sum was recomputed by as many hospitals as the plan asks for."""
 
 
 class CeremonyError(PeerError):

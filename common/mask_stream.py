@@ -10,7 +10,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -85,40 +85,50 @@ def mask_words(key: bytes, chunks: int, parameters: CkksParameters) -> NDArray[n
     return words
 
 
-def add_mask(words: NDArray[np.uint64], key: bytes, parameters: CkksParameters, *, first_chunk: int = 0) -> None:
-    """Add a stream to `words` modulo q, in place.
+def add_mask(
+    words: NDArray[np.uint64], key: bytes, parameters: CkksParameters, *, chunks: Sequence[int] | None = None
+) -> None:
+    """Add a stream to `words` modulo q, in place; `words` has shape (chunks, N), uint64, each < q.
 
     Args:
-        words: Shape (chunks, N), uint64, each < q.
-        key: The stream's key.
+        words: Changed in place.
+        key: The stream's.
         parameters: The CKKS parameters.
-        first_chunk: Which chunk the first row is.
+        chunks: Which chunk of the stream each row takes; None: row k takes chunk k.
 
     Raises:
         LocalProtocolError: If the key or the words have another shape.
     """
     modulus = np.uint64(parameters.modulus)
-    for block, mask in _blocks(words, key, first_chunk, parameters):
+    for block, mask in _blocks(words, key, parameters, chunks):
         np.add(block, mask, out=block)
         # Where the sum is below q the subtraction wraps to a huge number, so the smaller one is the residue.
         np.minimum(block, block - modulus, out=block)
 
 
-def subtract_mask(words: NDArray[np.uint64], key: bytes, parameters: CkksParameters, *, first_chunk: int = 0) -> None:
+def subtract_mask(
+    words: NDArray[np.uint64], key: bytes, parameters: CkksParameters, *, chunks: Sequence[int] | None = None
+) -> None:
     """Subtract a stream from `words` modulo q, in place; the inverse of `add_mask`.
+
+    Args:
+        words: Changed in place.
+        key: The stream's.
+        parameters: The CKKS parameters.
+        chunks: Which chunk of the stream each row takes; None: row k takes chunk k.
 
     Raises:
         LocalProtocolError: If the key or the words have another shape.
     """
     modulus = np.uint64(parameters.modulus)
-    for block, mask in _blocks(words, key, first_chunk, parameters):
+    for block, mask in _blocks(words, key, parameters, chunks):
         np.subtract(block, mask, out=block)
         # Where the mask is the larger one the difference has wrapped to a huge number, and adding q wraps it back.
         np.minimum(block, block + modulus, out=block)
 
 
 def _blocks(
-    words: NDArray[np.uint64], key: bytes, first_chunk: int, parameters: CkksParameters
+    words: NDArray[np.uint64], key: bytes, parameters: CkksParameters, chunks: Sequence[int] | None
 ) -> Iterator[tuple[NDArray[np.uint64], NDArray[Any]]]:
     """Per block of chunks: its rows of `words`, and the stream's words for them, which live until the next block."""
     degree = parameters.ring_degree
@@ -127,25 +137,29 @@ def _blocks(
             f"a mask key of {len(key)} bytes for words of shape {words.shape} and type {words.dtype}; "
             f"{KEY_BYTES} bytes and (chunks, {degree}) uint64 are needed"
         )
+    numbers = range(len(words)) if chunks is None else chunks
+    if len(numbers) != len(words):
+        raise LocalProtocolError(f"{len(words)} rows of words for {len(numbers)} chunks of a mask; one for each")
     drawn = np.empty((min(BLOCK_CHUNKS, len(words)), degree + SPARE_WORDS), dtype=_word_type(parameters))
     rows = drawn.view(np.uint8)
     zeros = bytes(rows.shape[1])
-    stream = _stream(key, first_chunk)
+    stream = _stream(key, 0)
     for start in range(0, len(words), BLOCK_CHUNKS):
         block = words[start : start + BLOCK_CHUNKS]
-        for index in range(len(block)):
-            stream.reset_nonce(_counter(first_chunk + start + index))
+        block_numbers = numbers[start : start + BLOCK_CHUNKS]
+        for index, number in enumerate(block_numbers):
+            stream.reset_nonce(_counter(number))
             stream.update_into(zeros, rows[index].data)
-        yield block, _reject(drawn[: len(block)], key, first_chunk + start, parameters)
+        yield block, _reject(drawn[: len(block)], key, block_numbers, parameters)
 
 
-def _reject(drawn: NDArray[Any], key: bytes, start: int, parameters: CkksParameters) -> NDArray[Any]:
+def _reject(drawn: NDArray[Any], key: bytes, numbers: Sequence[int], parameters: CkksParameters) -> NDArray[Any]:
     """Drop the words at or above q from each row, in place; the first N that are left of each."""
     degree, modulus = parameters.ring_degree, parameters.modulus
     np.bitwise_and(drawn, (1 << parameters.modulus_bits) - 1, out=drawn)
-    for index in np.flatnonzero(drawn[:, :degree].max(axis=1) >= modulus):
+    for index in np.flatnonzero(drawn[:, :degree].max(axis=1) >= modulus).tolist():
         kept = drawn[index][drawn[index] < modulus][:degree]
-        drawn[index, :degree] = kept if len(kept) == degree else _long_draw(key, start + int(index), parameters)
+        drawn[index, :degree] = kept if len(kept) == degree else _long_draw(key, numbers[index], parameters)
     return drawn[:, :degree]
 
 

@@ -45,5 +45,5 @@ def unmasked_blocks(
             vector = decode_upload(read(start * size, (start + count) * size), count, parameters)
             add_in_place(words, vector.words, parameters)
             seeds.append(vector.seeds)
-        masks.apply(words, parameters, first_chunk=start)
+        masks.apply(words, parameters, chunks=range(start, start + count))
         yield start, words, tuple(seeds)

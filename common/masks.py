@@ -9,7 +9,7 @@ References: Bonawitz et al., 2017, CCS, figure 4.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,18 +101,20 @@ class Unmask:
     added: tuple[bytes, ...]
     subtracted: tuple[bytes, ...]
 
-    def apply(self, words: NDArray[np.uint64], parameters: CkksParameters, *, first_chunk: int = 0) -> None:
+    def apply(
+        self, words: NDArray[np.uint64], parameters: CkksParameters, *, chunks: Sequence[int] | None = None
+    ) -> None:
         """Take the masks off, in place.
 
         Args:
             words: The sum modulo q of the survivors' masked words, or some chunks of it, shape (chunks, N), uint64.
             parameters: The CKKS parameters.
-            first_chunk: Which chunk the first row is.
+            chunks: Which chunk of the sum each row is; None: row k is chunk k.
         """
         for key in self.added:
-            subtract_mask(words, key, parameters, first_chunk=first_chunk)
+            subtract_mask(words, key, parameters, chunks=chunks)
         for key in self.subtracted:
-            add_mask(words, key, parameters, first_chunk=first_chunk)
+            add_mask(words, key, parameters, chunks=chunks)
 
 
 def find_masks(

@@ -18,6 +18,7 @@ from common.errors import BadSignature, MalformedMessage
 from common.identity import verify
 from common.mask_messages import Advert, DeliveredAdvert
 from common.transcript import EMPTY_CHAIN, extend_chain
+from common.verdicts import ChunkCheck, Verdict
 from common.wire import (
     Counter,
     Hex32,
@@ -38,7 +39,7 @@ MAX_REQUEST_HEADER_BYTES = 8 << 20
 # A manifest takes about 1 KiB. It is parsed before its signature can be checked, since it names the signer.
 MAX_MANIFEST_BYTES = 8 << 10
 
-Kind = Literal["deal", "open", "confirm", "hello", "keys", "train", "eval", "unmask", "finish"]
+Kind = Literal["deal", "open", "confirm", "hello", "keys", "train", "eval", "unmask", "verify", "finish"]
 KEY_KINDS: tuple[Kind, ...] = ("deal", "open", "confirm")
 
 
@@ -78,6 +79,7 @@ class Manifest(Wire):
     ledger_head: Hex64
     chunks: Counter
     root: OptionalHex64 = Field(description="Merkle root of the body; empty without one")
+    verdict: Verdict | None = Field(default=None, description="of the last sum, where verification is sampled")
 
 
 class SignedManifest(Wire):
@@ -104,7 +106,7 @@ class Transcript(Wire):
     mask_secrets: tuple[Hex64, ...] = Field(
         max_length=1000, strict=False, description="X25519 secrets of those in the opening that did not survive"
     )
-    upload_bytes: Counter = Field(description="size of each upload")
+    upload_bytes: Counter = Field(description="size of each upload; 0 if verification is sampled and none follows")
 
 
 class AggregateEntry(Wire):
@@ -146,31 +148,42 @@ class Request(Wire):
     survivors: tuple[SignedManifest, ...] = Field(
         max_length=1000, strict=False, description="whose uploads are to be unmasked, in roster order; for unmask"
     )
+    check: ChunkCheck | None = Field(default=None, description="chunks of the last sum that the recipient recomputes")
+    verdicts: tuple[SignedManifest, ...] = Field(
+        default=(), max_length=1000, strict=False, description="with verdicts on the last sum; for unmask and finish"
+    )
     body_sha256: Hex64
 
 
 @dataclass(frozen=True, slots=True)
 class SignedRequest:
-    """A request with its signature and body (the aggregates' bytes, one after the other)."""
+    """A request with its signature and body: the aggregates' bytes, one after the other, and the records to check."""
 
     request: Request
     signature: bytes
     body: bytes
 
     def aggregate_bodies(self) -> tuple[memoryview, ...]:
-        """The body cut at the entries' sizes.
+        """The aggregates, cut at the entries' sizes.
 
         Raises:
             MalformedMessage: If the sizes do not add up to the body.
         """
         sizes = [entry.body_bytes for entry in self.request.aggregates]
-        if sum(sizes) != len(self.body):
-            raise MalformedMessage(f"a request's body has {len(self.body)} bytes, its entries say {sum(sizes)}; refuse")
+        claimed = sum(sizes) + (self.request.check.record_bytes if self.request.check else 0)
+        if claimed != len(self.body):
+            raise MalformedMessage(f"a request's body has {len(self.body)} bytes, its entries say {claimed}; refuse")
         view, parts, start = memoryview(self.body), [], 0
         for size in sizes:
             parts.append(view[start : start + size])
             start += size
         return tuple(parts)
+
+    @property
+    def records(self) -> memoryview:
+        """What `request.check` is about; empty without one. `aggregate_bodies` checks its size."""
+        check = self.request.check
+        return memoryview(self.body)[len(self.body) - check.record_bytes :] if check else memoryview(b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +199,10 @@ class SignedReply:
         return self.signed.manifest
 
 
-def encode_request(request: Request, body: bytes, sign: Callable[[bytes], bytes]) -> bytes:
-    """Sign a request and frame it."""
+def encode_request(request: Request, body: bytes, sign: Callable[[bytes], bytes], *, records: bytes = b"") -> bytes:
+    """Sign a request and frame it; the records to check end the body."""
     header = header_bytes(request)
-    return frame(REQUEST_MAGIC, header, sign(signed_bytes(REQUEST_MAGIC, header)), body)
+    return frame(REQUEST_MAGIC, header, sign(signed_bytes(REQUEST_MAGIC, header)), body, records)
 
 
 def decode_request(data: bytes, coordinator_hex: str) -> SignedRequest:

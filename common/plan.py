@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from common.canonical import canonical_bytes, sha256_hex
 from common.card import HOSPITAL_NAME, Card, PublicKeyHex
+from common.ckks_parameters import PRESETS, SEED_BYTES
 from common.config import Settings
 from common.errors import PlanError
 from common.plan_bounds import FEWEST_HOSPITALS, check_hospitals
@@ -23,6 +24,8 @@ from common.plan_settings import (
     TrainingSettings,
 )
 from common.shamir import MOST_PARTIES
+
+LARGEST_FULL_BYTES = 64 << 20
 
 
 class Hospital(Card):
@@ -187,6 +190,27 @@ class Plan(Settings):
     def upload_values(self) -> int:
         """Integers in one upload: the update, the weight slot, the metric slots."""
         return self.agreed.trainable_parameters + 1 + self.metric_slots
+
+    @property
+    def verification(self) -> Literal["full", "sampled"]:
+        """How the hospitals recompute each sum; see `EncryptionSettings.verification`.
+
+        Raises:
+            PlanError: If the plan is still a template.
+        """
+        if self.encryption.verification != "auto":
+            return self.encryption.verification
+        parameters = PRESETS[self.encryption.preset]
+        upload = -(-self.upload_values // parameters.values_per_chunk) * (parameters.chunk_bytes + SEED_BYTES)
+        return "full" if len(self.roster) * upload <= LARGEST_FULL_BYTES else "sampled"
+
+    @property
+    def verifiers(self) -> int:
+        """How many hospitals recompute each chunk of a sum where verification is sampled: c + 1.
+
+        Of so many at least one is honest, so no alteration of a chunk passes them all.
+        """
+        return self.cohort.assumed_colluders + 1
 
     @property
     def last_round(self) -> int:

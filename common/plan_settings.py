@@ -118,6 +118,10 @@ class EncryptionSettings(Settings):
     update_norm_bound: Positive | Literal["auto"] = Field(
         description="L2 bound S on a hospital's update; longer ones are scaled down; auto: `fedward provision` sets it"
     )
+    verification: Literal["auto", "full", "sampled"] = Field(
+        description="how hospitals recompute sums. full: each all of it, from all uploads; sampled: each some chunks, "
+        "every chunk by c + 1 hospitals; auto: full while the uploads of one round are at most 64 MiB together"
+    )
 
 
 class CohortSettings(Settings):

@@ -23,6 +23,27 @@ def merkle_root(body: bytes | memoryview, chunks: int) -> str:
     return _levels(body, chunks)[-1][0].hex()
 
 
+class MerkleTree:
+    """The tree behind `merkle_root`, for who needs many paths of one body.
+
+    Args:
+        body: As in `merkle_root`; it is not kept.
+        pieces: Number of equal pieces, >= 1.
+    """
+
+    def __init__(self, body: bytes | memoryview, pieces: int) -> None:
+        self._levels = _levels(body, pieces)
+
+    def path(self, index: int) -> tuple[bytes, ...]:
+        """What shows that piece `index` belongs to the root: its neighbours from the leaf up, 32 bytes each."""
+        found = []
+        for level in self._levels[:-1]:
+            if index ^ 1 < len(level):
+                found.append(level[index ^ 1])
+            index //= 2
+        return tuple(found)
+
+
 def merkle_path(body: bytes | memoryview, pieces: int, index: int) -> tuple[str, ...]:
     """What shows that piece `index` belongs to `merkle_root(body, pieces)`: its neighbours from the leaf up, hex.
 
@@ -31,12 +52,16 @@ def merkle_path(body: bytes | memoryview, pieces: int, index: int) -> tuple[str,
         pieces: Number of equal pieces, >= 1.
         index: Which one, from 0.
     """
-    path = []
-    for level in _levels(body, pieces)[:-1]:
-        if index ^ 1 < len(level):
-            path.append(level[index ^ 1].hex())
-        index //= 2
-    return tuple(path)
+    return tuple(node.hex() for node in MerkleTree(body, pieces).path(index))
+
+
+def path_bytes(index: int, pieces: int) -> int:
+    """Length of the path of piece `index` in a tree of that many pieces."""
+    nodes = 0
+    while pieces > 1:
+        nodes += index ^ 1 < pieces
+        index, pieces = index // 2, (pieces + 1) // 2
+    return 32 * nodes
 
 
 def root_of_path(piece: bytes | memoryview, *, index: int, pieces: int, path: tuple[str, ...]) -> str:

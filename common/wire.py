@@ -73,9 +73,9 @@ def signed_bytes(magic: bytes, header: bytes) -> bytes:
     return b"fedward/signature/1" + magic + hashlib.sha256(header).digest()
 
 
-def frame(magic: bytes, header: bytes, signature: bytes, body: bytes) -> bytes:
-    """The frame of these parts."""
-    return b"".join((_PREFIX.pack(magic, len(header)), header, signature, body))
+def frame(magic: bytes, header: bytes, signature: bytes, *body: bytes) -> bytes:
+    """The frame of these parts; the body may come in pieces."""
+    return b"".join((_PREFIX.pack(magic, len(header)), header, signature, *body))
 
 
 def body_start(data: bytes) -> int:

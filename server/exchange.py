@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from common.errors import PeerError
+from common.messages import SignedManifest
 from server.admit import OpenExchange, admit
 from server.aggregate import RunningSum, Uploads
 from server.store import Outcome, OutcomeKind
@@ -50,6 +51,7 @@ class Collection:
             the roster that is not asked is absent.
         catching_up: What the connected hospitals did that are not asked.
         uploads: Keeps the admitted uploads; None: memory does.
+        heard: Is told each admitted manifest.
     """
 
     def __init__(
@@ -59,12 +61,14 @@ class Collection:
         *,
         catching_up: Mapping[str, Outcome] | None = None,
         uploads: Uploads | None = None,
+        heard: Callable[[SignedManifest], None] | None = None,
     ) -> None:
         self.expected = expected
         self.total = RunningSum(expected.parameters, uploads)
         self.applied: dict[str, int] = {}
         self.catching_up = dict(catching_up or {})
         self._down_bytes = dict(down_bytes)
+        self._heard = heard
         self._seen: dict[str, str] = {}
         self._outcomes: dict[str, Outcome] = {}
 
@@ -95,6 +99,8 @@ class Collection:
         self._seen[hospital] = admitted.frame_digest
         manifest = admitted.signed.manifest
         self.applied[hospital] = manifest.applied.round
+        if self._heard is not None:
+            self._heard(admitted.signed)
         if admitted.upload is not None:
             self.total.add(admitted.signed, admitted.upload)
         kind: OutcomeKind = "observed" if admitted.upload is None else "contributed"

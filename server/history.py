@@ -23,8 +23,8 @@ class StoredHistory:
     def aggregates(self, rounds: tuple[int, int]) -> tuple[Aggregate, ...]:
         """The rounds first to last, in order.
 
-        The last sum of the run comes with transcript and uploads; where it is not among them, the last entry carries
-        manifests of the next sum, which vouch for all before it.
+        The last sum of the run comes with transcript and, if each hospital recomputes all of it, uploads; where it is
+        not among them, the last entry carries manifests of the next sum, which vouch for all before it.
 
         Raises:
             StoreError: If one is missing.
@@ -45,7 +45,8 @@ class StoredHistory:
         transcript = self.masks.transcript(entry.round)
         if transcript is None:
             return aggregate
-        names = [signed.manifest.hospital for signed in entry.survivors]
+        # Where verification is sampled, records of them are sent instead, to each hospital its own.
+        names = [signed.manifest.hospital for signed in entry.survivors] if transcript.upload_bytes else []
         uploads = [self.masks.upload(entry.round, entry.attempt, hospital=name) for name in names]
         return Aggregate(entry.model_copy(update={"transcript": transcript}), b"".join((aggregate.body, *uploads)))
 

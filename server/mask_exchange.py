@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from common.errors import DeploymentError, NobodyContributes, PeerError
 from common.mask_messages import FullAdvert
+from common.messages import SignedManifest
 from server.exchange import NodeError, explain
 from server.mask_store import MaskStore
 from server.masked_round import Opening, Unmasking, check_advert, read_advert
@@ -65,17 +66,26 @@ class MaskExchange:
             adverts = self._adverts(round_number)
         return Opening(tuple(adverts[name] for name in self._names if name in adverts))
 
-    def unmask(self, unmasking: Unmasking, connected: Callable[[], Mapping[str, int]]) -> Exchange:
+    def unmask(
+        self,
+        unmasking: Unmasking,
+        connected: Callable[[], Mapping[str, int]],
+        *,
+        verdicts: tuple[SignedManifest, ...] = (),
+    ) -> Exchange:
         """Ask for shares until every mask can be taken off, as often as the plan asks for a round.
 
         Args:
             unmasking: Takes the shares.
             connected: Node ids of the hospitals that are connected now.
+            verdicts: On the last sum, where verification is sampled.
 
         Returns:
             What each hospital did, for the record.
         """
         place = unmasking.survivors[0].manifest
+        # Those of survivors are in their manifests.
+        others = tuple(signed for signed in verdicts if signed not in unmasking.survivors)
         step, started, outcomes = Step("unmask", place.round), time.monotonic(), dict[str, Outcome]()
         for _ in range(self._plan.cohort.attempts):
             end = time.monotonic() + self._plan.cohort.round_timeout_s
@@ -84,7 +94,9 @@ class MaskExchange:
                 nodes = {name: node for name, node in connected().items() if not _answered(outcomes.get(name))}
                 time.sleep(0.0 if nodes else RECONNECT_POLL_S)
             frames = {
-                name: self._writer.write_plain(step, name, attempt=place.attempt, survivors=unmasking.survivors)
+                name: self._writer.write_plain(
+                    step, name, attempt=place.attempt, survivors=unmasking.survivors, verdicts=others
+                )
                 for name in nodes
             }
             self._ask(

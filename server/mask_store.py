@@ -146,6 +146,12 @@ class MaskStore(Database):
         rows = self._rows(query, (self._run, round_number))
         return Transcript.model_validate_json(rows[0][0]) if rows else None
 
+    def last_sum(self, last: int) -> int | None:
+        """The last round up to `last` that has a transcript, and so a sum; None if there is none."""
+        query = "SELECT MAX(round) FROM transcripts WHERE run = ? AND round <= ?"
+        number: int | None = self._rows(query, (self._run, last))[0][0]
+        return number
+
     def forget(self) -> None:
         """Remove what is needed no more: all of the rounds before the last sum."""
         with self._transaction():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -16,6 +17,9 @@ from common.records import REPLY, REQUEST, frame_to_record, record_to_frame
 from common.wire import body_start
 from server.ask import Attempt
 from server.exchange import NodeError
+from server.progress import ProgressFile
+
+log = logging.getLogger(__name__)
 
 # One reply is asked for per pause: asking for all would load all that are there.
 POLL_S = 0.1
@@ -27,6 +31,7 @@ MESSAGE_TYPES: dict[Kind, str] = {
     "hello": MessageType.QUERY,
     "keys": MessageType.QUERY,
     "unmask": MessageType.QUERY,
+    "verify": MessageType.QUERY,
     "train": MessageType.TRAIN,
     "eval": MessageType.EVALUATE,
     "finish": MessageType.QUERY,
@@ -68,6 +73,16 @@ def answer_of(reply: Message) -> bytes | NodeError:
     except MalformedMessage:
         # Refused by `admit` under the same code as any other bytes that are no frame.
         return b""
+
+
+def take_replies(attempt: Attempt, replies: Iterable[Message], progress: ProgressFile) -> None:
+    """Take the replies to an attempt as they come, and show what each hospital did."""
+    step = attempt.step
+    for reply in replies:
+        hospital = attempt.hospitals[reply.metadata.reply_to_message_id]
+        outcome = attempt.collection.take(hospital, answer_of(reply), seconds=time.monotonic() - attempt.started)
+        log.info("%s %d: %s %s %s", step.kind, step.round, hospital, outcome.outcome, outcome.code)
+        progress.record(outcome, step.round)
 
 
 class _Pull:

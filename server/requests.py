@@ -10,8 +10,10 @@ from typing import NamedTuple, Protocol
 from common.mask_messages import DeliveredAdvert
 from common.messages import AggregateEntry, Kind, Request, SignedManifest, encode_request
 from common.plan import Plan
+from common.verdicts import ChunkCheck
 from server.aggregate import Aggregate
 from server.masked_round import Opening
+from server.verification import Verification
 
 Survivors = tuple[SignedManifest, ...]
 
@@ -116,7 +118,13 @@ class RequestWriter:
             yield from self.history.sizes(Rounds(first, min(missing.last, first + step - 1)))
 
     def write(
-        self, step: Step, *, attempt: int, rounds: Mapping[str, Rounds], opening: Opening | None = None
+        self,
+        step: Step,
+        *,
+        attempt: int,
+        rounds: Mapping[str, Rounds],
+        opening: Opening | None = None,
+        verification: Verification | None = None,
     ) -> Iterator[tuple[str, bytes]]:
         """Hospital and signed frame, one at a time.
 
@@ -128,30 +136,46 @@ class RequestWriter:
             attempt: Attempt of that step.
             rounds: Recipients, and the aggregates that each of them gets.
             opening: What the round is opened with, where uploads are asked for.
+            verification: What is known of the last sum, and what the recipients are to recompute of it.
         """
         for sent in sorted(set(rounds.values())):
             aggregates = self.history.aggregates(sent)
             entries = tuple(aggregate.entry for aggregate in aggregates)
             body = b"".join(aggregate.body for aggregate in aggregates)
             del aggregates
-            digest = hashlib.sha256(body).hexdigest()
+            digest = hashlib.sha256(body)
             for hospital in [name for name in rounds if rounds[name] == sent]:
                 position = self.plan.agreed.position(hospital)
-                yield (
+                check, records = verification.check_for(hospital) if verification else (None, b"")
+                whole = digest.copy()
+                whole.update(records)
+                frame = self._encode(
+                    step,
                     hospital,
-                    self._encode(
-                        step,
-                        hospital,
-                        attempt=attempt,
-                        body=body,
-                        digest=digest,
-                        aggregates=entries,
-                        adverts=opening.delivered_to(position) if opening else (),
-                    ),
+                    attempt=attempt,
+                    body=body,
+                    records=records,
+                    digest=whole.hexdigest(),
+                    aggregates=entries,
+                    adverts=opening.delivered_to(position) if opening else (),
+                    check=check,
+                    verdicts=verification.verdicts if verification and step.kind == "finish" else (),
                 )
+                del records
+                named = [(hospital, frame)]
+                del frame
+                # Whoever takes it holds the only copy.
+                yield named.pop()
 
-    def write_plain(
-        self, step: Step, hospital: str, *, attempt: int = 0, body: bytes = b"", survivors: Survivors = ()
+    def write_plain(  # noqa: PLR0913 -- the fields of a request
+        self,
+        step: Step,
+        hospital: str,
+        *,
+        attempt: int = 0,
+        body: bytes = b"",
+        survivors: Survivors = (),
+        verdicts: Survivors = (),
     ) -> bytes:
         """A signed frame for one hospital that carries no aggregates.
 
@@ -161,8 +185,9 @@ class RequestWriter:
             attempt: Attempt of that step.
             body: What the key ceremony forwards.
             survivors: Whose uploads are to be unmasked.
+            verdicts: Manifests with verdicts on the last sum.
         """
-        return self._encode(step, hospital, attempt=attempt, body=body, survivors=survivors)
+        return self._encode(step, hospital, attempt=attempt, body=body, survivors=survivors, verdicts=verdicts)
 
     def _encode(  # noqa: PLR0913 -- the fields of a request
         self,
@@ -171,10 +196,13 @@ class RequestWriter:
         *,
         attempt: int,
         body: bytes,
+        records: bytes = b"",
         digest: str = "",
         aggregates: tuple[AggregateEntry, ...] = (),
         adverts: tuple[DeliveredAdvert, ...] = (),
         survivors: Survivors = (),
+        check: ChunkCheck | None = None,
+        verdicts: Survivors = (),
     ) -> bytes:
         request = Request(
             kind=step.kind,
@@ -187,6 +215,8 @@ class RequestWriter:
             aggregates=aggregates,
             adverts=adverts,
             survivors=survivors,
+            check=check,
+            verdicts=verdicts,
             body_sha256=digest or hashlib.sha256(body).hexdigest(),
         )
-        return encode_request(request, body, self.sign)
+        return encode_request(request, body, self.sign, records=records)

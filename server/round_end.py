@@ -13,7 +13,8 @@ from server.mask_exchange import MaskExchange
 from server.mask_store import MaskStore
 from server.masked_round import Unmasking
 from server.requests import Step
-from server.store import Store
+from server.store import Exchange, Outcome, Store
+from server.verify_exchange import VerifyExchange
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class RoundEnd:
         store: Where sums are kept.
         masks: What is kept of open rounds.
         exchange: Asks for shares.
+        verify: Asks for verdicts on the last sum.
         ready: Node ids of the hospitals that can be asked in a step.
     """
 
@@ -38,10 +40,12 @@ class RoundEnd:
         store: Store,
         masks: MaskStore,
         exchange: MaskExchange,
+        verify: VerifyExchange,
         ready: Callable[[Step], Mapping[str, int]],
     ) -> None:
         self._plan, self._run, self._store, self._masks = plan, run, store, masks
         self._exchange, self._ready = exchange, ready
+        self._verify = verify
         self._names = tuple(hospital.name for hospital in plan.roster)
 
     def resume(self, step: Step) -> None:
@@ -54,17 +58,32 @@ class RoundEnd:
         total = RunningSum(expected.parameters, self._masks.uploads(step.round, opened.attempt))
         for signed in opened.survivors:
             total.resume(signed)
-        self.unmask(step, total, attempt=opened.attempt)
+            self._verify.verification.hear(signed)
+        self.unmask(step, total, attempt=opened.attempt, answered=frozenset(self._names))
 
-    def unmask(self, step: Step, total: RunningSum, *, attempt: int) -> None:
-        """Have the masks of the largest group taken off and record its sum, or that the round is skipped."""
+    def unmask(self, step: Step, total: RunningSum, *, attempt: int, answered: frozenset[str]) -> None:
+        """Have the masks of the largest group taken off and record its sum, or that the round is skipped.
+
+        Args:
+            step: The round.
+            total: Its uploads.
+            attempt: Of the round.
+            answered: Hospitals that can be asked to recompute chunks of the last sum.
+        """
         opened = self._masks.opened(step.round)
         if opened is None:
             raise LocalProtocolError(f"round {step.round} is to be unmasked and was never opened")
+        if not self._verify.complete(step.round, lambda: self._among(answered, step)):
+            unverified = tuple(Outcome(name, "absent", "UnverifiedChunks", 0, 0, 0.0) for name in self._names)
+            exchange = Exchange(step.round, attempt, "unmask", 0.0, unverified)
+            self._store.save(self._run, exchange, skipped(step.round, attempt))
+            return
         survivors = total.survivors(self._names)
         self._masks.ask_for(step.round, survivors)
         unmasking = Unmasking(self._plan, self._run, opened.opening, survivors)
-        exchange = self._exchange.unmask(unmasking, lambda: self._ready(step))
+        exchange = self._exchange.unmask(
+            unmasking, lambda: self._ready(step), verdicts=self._verify.verification.verdicts
+        )
         aggregate, transcript = skipped(step.round, attempt), None
         if unmasking.is_enough:
             try:
@@ -79,7 +98,12 @@ class RoundEnd:
             # A coordinator that died between the two saves below has left one of a sum that there is not.
             self._masks.drop_transcript(step.round)
         else:
+            if self._plan.verification == "sampled":
+                transcript = transcript.model_copy(update={"upload_bytes": 0})
             # Before the sum: a sum without it could be verified by nobody.
             self._masks.save_transcript(step.round, attempt, transcript)
         self._store.save(self._run, exchange, aggregate)
         self._masks.forget()
+
+    def _among(self, hospitals: frozenset[str], step: Step) -> Mapping[str, int]:
+        return {name: node for name, node in self._ready(step).items() if name in hospitals}

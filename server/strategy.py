@@ -23,11 +23,13 @@ from server.exchange import Collection, explain
 from server.key_exchange import KeyExchange
 from server.mask_exchange import MaskExchange
 from server.mask_store import MaskStore
-from server.one_by_one import OneByOneGrid, answer_of, messages_of
+from server.one_by_one import OneByOneGrid, messages_of, take_replies
 from server.progress import ProgressFile
 from server.requests import RequestWriter, Rounds, Step
 from server.round_end import RoundEnd
 from server.store import Exchange, Outcome, Store
+from server.verification import Verification
+from server.verify_exchange import VerifyExchange
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +70,18 @@ class SecureAggregation(Strategy):
         self._keys = KeyExchange(writer, grid, progress=progress, store=store, answer_within_s=answer_within_s)
         self._connections = Connections(self._plan, grid, catch_up=self._catch_up, progress=progress)
         self._rounds = MaskExchange(writer, grid, store=store, masks=masks, progress=progress)
+        self._verification = Verification(self._plan, writer.run, store=store, masks=masks)
+        self._verify = VerifyExchange(
+            writer, grid, verification=self._verification, store=store, progress=progress, applied=self._applied
+        )
         self._round_end = RoundEnd(
-            self._plan, writer.run, store=store, masks=masks, exchange=self._rounds, ready=self._connections.ready
+            self._plan,
+            writer.run,
+            store=store,
+            masks=masks,
+            exchange=self._rounds,
+            verify=self._verify,
+            ready=self._connections.ready,
         )
 
     def summary(self) -> None:
@@ -92,6 +104,11 @@ class SecureAggregation(Strategy):
             nodes = self._connections.wait_for(step, self._plan.needed, timeout_s=cohort.round_timeout_s)
         if step.kind == "finish" and cohort.attempts == 1:
             nodes = self._connections.wait_until_caught_up(step)
+        if step.kind == "finish" and not self._verify.complete(step.round, lambda: self._connections.ready(step)):
+            raise DeploymentError(
+                "too few hospitals have recomputed their chunks of the last sum, so no hospital would write results; "
+                "look for AggregateMismatch in their logs, else start those that are away and resume the run"
+            )
         # A round that was interrupted goes on with its last attempt: the same request gets the same bytes.
         return self._request(step, nodes, attempt=opened.attempt if opened else 0)
 
@@ -129,7 +146,9 @@ class SecureAggregation(Strategy):
                 raise stop(self._stop_reason(step, outcomes, opened))
             self._open = None
             if step.takes_uploads and not wanted:
-                self._round_end.unmask(step, opened.collection.total, attempt=opened.number)
+                self._round_end.unmask(
+                    step, opened.collection.total, attempt=opened.number, answered=opened.collection.answered
+                )
             if wanted and not last:
                 messages = self._ask_again(step, wanted, opened)
                 replies = self._grid.send_and_receive(messages, timeout=self._plan.cohort.round_timeout_s)
@@ -155,6 +174,8 @@ class SecureAggregation(Strategy):
         opening = self._rounds.opening(step.round, asked) if step.takes_uploads else None
         if opening is not None:
             self._masks.open(step.round, opening, attempt=attempt)
+            if attempt == 0:
+                self._verification.share(asked)
         collection = Collection(
             expected_answer(
                 self._plan, self._writer.run, step, attempt=attempt, opening=opening.digest if opening else ""
@@ -162,6 +183,7 @@ class SecureAggregation(Strategy):
             {name: self._catch_up.sent_bytes(name) for name in asked},
             catching_up={name: self._catch_up.outcome(name) for name in behind},
             uploads=self._masks.uploads(step.round, attempt),
+            heard=self._verification.hear,
         )
         self._open = Attempt(step, attempt, asked, collection)
         self._progress.open(step.kind, step.round, attempt=attempt, connected=tuple(nodes))
@@ -169,7 +191,9 @@ class SecureAggregation(Strategy):
             # Its bytes are counted when the exchange closes.
             self._progress.record(replace(outcome, down_bytes=0), step.round)
         rounds = {name: Rounds(self._applied.get(name, 0) + 1, step.round - 1) for name in asked}
-        frames = self._writer.write(step, attempt=attempt, rounds=rounds, opening=opening)
+        frames = self._writer.write(
+            step, attempt=attempt, rounds=rounds, opening=opening, verification=self._verification
+        )
         return messages_of(self._open, frames, ttl_s=self._plan.cohort.round_timeout_s)
 
     def _ask_again(self, step: Step, wanted: frozenset[str], opened: Attempt) -> Iterable[Message]:
@@ -195,11 +219,7 @@ class SecureAggregation(Strategy):
     def _close(self, step: Step, opened: Attempt, replies: Iterable[Message]) -> tuple[Outcome, ...]:
         """Take all replies and record the exchange."""
         collection = opened.collection
-        for reply in replies:
-            hospital = opened.hospitals[reply.metadata.reply_to_message_id]
-            outcome = collection.take(hospital, answer_of(reply), seconds=time.monotonic() - opened.started)
-            log.info("%s %d: %s %s %s", step.kind, step.round, hospital, outcome.outcome, outcome.code)
-            self._progress.record(outcome, step.round)
+        take_replies(opened, replies, self._progress)
         self._applied |= collection.applied
         seconds = time.monotonic() - opened.started
         outcomes = collection.outcomes(seconds)

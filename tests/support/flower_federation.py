@@ -59,6 +59,7 @@ class Federation:
     rounds: int = 5
     attempts: int = 2
     trainable_parameters: int = 5000
+    verification: str = "auto"
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     fleet_port: int = field(default_factory=free_port)
     runtime_port: int = field(default_factory=free_port)
@@ -185,7 +186,7 @@ class Federation:
     def _plan(self, coordinator: str, roster: list[dict[str, Any]]) -> dict[str, Any]:
         template = yaml.safe_load((REPOSITORY / "configs" / "plans" / "skin9.yaml").read_text())
         template["training"]["rounds"] = self.rounds
-        template["encryption"]["update_norm_bound"] = 1.0
+        template["encryption"] |= {"update_norm_bound": 1.0, "verification": self.verification}
         template["metrics"]["released"] = "none"
         template["privacy"]["delta"] = 1e-5
         # The fewest that are sound with one colluder, so that as many as possible may be away.

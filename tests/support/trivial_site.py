@@ -22,8 +22,8 @@ from client.advert import own_advert
 from client.gateway import gateway_children
 from client.member import Member
 from client.opening import Opening, known_opening, open_round
-from client.recompute import recompute
 from client.reveal import Revealer
+from client.sampled import Recomputer
 from client.service import serve
 from client.storage import RunStorage
 from client.verify import Expectation, check_history, verify_aggregate
@@ -66,13 +66,15 @@ class TrivialSite:
         request = signed.request
         if request.hospital != self._name or request.plan != self._plan.digest:
             raise WrongPlan("a request for another hospital or plan; refuse it")
-        storage = RunStorage(self._folder / "runs" / request.run, plan=self._plan.digest)
+        storage = self._storage(request.run)
         applied = self._catch_up(signed, storage)
         if request.kind == "keys":
             if self._observes:
                 raise BudgetExceeded("this site only observes")
             return encode_document(self._advert(request.round, request.run, storage))
-        if request.kind in ("hello", "finish"):
+        if request.kind == "finish":
+            Recomputer(self._member, storage).require_verdicts(request.verdicts, run=request.run, applied=applied)
+        if request.kind in ("hello", "finish", "verify"):
             return self._reply(request, applied, body=b"", opening="")
         if applied.round != request.round - 1:
             raise WrongRound("aggregates are missing; send them")
@@ -86,6 +88,9 @@ class TrivialSite:
             stored = self._reply(request, applied, body=body, opening=opening.digest)
             storage.save_reply(request.round, request.attempt, stored)
         return stored
+
+    def _storage(self, run: str) -> RunStorage:
+        return RunStorage(self._folder / "runs" / run, plan=self._plan.digest)
 
     @property
     def _observes(self) -> bool:
@@ -102,13 +107,12 @@ class TrivialSite:
             if entry.survivors:
                 expected = self._expected(request.run, applied, storage, attempt=entry.attempt)
                 verified = verify_aggregate(entry, body[: entry.sum_bytes], expected=expected)
-                if entry.transcript:
-                    uploads = body[entry.sum_bytes :]
-                    recompute(verified, entry, entry.transcript, uploads=uploads, member=self._member)
+                Recomputer(self._member, storage).recheck(verified, entry, body, signed)
                 (self._folder / f"aggregate-{entry.round}.json").write_text(entry.model_dump_json())
                 (self._folder / f"aggregate-{entry.round}.bin").write_bytes(body[: entry.sum_bytes])
             applied = applied.followed_by(root)
             self._state.write_text(applied.model_dump_json())
+        Recomputer(self._member, storage).take(signed, applied)
         return applied
 
     def _expected(self, run: str, applied: Applied, storage: RunStorage, *, attempt: int) -> Expectation:
@@ -129,6 +133,8 @@ class TrivialSite:
         return own_advert(self._member, storage, run=run, round_number=number).full
 
     def _reveal(self, request: Request, applied: Applied, storage: RunStorage) -> bytes:
+        verdicts = (*request.survivors, *request.verdicts)
+        Recomputer(self._member, storage).require_verdicts(verdicts, run=request.run, applied=applied)
         following = None
         if request.round < self._plan.last_round and not self._observes:
             following = self._advert(request.round + 1, request.run, storage)
@@ -184,6 +190,7 @@ class TrivialSite:
             ledger_head=EMPTY_CHAIN,
             chunks=chunks,
             root=merkle_root(body, chunks) if chunks else "",
+            verdict=Recomputer(self._member, self._storage(request.run)).verdict(applied),
         )
         return encode_reply(manifest, body, self._member.identity.sign)
 

@@ -85,6 +85,22 @@ def test_every_sample_plan_loads(path: Path) -> None:
     assert plan.name == path.stem
 
 
+def test_verification_is_full_up_to_64_mebibytes_of_uploads_and_sampled_above() -> None:
+    """By the plan's own sizes: three uploads of 2987 chunks of 7488 bytes are below, of 2988 above."""
+
+    def verification(chunks: int, setting: str) -> str:
+        counts = len(content_of(TEMPLATE)["data"]["classes"]) ** 2
+        content = agreed(
+            encryption={"verification": setting}, federation={"trainable_parameters": chunks * 2048 - counts - 1}
+        )
+        return parse_settings(yaml.safe_dump(content), Plan, source="plan").verification
+
+    assert 3 * 2987 * 7488 <= 64 << 20 < 3 * 2988 * 7488
+    assert [verification(chunks, "auto") for chunks in (1, 2987, 2988)] == ["full", "full", "sampled"]
+    assert [verification(1, setting) for setting in ("full", "sampled")] == ["full", "sampled"]
+    assert verification(5000, "full") == "full"
+
+
 def test_the_sample_site_and_server_files_load() -> None:
     """Paths become absolute from the folder of the file."""
     site, server = load_site(CONFIGS / "site.yaml"), load_server(CONFIGS / "server.yaml")
@@ -165,6 +181,12 @@ WRONG_PLANS: list[tuple[str, object, str]] = [
         "encryption.update_norm_bound: seen 'big'; input should be a valid number, or input should be 'auto'",
     ),
     ("encryption.preset", "loose", "encryption.preset: seen 'loose'; input should be 'compact' or 'precise'"),
+    (
+        "encryption.verification",
+        "none",
+        "encryption.verification: seen 'none'; input should be 'auto', 'full' or 'sampled'",
+    ),
+    ("encryption.verification", ..., "key 'encryption.verification' is missing; add it"),
     (
         "cohort.min_cohort",
         2,

@@ -166,6 +166,16 @@ def test_the_unit_of_privacy_is_the_one_that_the_sites_data_gives(
     assert all(line.isprintable() for line in said.splitlines())
 
 
+def test_the_plan_in_words_says_who_recomputes_sums(base: Path, site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In either mode: what a hospital gets of the others, and what it may rely on."""
+    assert approve(site, base) == 0
+    assert "Every hospital recomputes each sum before it decrypts it" in capsys.readouterr().out
+    plan, privacy = plan_of(base), load_site(site / "site.yaml").privacy
+    sampled = plan.model_copy(update={"encryption": plan.encryption.model_copy(update={"verification": "sampled"})})
+    said = "\n".join(plan_in_words(sampled, hospital="hospital-1", privacy=privacy, units=None))
+    assert "verification is sampled: every part of a sum is recomputed by 2 hospitals" in said
+
+
 def test_a_later_approval_goes_on_where_the_images_cannot_be_counted(
     base: Path, site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

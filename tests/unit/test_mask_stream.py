@@ -215,3 +215,22 @@ def _dropping(parameters: CkksParameters, chunks: int) -> list[int]:
         if int((drawn & drawn.dtype.type(2**bits - 1)).max()) >= parameters.modulus:
             found.append(chunk)
     return found
+
+
+@pytest.mark.parametrize("parameters", [*PRESETS.values(), *WASTEFUL], ids=lambda one: str(one.name))
+def test_any_chunks_of_a_stream_are_those_of_the_whole(parameters: CkksParameters) -> None:
+    """Hospitals recompute some chunks of a sum: their masks are the rows of the whole stream, across blocks."""
+    whole = mask_words(KEY, 2 * BLOCK_CHUNKS + 3, parameters)
+    chunks = [0, 3, BLOCK_CHUNKS - 1, *range(BLOCK_CHUNKS, 2 * BLOCK_CHUNKS, 2), 2 * BLOCK_CHUNKS + 2]
+    words = np.zeros((len(chunks), parameters.ring_degree), dtype=np.uint64)
+    add_mask(words, KEY, parameters, chunks=chunks)
+    assert np.array_equal(words, whole[chunks])
+    subtract_mask(words, KEY, parameters, chunks=chunks)
+    assert not words.any()
+
+
+def test_rows_without_a_chunk_are_refused() -> None:
+    """One chunk of the stream for each row."""
+    words = np.zeros((2, 2048), dtype=np.uint64)
+    with pytest.raises(LocalProtocolError):
+        add_mask(words, KEY, PRESETS["compact"], chunks=[1])

@@ -28,6 +28,8 @@ from server.progress import Progress, ProgressFile
 from server.requests import HELLO, RequestWriter, Rounds, Step
 from server.round_end import RoundEnd
 from server.store import Store
+from server.verification import Verification
+from server.verify_exchange import VerifyExchange
 from tests.support.in_process_grid import Answer, InProcessGrid, as_server_app, number
 from tests.support.masked_sites import MaskedSites
 from tests.support.replies import CHUNKS, NAMES, PARAMETERS, RUN
@@ -59,8 +61,22 @@ class Coordinator:
             masks=self.masks,
             progress=ProgressFile(self.folder, Progress(RUN, plan.name, plan.training.rounds)),
         )
+        verify = VerifyExchange(
+            self.writer,
+            OneByOneGrid(cast(Grid, self.grid)),
+            verification=Verification(plan, RUN, store=self.store, masks=self.masks),
+            store=self.store,
+            progress=ProgressFile(self.folder, Progress(RUN, plan.name, plan.training.rounds)),
+            applied={},
+        )
         self.end = RoundEnd(
-            plan, RUN, store=self.store, masks=self.masks, exchange=self.exchange, ready=lambda _: self.nodes
+            plan,
+            RUN,
+            store=self.store,
+            masks=self.masks,
+            exchange=self.exchange,
+            verify=verify,
+            ready=lambda _: self.nodes,
         )
 
     @property
@@ -127,7 +143,7 @@ def coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Coo
 def test_a_round_ends_with_the_survivors_sum_and_what_verifies_it(coordinator: Coordinator) -> None:
     """One hospital fell silent after the opening; all that are there take the sum up, with their own checks."""
     collection = coordinator.collect(*THREE)
-    coordinator.end.unmask(STEP, collection.total, attempt=0)
+    coordinator.end.unmask(STEP, collection.total, attempt=0, answered=frozenset(NAMES))
     body, entry = coordinator.aggregate.body, coordinator.aggregate.entry
     np.testing.assert_array_equal(decode_sum(body, CHUNKS, 3, PARAMETERS).words, coordinator.plain_sum(*THREE))
     assert [signed.manifest.hospital for signed in entry.survivors] == list(THREE)
@@ -153,7 +169,7 @@ def test_a_coordinator_that_is_killed_while_it_asks_goes_on_to_the_same_sum(
     for copy in copies:
         copy.mkdir()
     shutil.copy(coordinator.store.path, copies[0])
-    coordinator.end.unmask(STEP, total, attempt=0)
+    coordinator.end.unmask(STEP, total, attempt=0, answered=frozenset(NAMES))
     shutil.copy(coordinator.store.path, copies[1])
     known, transcript = coordinator.aggregate, coordinator.masks.transcript(1)
     coordinator.killed()
@@ -183,7 +199,7 @@ def test_a_round_that_was_never_opened_is_not_unmasked(coordinator: Coordinator)
     """No hospital would know what for."""
     total = coordinator.collect(*THREE).total
     with pytest.raises(LocalProtocolError, match="was never opened"):
-        coordinator.end.unmask(Step("train", 2), total, attempt=0)
+        coordinator.end.unmask(Step("train", 2), total, attempt=0, answered=frozenset(NAMES))
 
 
 def test_with_too_few_shares_the_round_is_skipped(coordinator: Coordinator) -> None:
@@ -191,7 +207,7 @@ def test_with_too_few_shares_the_round_is_skipped(coordinator: Coordinator) -> N
     total = coordinator.collect(*THREE).total
     before = coordinator.tell("hospital-1")
     away = coordinator.grid.sites.pop("hospital-3")
-    coordinator.end.unmask(STEP, total, attempt=0)
+    coordinator.end.unmask(STEP, total, attempt=0, answered=frozenset(NAMES))
     assert coordinator.aggregate == skipped(1, 0)
     assert coordinator.masks.transcript(1) is None
     (unmasking,) = [e for e in coordinator.store.exchanges(RUN) if e.kind == "unmask"]
@@ -203,7 +219,7 @@ def test_with_too_few_shares_the_round_is_skipped(coordinator: Coordinator) -> N
     # The next round has a sum again, and its adverts come from an exchange of their own: two of three gave theirs.
     nxt = Step("train", 2)
     total = coordinator.collect(*THREE, step=nxt).total
-    coordinator.end.unmask(nxt, total, attempt=0)
+    coordinator.end.unmask(nxt, total, attempt=0, answered=frozenset(NAMES))
     assert coordinator.masks.transcript(2) is not None
     assert [coordinator.tell(name).applied.round for name in NAMES] == [2] * 4
 
@@ -218,7 +234,7 @@ def test_a_round_that_is_skipped_after_all_leaves_no_transcript(coordinator: Coo
     copy = tmp_path / "copy"
     copy.mkdir()
     shutil.copy(coordinator.store.path, copy)
-    coordinator.end.unmask(STEP, total, attempt=0)
+    coordinator.end.unmask(STEP, total, attempt=0, answered=frozenset(NAMES))
     transcript = coordinator.masks.transcript(1)
     assert transcript is not None
     coordinator.killed()
@@ -241,7 +257,7 @@ def test_a_dealer_of_bad_shares_costs_one_round_and_is_left_out_of_the_next(
     """Its shares were all as it had signed them, so nobody could know before its boxes were opened."""
     coordinator.sites.deal_badly(liar, 1, about=about)
     total = coordinator.collect(*THREE).total
-    coordinator.end.unmask(STEP, total, attempt=0)
+    coordinator.end.unmask(STEP, total, attempt=0, answered=frozenset(NAMES))
     assert coordinator.aggregate == skipped(1, 0)
     for name in NAMES:
         coordinator.tell(name)
@@ -251,7 +267,7 @@ def test_a_dealer_of_bad_shares_costs_one_round_and_is_left_out_of_the_next(
     opened = coordinator.masks.opened(2)
     assert opened is not None
     assert opened.opening.hospitals == honest
-    coordinator.end.unmask(nxt, total, attempt=0)
+    coordinator.end.unmask(nxt, total, attempt=0, answered=frozenset(NAMES))
     assert coordinator.masks.transcript(2) is not None
 
 

@@ -1,0 +1,91 @@
+"""A whole run in one process: the coordinator's own strategy and stores, and hospitals without network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from flwr.app import ArrayRecord
+from flwr.serverapp import Grid
+
+from common.errors import FedwardError
+from common.identity import Identity
+from common.messages import Request, decode_request
+from common.plan import Plan
+from server.history import StoredHistory
+from server.mask_store import MaskStore
+from server.one_by_one import OneByOneGrid
+from server.progress import Progress, ProgressFile
+from server.requests import RequestWriter, steps_after
+from server.store import Exchange, Store
+from server.strategy import SecureAggregation
+from tests.support.in_process_grid import Answer, InProcessGrid
+
+
+@dataclass
+class WholeRun:
+    """Carries runs to their end, and notes what each hospital was asked and answered.
+
+    `lie` may change the strategy's parts before it starts; `before` is told each request before its hospital is, and
+    may raise.
+    """
+
+    folder: Path
+    plan: Plan
+    identity: Identity
+    sites: Mapping[str, Answer]
+    run: str = "a" * 32
+    lie: Callable[[SecureAggregation], None] = lambda _: None
+    before: Callable[[Request], None] = lambda _: None
+    requests: list[tuple[str, Request, int]] = field(default_factory=list)
+    errors: list[tuple[str, Request, FedwardError]] = field(default_factory=list)
+
+    def go(self) -> None:
+        """Carry the run to its end, or to its next stop, as the ServerApp does."""
+        grid = InProcessGrid({name: self._noting(name, answer) for name, answer in self.sites.items()})
+        with closing(Store(self.folder)) as store, closing(MaskStore(self.folder, self.run)) as masks:
+            store.begin(self.run, plan_digest=self.plan.digest, plan_json="{}", now=1.0)
+            writer = RequestWriter(self.plan, self.run, self.identity.sign, StoredHistory(store, masks, self.run))
+            steps, one_by_one = steps_after(self.plan, store.last_complete_round(self.run)), OneByOneGrid(grid)
+            progress = ProgressFile(self.folder, Progress(self.run, self.plan.name, self.plan.training.rounds))
+            strategy = SecureAggregation(
+                writer, steps, grid=one_by_one, store=store, masks=masks, progress=progress, connect_timeout_s=0.0
+            )
+            self.lie(strategy)
+            timeout_s = self.plan.cohort.round_timeout_s
+            strategy.start(cast(Grid, one_by_one), ArrayRecord(), num_rounds=len(steps), timeout=timeout_s)
+
+    def asked(self, kind: str, round_number: int) -> list[str]:
+        """Who was asked for that, in order."""
+        return [name for name, one, _ in self.requests if (one.kind, one.round) == (kind, round_number)]
+
+    def refusals(self, kind: str) -> list[tuple[int, str, str]]:
+        """Round, hospital and error's name of each answer to a kind that was an error."""
+        return [(one.round, name, error.code) for name, one, error in self.errors if one.kind == kind]
+
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """What the coordinator has recorded."""
+        with closing(Store(self.folder)) as store:
+            return store.exchanges(self.run)
+
+    def ended(self, round_number: int) -> tuple[str, ...]:
+        """Whose uploads are in a round's sum; nobody's if it was skipped."""
+        with closing(Store(self.folder)) as store:
+            (aggregate,) = store.aggregates(self.run, round_number, round_number)
+        return tuple(signed.manifest.hospital for signed in aggregate.entry.survivors)
+
+    def _noting(self, name: str, answer: Answer) -> Answer:
+        def noting(frame: bytes) -> bytes:
+            request = decode_request(frame, self.plan.agreed.coordinator).request
+            self.requests.append((name, request, len(frame)))
+            try:
+                self.before(request)
+                return answer(frame)
+            except FedwardError as error:
+                self.errors.append((name, request, error))
+                raise
+
+        return noting
