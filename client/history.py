@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from client.apply import Opener, apply_aggregate
+from client.epochs import check_epoch
+from client.keys import EpochKey
 from client.member import Member
 from client.opening import known_opening
 from client.state import RunState, skip, state_tag
 from client.storage import RunStorage
 from client.verify import Expectation, check_history
 from common.errors import AggregateMismatch, MalformedMessage, TranscriptError
+from common.grid import Grid
 from common.messages import AggregateEntry, SignedRequest, decode_reply
 from common.transcript import aggregate_root
 from common.wire import header_bytes
@@ -25,15 +29,15 @@ class History:
 
     Args:
         member: This hospital.
-        opener: Decrypts sums.
-        tag_key: Key of the state tags.
+        epoch_key: The key of an epoch; raises KeyMissing before its ceremony.
+        grid: The plan's grid.
         run: The run.
         storage: Keeps the model and its history.
     """
 
     member: Member
-    opener: Opener
-    tag_key: bytes
+    epoch_key: Callable[[int], EpochKey]
+    grid: Grid
     run: str
     storage: RunStorage
 
@@ -50,6 +54,7 @@ class History:
         Raises:
             PeerError: If they are not one history that enough hospitals vouch for, or a sum does not verify; what was
                 applied before it stays.
+            KeyMissing: If this site was away when the key of one of them was dealt.
             EpochClosed: If the key has refused too many sums.
             SiteStorageError: If the disk refuses.
         """
@@ -69,15 +74,16 @@ class History:
                 raise
         return state
 
-    def expectation(self, state: RunState, *, attempt: int) -> Expectation:
-        """What this hospital holds against the coordinator's word about the next round."""
+    def expectation(self, state: RunState, *, attempt: int, epoch: int) -> Expectation:
+        """What this hospital holds against the coordinator's word about the next round, which is under that epoch."""
         number, storage = state.applied.round + 1, self.storage
         opening, reveal = known_opening(number, storage), storage.load_reveal(number)
         own = storage.load_reply(number, attempt)
         return Expectation(
             member=self.member,
             run=self.run,
-            state_tag=state_tag(state, self.tag_key),
+            epoch=epoch,
+            state_tag=state_tag(state, self.epoch_key(epoch).tag),
             applied=state.applied,
             opening=opening.digest if opening else None,
             revealed=reveal.survivors if reveal else None,
@@ -85,8 +91,12 @@ class History:
         )
 
     def _apply(self, entry: AggregateEntry, body: memoryview, state: RunState) -> RunState:
-        expected = self.expectation(state, attempt=entry.attempt)
-        applied = apply_aggregate(state, entry, body=body, expected=expected, opener=self.opener)
+        epoch = entry.survivors[0].manifest.epoch
+        check_epoch(epoch, entry.round, plan=self.member.plan)
+        key = self.epoch_key(epoch)
+        expected = self.expectation(state, attempt=entry.attempt, epoch=epoch)
+        opener = Opener(key=key.ckks, grid=self.grid, refused=key.refused)
+        applied = apply_aggregate(state, entry, body=body, expected=expected, opener=opener)
         # History first: after a crash in between the row is written again, with the aggregate that comes then.
         row = {"contributors": list(applied.contributors), "counts_before": applied.counts.tolist()}
         self.storage.record_round(entry.round, row)

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable
 
 from client.advert import own_advert
-from client.apply import Opener
 from client.approval import approved_plans
 from client.contribute import Contributor
+from client.epochs import EpochBook
 from client.history import History
 from client.keys import Keys
 from client.opening import Opening, open_round
-from client.past_runs import remove_past_runs
+from client.past_runs import plans_of_runs, remove_past_runs
 from client.reveal import Revealer
 from client.state import RunState, initial_state, state_tag
 from client.status import StatusFile
@@ -57,9 +57,11 @@ class Hospital:
         self._check_addressed(request)
         if request.kind in KEY_KINDS:
             return self._take_part_in_ceremony(request, signed.body)
-        # Before anything is kept for a run: without the epoch's key no part of it can be answered.
         history = self._history(request)
         storage = history.storage
+        EpochBook(self._plan, storage).check(request)
+        # Before anything is kept for a run: without the epoch's key no part of it can be answered.
+        self._keys.epoch(request.epoch)
         state = storage.load_state() or initial_state(self._contributor.learner.initial)
         state = history.catch_up(signed, state)
         if request.kind == "hello":
@@ -80,11 +82,10 @@ class Hospital:
         return self._upload(request, state, storage=storage)
 
     def _history(self, request: Request) -> History:
-        epoch = self._keys.epoch()
         return History(
             member=self._keys.member,
-            opener=Opener(key=epoch.ckks, grid=self._contributor.grid, refused=epoch.refused),
-            tag_key=epoch.tag,
+            epoch_key=self._keys.epoch,
+            grid=self._contributor.grid,
             run=request.run,
             storage=RunStorage(self._config.state / "runs" / request.run, plan=self._plan.digest),
         )
@@ -92,7 +93,9 @@ class Hospital:
     def _end(self, request: Request, state: RunState, *, storage: RunStorage) -> bytes:
         self._finish(request.run, state, storage)
         storage.finish(state)
-        remove_past_runs(self._config.state / "runs", approved=approved_plans(self._config.approvals))
+        runs = self._config.state / "runs"
+        remove_past_runs(runs, approved=approved_plans(self._config.approvals))
+        self._keys.keep_only(plans_of_runs(runs))
         self._status.update(phase="finished", round=self._plan.training.rounds, message="")
         return self._reply(request, state, body=b"", reason="")
 
@@ -100,10 +103,9 @@ class Hospital:
         plan = self._plan
         if request.hospital != self._config.hospital:
             raise WrongPlan(f"a request for {request.hospital} came to {self._config.hospital}; refuse it")
-        if request.plan != plan.digest or request.epoch != plan.agreed.epoch:
+        if request.plan != plan.digest:
             raise WrongPlan(
-                f"a request for plan {request.plan[:16]}… epoch {request.epoch}; this site approved "
-                f"{plan.digest[:16]}… epoch {plan.agreed.epoch}; refuse it"
+                f"a request for plan {request.plan[:16]}…; this site approved {plan.digest[:16]}…; refuse it"
             )
         allowed = {
             **dict.fromkeys(KEY_KINDS, request.round == 0 and not request.aggregates),
@@ -121,7 +123,7 @@ class Hospital:
             )
 
     def _take_part_in_ceremony(self, request: Request, body: bytes) -> bytes:
-        ceremony = self._keys.ceremony
+        ceremony = self._keys.ceremony(request.epoch)
         self._status.update(phase="agreeing on a key", message="")
         if request.kind == "deal":
             return ceremony.deal()
@@ -132,7 +134,10 @@ class Hospital:
         if request.round <= state.applied.round:
             raise WrongRound(f"an advert for round {request.round} was asked for, which is over; refuse it")
         self._contributor.check_budget(request.run, request.round)
-        advert = own_advert(self._keys.member, storage, run=request.run, round_number=request.round)
+        EpochBook(self._plan, storage).note(request)
+        advert = own_advert(
+            self._keys.member, storage, run=request.run, round_number=request.round, epoch=request.epoch
+        )
         return encode_document(advert.full)
 
     def _reveal(self, request: Request, state: RunState, *, history: History) -> bytes:
@@ -145,12 +150,14 @@ class Hospital:
             )
         following = None
         if number <= self._plan.last_round and self._sits_out(request.run, number) is None:
-            following = own_advert(self._keys.member, storage, run=request.run, round_number=number).full
-        expected = history.expectation(state, attempt=request.attempt)
+            epoch = EpochBook(self._plan, storage).epoch_of_next(number)
+            following = own_advert(self._keys.member, storage, run=request.run, round_number=number, epoch=epoch).full
+        expected = history.expectation(state, attempt=request.attempt, epoch=request.epoch)
         return Revealer(self._keys.member, storage, expected).answer(request, following)
 
     def _upload(self, request: Request, state: RunState, *, storage: RunStorage) -> bytes:
         opening = open_round(request, self._keys.member, storage)
+        EpochBook(self._plan, storage).note(request)
         stored = storage.load_reply(request.round, request.attempt)
         if stored is not None:
             log.info("round %d attempt %d asked for again; the stored reply goes out", request.round, request.attempt)
@@ -183,7 +190,7 @@ class Hospital:
                 return self._reply(request, state, body=b"", reason=refusal.code, opening=opening.digest)
             storage.save_update(request.round, integers)
         self._status.update(phase="encrypting", epsilon_spent=self._contributor.spent())
-        vector = self._keys.epoch().ckks.encrypt(integers, self._contributor.grid)
+        vector = self._keys.epoch(request.epoch).ckks.encrypt(integers, self._contributor.grid)
         opening.mask(vector, self._keys.member, run=request.run, attempt=request.attempt)
         self._status.update(phase="waiting", message="")
         return self._reply(request, state, body=encode_upload(vector), reason="", opening=opening.digest)
@@ -204,7 +211,7 @@ class Hospital:
             kind=request.kind,
             run=request.run,
             plan=plan.digest,
-            epoch=plan.agreed.epoch,
+            epoch=request.epoch,
             round=request.round,
             attempt=request.attempt,
             hospital=self._config.hospital,
@@ -212,7 +219,7 @@ class Hospital:
             reason=reason,
             parameters=parameters.digest(),
             opening=opening,
-            state_tag=state_tag(state, self._keys.epoch().tag),
+            state_tag=state_tag(state, self._keys.epoch(request.epoch).tag),
             applied=state.applied,
             ledger_sequence=self._contributor.ledger.sequence(),
             ledger_head=self._contributor.ledger.head(),

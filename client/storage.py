@@ -34,7 +34,7 @@ class GivenReveal:
 
 
 class RunStorage:
-    """Folder of one run under one plan: `plan`, `state.npz`, `rounds.json`, and per round what it needs while open.
+    """Folder of one run under one plan: `plan`, `state.npz`, `rounds.json`, `epoch.json`, and what open rounds need.
 
     That is its marker, mask secrets, opening, update, replies and reveal, which are erased when the round is applied or
     skipped; `finished` stands in it at the end.
@@ -113,6 +113,19 @@ class RunStorage:
             return None
         with self._intact(name):
             return cast(NDArray[np.int64], np.load(io.BytesIO(data), allow_pickle=False))
+
+    def save_epoch(self, epoch: int, first_round: int) -> None:
+        """Note the newest key that the run is under here, and the first round that it served."""
+        self._write("epoch.json", json.dumps({"epoch": epoch, "first_round": first_round}).encode())
+
+    def load_epoch(self) -> tuple[int, int] | None:
+        """What `save_epoch` noted, or None."""
+        data = self._read("epoch.json")
+        if data is None:
+            return None
+        with self._intact("epoch.json"):
+            fields = json.loads(data)
+            return int(fields["epoch"]), int(fields["first_round"])
 
     def save_reply(self, round_number: int, attempt: int, frame: bytes) -> None:
         """Keep a reply: the same request gets the same bytes, also after a crash."""

@@ -26,6 +26,7 @@ The tree is split by who must act::
     │   ├── BadSignature         not signed by the key in the roster
     │   ├── WrongPlan            another plan, run, epoch or parameter set
     │   ├── WrongRound           another round or attempt
+    │   ├── EpochExpired         a round under a CKKS key whose time is over
     │   ├── ReplayedMessage      the second, different upload of one hospital for one attempt
     │   ├── TranscriptError      manifests of an aggregate do not fit together, or not with our own
     │   ├── BadBox               a peer's box of shares does not open, or holds other shares than its advert says
@@ -150,6 +151,10 @@ class WrongPlan(PeerError):
 
 class WrongRound(PeerError):
     """Another round or attempt than the one that is open."""
+
+
+class EpochExpired(PeerError):
+    """A round under a CKKS key whose time is over."""
 
 
 class ReplayedMessage(PeerError):

@@ -35,7 +35,7 @@ class Federation(Settings):
     """Who takes part; written by `fedward provision`."""
 
     coordinator: PublicKeyHex = Field(description="Ed25519 public key that signs requests, hex")
-    epoch: int = Field(ge=1, description="number of the CKKS key that is in force")
+    epoch: int = Field(ge=1, description="number of the CKKS key that the first round is under")
     trainable_parameters: int = Field(ge=1, le=10**9, description="length of an update, without slots")
     hospitals: tuple[Hospital, ...] = Field(
         max_length=1000,
@@ -191,6 +191,24 @@ class Plan(Settings):
     def last_round(self) -> int:
         """Number of the last round that has an aggregate: R, or R + 1 where a closing `eval` round is due."""
         return self.training.rounds + (1 if self.metric_slots else 0)
+
+    @property
+    def first_round(self) -> int:
+        """Number of the first round of a run."""
+        return 1
+
+    def least_epoch(self, round_number: int) -> int:
+        """Least number of the CKKS key that may serve a round; for round 0, the `hello`, that of the first round.
+
+        A run may be ahead of it, never behind: keys are also renewed on demand.
+        """
+        behind = max(0, round_number - self.first_round)
+        return self.agreed.epoch + behind // self.encryption.epoch_rounds
+
+    @property
+    def last_epoch(self) -> int:
+        """Largest key number that hospitals take: a new key each round, and as many again whose dealers were away."""
+        return self.agreed.epoch + 2 * self.last_round
 
     @property
     def held_out_rule(self) -> str:

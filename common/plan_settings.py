@@ -117,6 +117,11 @@ class EncryptionSettings(Settings):
     update_norm_bound: Positive | Literal["auto"] = Field(
         description="L2 bound S on a hospital's update; longer ones are scaled down; auto: `fedward provision` sets it"
     )
+    epoch_rounds: int = Field(
+        ge=1,
+        le=20_000,
+        description="most rounds that one CKKS key serves; the hospitals deal themselves a new one then",
+    )
 
 
 class CohortSettings(Settings):

@@ -85,6 +85,7 @@ class RequestWriter:
         sign: Signs with the coordinator's identity key.
         history: The run's completed rounds.
         limits: What one request carries.
+        epoch_of: Number of the CKKS key that a step is under; None: what the plan asks for at least.
     """
 
     plan: Plan
@@ -92,6 +93,11 @@ class RequestWriter:
     sign: Callable[[bytes], bytes]
     history: History
     limits: PageLimits = PageLimits()
+    epoch_of: Callable[[Step], int] | None = None
+
+    def epoch(self, step: Step) -> int:
+        """Number of the CKKS key that a step is under."""
+        return self.plan.least_epoch(step.round) if self.epoch_of is None else self.epoch_of(step)
 
     def page(self, missing: Rounds) -> Rounds:
         """The first of the missing rounds, as many as fit into one request."""
@@ -150,19 +156,27 @@ class RequestWriter:
                     ),
                 )
 
-    def write_plain(
-        self, step: Step, hospital: str, *, attempt: int = 0, body: bytes = b"", survivors: Survivors = ()
-    ) -> bytes:
+    def write_plain(self, step: Step, hospital: str, *, attempt: int = 0, survivors: Survivors = ()) -> bytes:
         """A signed frame for one hospital that carries no aggregates.
 
         Args:
             step: What is asked for.
             hospital: The recipient.
             attempt: Attempt of that step.
-            body: What the key ceremony forwards.
             survivors: Whose uploads are to be unmasked.
         """
-        return self._encode(step, hospital, attempt=attempt, body=body, survivors=survivors)
+        return self._encode(step, hospital, attempt=attempt, body=b"", survivors=survivors)
+
+    def write_ceremony(self, kind: Kind, hospital: str, *, epoch: int, body: bytes) -> bytes:
+        """A signed frame of the key ceremony.
+
+        Args:
+            kind: What is asked.
+            hospital: The recipient.
+            epoch: Number of the key.
+            body: What the coordinator forwards.
+        """
+        return self._encode(Step(kind, 0), hospital, attempt=0, body=body, epoch=epoch)
 
     def _encode(  # noqa: PLR0913 -- the fields of a request
         self,
@@ -175,12 +189,13 @@ class RequestWriter:
         aggregates: tuple[AggregateEntry, ...] = (),
         adverts: tuple[DeliveredAdvert, ...] = (),
         survivors: Survivors = (),
+        epoch: int | None = None,
     ) -> bytes:
         request = Request(
             kind=step.kind,
             run=self.run,
             plan=self.plan.digest,
-            epoch=self.plan.agreed.epoch,
+            epoch=self.epoch(step) if epoch is None else epoch,
             round=step.round,
             attempt=attempt,
             hospital=hospital,

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 
 from common.ckks import decode_upload
 from common.errors import BadShare, LocalProtocolError
-from common.plan import Plan
 from server.aggregate import RunningSum, skipped
 from server.ask import expected_answer
 from server.mask_exchange import MaskExchange
 from server.mask_store import MaskStore
 from server.masked_round import Unmasking
-from server.requests import Step
+from server.requests import RequestWriter, Step
 from server.store import Store
 
 log = logging.getLogger(__name__)
@@ -23,27 +22,26 @@ class RoundEnd:
     """Ends rounds whose uploads are in.
 
     Args:
-        plan: The plan.
-        run: The run.
+        writer: Knows plan, run and the keys of its rounds.
         store: Where sums are kept.
         masks: What is kept of open rounds.
         exchange: Asks for shares.
         ready: Node ids of the hospitals that can be asked in a step.
     """
 
-    def __init__(  # noqa: PLR0913 -- the parts of one run
+    def __init__(
         self,
-        plan: Plan,
-        run: str,
+        writer: RequestWriter,
         *,
         store: Store,
         masks: MaskStore,
         exchange: MaskExchange,
         ready: Callable[[Step], Mapping[str, int]],
     ) -> None:
-        self._plan, self._run, self._store, self._masks = plan, run, store, masks
+        self._writer, self._store, self._masks = writer, store, masks
+        self._plan, self._run = writer.plan, writer.run
         self._exchange, self._ready = exchange, ready
-        self._names = tuple(hospital.name for hospital in plan.roster)
+        self._names = tuple(hospital.name for hospital in writer.plan.roster)
 
     def resume(self, step: Step) -> None:
         """Go on with a round that was interrupted while its shares were asked for."""
@@ -51,7 +49,8 @@ class RoundEnd:
         if opened is None or opened.survivors is None:
             return
         digest = opened.opening.digest
-        expected = expected_answer(self._plan, self._run, step, attempt=opened.attempt, opening=digest)
+        epoch = self._writer.epoch(step)
+        expected = expected_answer(self._plan, self._run, step, attempt=opened.attempt, epoch=epoch, opening=digest)
         total = RunningSum(expected.parameters)
         for signed in opened.survivors:
             body = self._masks.upload(step.round, opened.attempt, hospital=signed.manifest.hospital)

@@ -14,11 +14,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from common.errors import DeploymentError, NobodyContributes
+from common.errors import DeploymentError, EpochClosed, NobodyContributes
 from common.plan import Plan
 from server.ask import Attempt, expected_answer
 from server.catch_up import CatchUp
 from server.connections import Connections
+from server.epochs import Epochs
 from server.exchange import Collection, explain
 from server.key_exchange import KeyExchange
 from server.mask_exchange import MaskExchange
@@ -56,6 +57,8 @@ class SecureAggregation(Strategy):
         progress: ProgressFile,
         connect_timeout_s: float,
     ) -> None:
+        self._epochs = Epochs(writer.plan, writer.run, store)
+        writer = replace(writer, epoch_of=self._epochs.of)
         self._writer, self._steps, self._grid = writer, steps, grid
         self._store, self._progress, self._connect_timeout_s = store, progress, connect_timeout_s
         self._masks = masks
@@ -65,11 +68,13 @@ class SecureAggregation(Strategy):
         self._open: Attempt | None = None
         answer_within_s = self._plan.cohort.round_timeout_s
         self._catch_up = CatchUp(writer, grid, applied=self._applied, answer_within_s=answer_within_s)
-        self._keys = KeyExchange(writer, grid, progress=progress, store=store, answer_within_s=answer_within_s)
+        self._keys = KeyExchange(
+            writer, grid, progress=progress, store=store, epochs=self._epochs, answer_within_s=answer_within_s
+        )
         self._connections = Connections(self._plan, grid, catch_up=self._catch_up, progress=progress)
         self._rounds = MaskExchange(writer, grid, store=store, masks=masks, progress=progress)
         self._round_end = RoundEnd(
-            self._plan, writer.run, store=store, masks=masks, exchange=self._rounds, ready=self._connections.ready
+            writer, store=store, masks=masks, exchange=self._rounds, ready=self._connections.ready
         )
 
     def summary(self) -> None:
@@ -90,6 +95,8 @@ class SecureAggregation(Strategy):
             nodes = self._connections.wait_for(step, len(self._names), timeout_s=self._connect_timeout_s)
         else:
             nodes = self._connections.wait_for(step, self._plan.needed, timeout_s=cohort.round_timeout_s)
+        if step.takes_uploads and opened is None:
+            self._keys.renew(step.round, nodes)
         if step.kind == "finish" and cohort.attempts == 1:
             nodes = self._connections.wait_until_caught_up(step)
         # A round that was interrupted goes on with its last attempt: the same request gets the same bytes.
@@ -112,9 +119,10 @@ class SecureAggregation(Strategy):
         while opened is not None:
             outcomes = self._close(step, opened, replies)
             wanted = self._still_wanted(step, opened)
-            if not dealt and self._keys.is_missing(outcomes):
+            missing = self._keys.missing(outcomes)
+            if missing and not dealt:
                 dealt = True
-                self._keys.bring(self._connections.now(), needed=bool(wanted))
+                self._keys.bring(missing, self._connections.now(), applied=self._applied, needed=bool(wanted))
                 if wanted:
                     # No attempt was spent: without the key nobody could answer.
                     again = self._request(step, self._connections.now(), attempt=opened.number)
@@ -157,7 +165,12 @@ class SecureAggregation(Strategy):
             self._masks.open(step.round, opening, attempt=attempt)
         collection = Collection(
             expected_answer(
-                self._plan, self._writer.run, step, attempt=attempt, opening=opening.digest if opening else ""
+                self._plan,
+                self._writer.run,
+                step,
+                attempt=attempt,
+                epoch=self._epochs.of(step),
+                opening=opening.digest if opening else "",
             ),
             {name: self._catch_up.sent_bytes(name) for name in asked},
             catching_up={name: self._catch_up.outcome(name) for name in behind},
@@ -206,6 +219,8 @@ class SecureAggregation(Strategy):
         exchange = Exchange(step.round, opened.number, step.kind, round(seconds, 3), outcomes)
         self._store.save(self._writer.run, exchange, None)
         for outcome in outcomes:
+            if outcome.code == EpochClosed.__name__:
+                self._store.ask_rotation(self._writer.run, outcome.hospital)
             if outcome.outcome in ("late", "absent", "diverged", "catching-up"):
                 self._progress.record(outcome, step.round)
         return outcomes

@@ -91,7 +91,7 @@ class MaskedSites:
 
     def advert(self, name: str, round_number: int) -> FullAdvert:
         """What it announces for a round."""
-        return own_advert(self.member(name), self.storage(name), run=RUN, round_number=round_number).full
+        return own_advert(self.member(name), self.storage(name), run=RUN, round_number=round_number, epoch=1).full
 
     def opening(self, round_number: int, names: Sequence[str] = NAMES) -> Opening:
         """A round's opening with some of them."""
@@ -100,7 +100,7 @@ class MaskedSites:
     def expected(self, opening: Opening, *, attempt: int = 0) -> OpenExchange:
         """What the coordinator takes as an upload."""
         step = Step("train", opening.adverts[0].advert.round)
-        return expected_answer(self.plan, RUN, step, attempt=attempt, opening=opening.digest)
+        return expected_answer(self.plan, RUN, step, attempt=attempt, epoch=1, opening=opening.digest)
 
     def request(self, kind: str, round_number: int, name: str, **changes: Any) -> Request:  # noqa: ANN401 -- any field
         """A request that was verified."""
@@ -162,6 +162,7 @@ class MaskedSites:
         expected = Expectation(
             member=member,
             run=RUN,
+            epoch=1,
             state_tag=tag_of(place.applied),
             applied=place.applied,
             opening=opening.digest if opening else None,

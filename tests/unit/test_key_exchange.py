@@ -68,14 +68,14 @@ def test_a_run_without_a_key_begins_with_the_ceremony(federation: SmallFederatio
 
 def test_a_latecomer_gets_the_key_although_the_dealer_is_away(federation: SmallFederation, tmp_path: Path) -> None:
     """Its sealed box was kept by the coordinator. The control is a first ceremony, which needs the dealer."""
-    dealer = dealer_of(federation.plan.digest, NAMES)
+    dealer = dealer_of(federation.plan.digest, NAMES, epoch=1)
     late = next(name for name in NAMES if name != dealer)
     others = [name for name in NAMES if name != dealer]
     with pytest.raises(DeploymentError, match=f"dealt by {dealer}, which is not connected"):
         carry(federation, answers(federation, *others), tmp_path, "a" * 32)
     carry(federation, answers(federation, *[n for n in NAMES if n != late]), tmp_path, "b" * 32)
     with pytest.raises(KeyMissing):
-        federation.sites[late]._keys.epoch()
+        federation.sites[late]._keys.epoch(1)
     rounds = carry(federation, answers(federation, *others), tmp_path, "c" * 32)
     assert rounds[1] == dict.fromkeys(others, "contributed") | {dealer: "absent"}
 
@@ -84,7 +84,7 @@ def test_one_hospital_that_lies_about_its_key_stops_nobody_who_has_it(
     federation: SmallFederation, tmp_path: Path
 ) -> None:
     """It says in every exchange that it has no key, and confirms one of its own making."""
-    dealer = dealer_of(federation.plan.digest, NAMES)
+    dealer = dealer_of(federation.plan.digest, NAMES, epoch=1)
     liar = next(name for name in NAMES if name != dealer)
     carry(federation, answers(federation, *NAMES), tmp_path, "a" * 32)
     plan, identity = federation.plan, site_identity(federation.folder / "federation" / liar)
