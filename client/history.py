@@ -106,7 +106,7 @@ class History:
 
     def _skip(self, entry: AggregateEntry, state: RunState) -> RunState:
         skipped = skip(state)
-        self.storage.record_round(entry.round, {"skipped": True})
+        self.storage.record_round(entry.round, {"contributors": [], "counts_before": []})
         self.storage.save_state(skipped)
         log.warning("round %d was skipped: too few hospitals answered; its charge stays", entry.round)
         return skipped

@@ -15,12 +15,14 @@ from typing import Annotated, TypeVar
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from common.errors import DeploymentError
-from scripts.bench_codecs import ROW_NAMES, UPDATE_NORM_BOUND, Codec, make_codec
+from common.plan_bounds import FEWEST_HOSPITALS
+from common.printable import printable
+from scripts.bench_codec_table import Row, codec_table
+from scripts.bench_codecs import ROW_NAMES, Codec, declared_sizes, gaussian_updates, make_codec
+from scripts.bench_masked_rows import GOALS, masked_rows, masked_tables
 from scripts.chaos_command import chaos
 from scripts.report_file import require_writable, write_json
 
@@ -33,6 +35,12 @@ PEAK_METHOD = (
     "VmHWM of a fresh process per row that runs one round and adds each upload as it arrives, "
     "minus its VmHWM after imports and inputs"
 )
+
+MASKED_PEAK_METHOD = "peak of tracemalloc, which sees numpy, in a round of its own"
+GROWTH = "5,10,20,50"
+# Enough that bytes and seconds per parameter are those of a large model, and little enough for fifty hospitals.
+GROWTH_PARAMETERS = 100_000
+MOST_HOSPITALS = 60
 
 
 @bench_app.callback()
@@ -61,36 +69,32 @@ class Measurement:
     relative_error: float
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the result; seconds are the fastest of the repeats, per million parameters."""
-
-    name: str
-    up_bytes_per_parameter: float
-    down_bytes_per_parameter: float
-    client_seconds_per_million: float
-    server_seconds_per_million: float
-    decrypt_seconds_per_million: float
-    relative_error: float
-    peak_bytes: int
-
-
 @bench_app.command()
 def codec(
     parameters: Annotated[int, typer.Option(min=1, help="Trainable parameters of the model.")] = 1_000_000,
-    hospitals: Annotated[int, typer.Option(min=1, max=60, help="Hospitals whose uploads are added.")] = 5,
+    hospitals: Annotated[int, typer.Option(min=1, max=MOST_HOSPITALS, help="Hospitals whose uploads are added.")] = 5,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds per codec, interleaved; the fastest counts.")] = 3,
+    growth: Annotated[
+        str, typer.Option(help="Also mask rounds of so many hospitals and at most 100,000 parameters, or 'none'.")
+    ] = GROWTH,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
 ) -> None:
-    """Compare fedward's CKKS presets with NVFlare's CKKS default and with plain float32.
+    """Compare fedward's CKKS presets with NVFlare's CKKS default and plain float32; then mask, unmask and verify.
 
     Server seconds are for the sum of all hospitals' uploads, with reading and validating them. The hospitals' updates
-    are independent and Gaussian, each as long as the plan's norm bound allows; the error is that of their mean.
+    are independent and Gaussian, each as long as the plan's norm bound allows; the error is that of their mean. Masked
+    rounds run with all hospitals, and with as many gone after the opening as may be; their seconds are CPU seconds.
     """
     if json_path is not None:
         require_writable(json_path)
+    counts = _growth_counts(growth)
     rows = bench_codecs(parameters, hospitals, repeats=repeats)
-    Console().print(_table(rows, parameters, hospitals))
+    masked = masked_rows(hospitals, parameters, repeats=repeats)
+    for count in counts:
+        masked += masked_rows(count, min(parameters, GROWTH_PARAMETERS), repeats=1)
+    console = Console()
+    for table in (codec_table(rows, parameters, hospitals), *masked_tables(masked)):
+        console.print(table)
     if json_path is not None:
         result: dict[str, object] = {
             "parameters": parameters,
@@ -98,15 +102,32 @@ def codec(
             "repeats": repeats,
             "peak_method": PEAK_METHOD,
             "rows": [asdict(row) for row in rows],
+            "masked_peak_method": MASKED_PEAK_METHOD,
+            "goals": GOALS,
+            "masked": [asdict(row) for row in masked],
         }
         write_json(json_path, result)
+
+
+def _growth_counts(text: str) -> list[int]:
+    """The counts of `--growth`, each from 3 to 60."""
+    if text == "none":
+        return []
+    counts = [int(one) if one.strip().isdecimal() else 0 for one in text.split(",")]
+    if not all(FEWEST_HOSPITALS <= one <= MOST_HOSPITALS for one in counts):
+        raise typer.BadParameter(
+            f"seen '{printable(text)}'; counts from {FEWEST_HOSPITALS} to {MOST_HOSPITALS} with commas between them, "
+            "or 'none'",
+            param_hint="--growth",
+        )
+    return counts
 
 
 def bench_codecs(parameters: int, hospitals: int, *, repeats: int) -> list[Row]:
     """Measure every codec, peaks first, then `repeats` interleaved rounds."""
     peaks = {name: _peak_in_fresh_process(name, parameters, hospitals) for name in ROW_NAMES}
-    sizes = _declared_sizes(hospitals)
-    updates = _updates(parameters, hospitals)
+    sizes = declared_sizes(hospitals)
+    updates = gaussian_updates(parameters, hospitals)
     codecs = {name: make_codec(name, parameters, sizes) for name in ROW_NAMES}
     rounds: dict[str, list[Measurement]] = {name: [] for name in ROW_NAMES}
     for _ in range(repeats):
@@ -156,19 +177,6 @@ def _timed(step: Callable[[], Result], seconds: dict[str, float], party: str) ->
     return result
 
 
-def _declared_sizes(hospitals: int) -> list[int]:
-    """Unequal sizes, so that weights matter."""
-    return [100 + 10 * index for index in range(hospitals)]
-
-
-def _updates(parameters: int, hospitals: int) -> NDArray[np.float64]:
-    """Independent Gaussian updates at the norm bound, shape (hospitals, parameters)."""
-    updates = np.random.default_rng(0).standard_normal((hospitals, parameters))
-    for index in range(hospitals):
-        updates[index] *= UPDATE_NORM_BOUND / np.linalg.norm(updates[index])
-    return updates
-
-
 def _peak_in_fresh_process(name: str, parameters: int, hospitals: int) -> int:
     """Peak memory of one round of the row `name`, bytes."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -181,8 +189,8 @@ def _peak_in_fresh_process(name: str, parameters: int, hospitals: int) -> int:
 
 
 def _peak_bytes(name: str, parameters: int, hospitals: int) -> int:
-    sizes = _declared_sizes(hospitals)
-    updates = _updates(parameters, hospitals)
+    sizes = declared_sizes(hospitals)
+    updates = gaussian_updates(parameters, hospitals)
     before = _high_water_bytes()
     _run_round(make_codec(name, parameters, sizes), updates, sizes)
     return _high_water_bytes() - before
@@ -208,43 +216,3 @@ def _row(name: str, rounds: Sequence[Measurement], *, peak_bytes: int, parameter
         relative_error=max(one.relative_error for one in rounds),
         peak_bytes=peak_bytes,
     )
-
-
-def _table(rows: Sequence[Row], parameters: int, hospitals: int) -> Table:
-    """The rows, and in brackets bytes over float32's and seconds and memory over tenseal-8192's."""
-    by_name = {row.name: row for row in rows}
-    plain, tenseal = by_name["float32"], by_name["tenseal-8192"]
-    table = Table(
-        title=f"{parameters:,} parameters, {hospitals} hospitals",
-        caption="in brackets: bytes over float32, seconds and memory over tenseal-8192",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for heading in (
-        "",
-        "up\nB",
-        "down\nB",
-        "client\ns/M",
-        "server\ns/M",
-        "decrypt\ns/M",
-        "rel.\nerror",
-        "peak\nMB",
-    ):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row.name,
-            _with_ratio(row.up_bytes_per_parameter, plain.up_bytes_per_parameter),
-            _with_ratio(row.down_bytes_per_parameter, plain.down_bytes_per_parameter),
-            _with_ratio(row.client_seconds_per_million, tenseal.client_seconds_per_million),
-            _with_ratio(row.server_seconds_per_million, tenseal.server_seconds_per_million),
-            _with_ratio(row.decrypt_seconds_per_million, tenseal.decrypt_seconds_per_million),
-            f"{row.relative_error:.1e}",
-            _with_ratio(row.peak_bytes / 1e6, tenseal.peak_bytes / 1e6),
-        )
-    return table
-
-
-def _with_ratio(value: float, reference: float) -> str:
-    ratio = value / reference
-    return f"{value:.3g}\n({ratio:.0f}x)" if ratio >= 10 else f"{value:.3g}\n({ratio:.2f}x)"

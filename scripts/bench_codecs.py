@@ -163,6 +163,19 @@ def make_codec(name: str, parameters: int, declared_sizes: Sequence[int]) -> Cod
     return Float32Codec(parameters, declared_sizes)
 
 
+def declared_sizes(hospitals: int) -> list[int]:
+    """Unequal sizes, so that weights matter."""
+    return [100 + 10 * index for index in range(hospitals)]
+
+
+def gaussian_updates(parameters: int, hospitals: int) -> NDArray[np.float64]:
+    """Independent Gaussian updates at the norm bound, shape (hospitals, parameters)."""
+    updates = np.random.default_rng(0).standard_normal((hospitals, parameters))
+    for index in range(hospitals):
+        updates[index] *= UPDATE_NORM_BOUND / np.linalg.norm(updates[index])
+    return updates
+
+
 @contextlib.contextmanager
 def silent_stdout() -> Iterator[None]:
     """Keep TenSEAL's warnings, which it prints from C++, out of the standard output."""

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from client.status import SiteStatus, read_status
 from common.plan import Plan
-from server.progress import Progress, read_progress
+from server.progress import Phase, Progress, read_progress
 
 REFRESH_PER_S = 4
 
@@ -56,7 +56,7 @@ class Display:
             if line:
                 self._line(status.hospital, line)
         if progress is not None:
-            self._line("coordinator", _where(progress), detail=_moved(progress))
+            self._line("coordinator", where(progress), detail=_moved(progress))
 
     def say(self, sentence: str) -> None:
         """Print one line that stays."""
@@ -75,7 +75,7 @@ class Display:
         elapsed = f"{time.monotonic() - self._started:.0f} s"
         if progress is None:
             return f"{self._title} · starting · {elapsed}"
-        return f"{self._title} · {_where(progress)}{_moved(progress)} · {elapsed}"
+        return f"{self._title} · {where(progress)}{_moved(progress)} · {elapsed}"
 
     def _table(self, statuses: list[SiteStatus], progress: Progress | None) -> Table:
         table = Table("hospital", "phase", "round", "epsilon spent of budget", "up", "down", "note")
@@ -132,12 +132,16 @@ def _moved(progress: Progress) -> str:
     return f" · {size(up)} up, {size(down)} down so far" if up else ""
 
 
-def _where(progress: Progress) -> str:
-    words = {
+def where(progress: Progress) -> str:
+    """What the coordinator does; a round is one thing, whichever of its exchanges is open."""
+    is_closing = progress.round > progress.rounds
+    a_round = "closing evaluation of the final model" if is_closing else f"round {progress.round} of {progress.rounds}"
+    ceremony = "agreeing on the CKKS key"
+    words: dict[Phase, str] = {
         "waiting": f"waiting for hospitals, {len(progress.connected)} connected",
+        **dict.fromkeys(("deal", "open", "confirm"), ceremony),
         "hello": "asking the hospitals whether they are ready",
-        "train": f"round {progress.round} of {progress.rounds}",
-        "eval": "closing evaluation of the final model",
+        **dict.fromkeys(("keys", "train", "eval", "unmask"), a_round),
         "finish": "delivering the last aggregate",
         "done": progress.state,
     }

@@ -127,7 +127,8 @@ def _rounds(plan: Plan, exchanges: tuple[Exchange, ...], metrics: dict[str, Any]
     scores = {row["round"]: row for row in metrics["rounds"]}
     rows = []
     for number in range(1, plan.training.rounds + 1):
-        attempts = [e for e in exchanges if e.round == number and e.kind == "train"]
+        attempts = [e for e in exchanges if e.round == number]
+        outcomes = {o.hospital: o.outcome for e in attempts if e.kind == "train" for o in e.outcomes}
         score = scores.get(number, {})
         rows.append(
             {
@@ -140,13 +141,16 @@ def _rounds(plan: Plan, exchanges: tuple[Exchange, ...], metrics: dict[str, Any]
                 "up_bytes": sum(o.up_bytes for e in attempts for o in e.outcomes),
                 "down_bytes": sum(o.down_bytes for e in attempts for o in e.outcomes),
                 "by_hospital": {
-                    o.hospital: {"up_bytes": o.up_bytes, "down_bytes": o.down_bytes, "outcome": o.outcome}
-                    for e in attempts
-                    for o in e.outcomes
+                    name: _moved(attempts, name) | {"outcome": outcome} for name, outcome in outcomes.items()
                 },
             }
         )
     return rows
+
+
+def _moved(exchanges: list[Exchange], hospital: str) -> dict[str, Any]:
+    mine = [o for e in exchanges for o in e.outcomes if o.hospital == hospital]
+    return {"up_bytes": sum(o.up_bytes for o in mine), "down_bytes": sum(o.down_bytes for o in mine)}
 
 
 def _hospital(federation: Path, plan: Plan, name: str) -> dict[str, Any]:

@@ -97,9 +97,14 @@ class KnownSecrets:
 
     def decrypted(self, reply: SignedReply) -> NDArray[np.int64]:
         """The integers in one upload, with what only its hospital knows; its round must not be over."""
-        manifest, upload, agreed = reply.manifest, self.upload(reply), self.plan.agreed
-        own, position = self.secrets(manifest.round, [manifest.hospital])[manifest.hospital], agreed.position
-        place, at = self.place(manifest.round, attempt=manifest.attempt), position(manifest.hospital)
+        plain = self.plain(reply, self.secrets(reply.manifest.round, [reply.manifest.hospital]))
+        return self.key.decrypt(EncryptedSum(plain.parameters, plain.words, (plain.seeds,)), self.grid)
+
+    def plain(self, reply: SignedReply, secrets: Mapping[str, MaskSecrets]) -> EncryptedVector:
+        """The ciphertexts of a reply without their masks."""
+        manifest, upload, position = reply.manifest, self.upload(reply), self.plan.agreed.position
+        own, at = secrets[manifest.hospital], position(manifest.hospital)
+        place = self.place(manifest.round, attempt=manifest.attempt)
         opening = self.coordinator.openings[manifest.round]
         assert opening.digest == manifest.opening
         subtract_mask(upload.words, place.self_key(own.seed, at), upload.parameters)
@@ -107,7 +112,7 @@ class KnownSecrets:
             if (peer := position(full.advert.hospital)) != at:
                 pair = place.pair_key(pair_secret(own.key, full.advert.mask_key), at, peer)
                 (subtract_mask if at < peer else add_mask)(upload.words, pair, upload.parameters)
-        return self.key.decrypt(EncryptedSum(upload.parameters, upload.words, (upload.seeds,)), self.grid)
+        return upload
 
     def upload(self, reply: SignedReply) -> EncryptedVector:
         """The ciphertexts of a reply, masked as they were sent."""

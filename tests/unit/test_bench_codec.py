@@ -22,6 +22,32 @@ FIELDS = {
     "peak_bytes",
 }
 
+MASKED_FIELDS = {
+    "hospitals",
+    "gone",
+    "parameters",
+    "up_bytes_per_parameter",
+    "down_bytes",
+    "opening_bytes",
+    "verify_bytes",
+    "unmask_bytes",
+    "mask_seconds_per_million",
+    "upload_seconds_per_million",
+    "add_seconds_per_million",
+    "unmask_seconds_per_million",
+    "verify_seconds_per_million",
+    "advert_seconds",
+    "opening_seconds",
+    "reveal_seconds",
+    "read_adverts_seconds",
+    "take_shares_seconds",
+    "combine_seconds",
+    "relative_error",
+    "add_peak_bytes",
+    "unmask_peak_bytes",
+    "verify_peak_bytes",
+}
+
 
 def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own: the bench starts processes and redirects its standard output."""
@@ -33,7 +59,8 @@ def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_bench_writes_every_row_with_every_field(tmp_path: Path) -> None:
     """A small run of the whole bench: codecs, fresh processes for the peaks, table and file."""
     target = tmp_path / "codec.json"
-    run = run_bench("--parameters", "12000", "--hospitals", "3", "--repeats", "1", "--json", str(target))
+    arguments = ("--parameters", "12000", "--hospitals", "3", "--repeats", "1", "--growth", "5", "--json", str(target))
+    run = run_bench(*arguments)
     assert run.returncode == 0, run.stderr
     assert "WARNING" not in run.stdout
     result = json.loads(target.read_text())
@@ -48,6 +75,25 @@ def test_the_bench_writes_every_row_with_every_field(tmp_path: Path) -> None:
     assert rows["precise"]["relative_error"] < 1e-10
     assert rows["tenseal-8192"]["relative_error"] < 1e-4
     assert rows["float32"]["relative_error"] < 1e-6
+    check_masked_rows(result["masked"], result["goals"], run.stdout)
+
+
+def check_masked_rows(rows: list[dict[str, float]], goals: dict[str, float], printed: str) -> None:
+    """Rounds of three, of five, and of five of whom one is gone; the bytes are those that the codec's sizes give."""
+    assert [(row["hospitals"], row["gone"]) for row in rows] == [(3, 0), (5, 0), (5, 1)]
+    assert all(set(row) == MASKED_FIELDS for row in rows)
+    assert all(row[field] > 0 for row in rows for field in MASKED_FIELDS - {"gone"})
+    # The masks came off: what is left of one would be noise as large as the modulus.
+    assert all(row["relative_error"] < 1e-3 for row in rows)
+    words, seed, chunks = 7424, 64, 6
+    for row in rows:
+        survivors = row["hospitals"] - row["gone"]
+        sum_bytes, uploads = chunks * (words + survivors * seed), survivors * chunks * (words + seed)
+        assert 0 < row["up_bytes_per_parameter"] * 12_000 - chunks * (words + seed) < 2_000
+        assert 0 < row["down_bytes"] - row["opening_bytes"] - sum_bytes < 1_500 * (survivors + 1)
+        assert 0 < row["verify_bytes"] - uploads < 1_000 * row["hospitals"]
+    assert goals["mask_seconds_per_million"] == 0.1
+    assert "up bytes per parameter" in printed
 
 
 @pytest.mark.parametrize("place", ["no/x.json", ".", "file/x.json"])
@@ -59,6 +105,14 @@ def test_a_result_that_cannot_be_written_is_refused_before_the_run(tmp_path: Pat
     assert "cannot be written" in run.stderr
     assert (run.stderr.count("\n"), run.stdout) == (1, "")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("counts", ["2", "5,61", "5;10", "", "all"])
+def test_counts_that_no_plan_allows_are_refused(counts: str) -> None:
+    """Two hospitals have no masks that hide anything; more than sixty no shares."""
+    run = run_bench("--growth", counts)
+    assert run.returncode == 2
+    assert "--growth" in run.stderr
 
 
 @pytest.mark.parametrize("option", ["--parameters", "--hospitals", "--repeats"])

@@ -15,10 +15,12 @@ from common.errors import DeploymentError, KeyMissing
 from common.identity import Identity
 from common.key_messages import Confirmation, dealer_of, encode_document, sign_document
 from common.messages import decode_request
+from server.history import StoredHistory
+from server.mask_store import MaskStore
 from server.one_by_one import OneByOneGrid
 from server.progress import Progress, ProgressFile
 from server.requests import RequestWriter, steps_after
-from server.store import Store, StoredHistory
+from server.store import Store
 from server.strategy import SecureAggregation
 from tests.support.in_process_grid import Answer, InProcessGrid, as_server_app
 from tests.support.site_keys import forget_key, site_identity
@@ -44,13 +46,15 @@ def federation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Smal
 def carry(federation: SmallFederation, sites: dict[str, Answer], folder: Path, run: str) -> dict[int, dict[str, str]]:
     """Carry a run with these hospitals connected; what each did, by round."""
     plan = federation.plan
-    with closing(Store(folder)) as store:
+    with closing(Store(folder)) as store, closing(MaskStore(folder, run)) as masks:
         store.begin(run, plan_digest=plan.digest, plan_json="{}", now=1.0)
         identity = Identity.load(federation.folder / "federation" / "coordinator" / "identity.key")
-        writer = RequestWriter(plan, run, identity.sign, StoredHistory(store, run))
+        writer = RequestWriter(plan, run, identity.sign, StoredHistory(store, masks, run))
         steps, grid = steps_after(plan, 0), OneByOneGrid(InProcessGrid(dict(sites)))
         progress = ProgressFile(folder, Progress(run, plan.name, plan.training.rounds))
-        strategy = SecureAggregation(writer, steps, grid=grid, store=store, progress=progress, connect_timeout_s=0.0)
+        strategy = SecureAggregation(
+            writer, steps, grid=grid, store=store, masks=masks, progress=progress, connect_timeout_s=0.0
+        )
         strategy.start(cast(Grid, grid), ArrayRecord(), num_rounds=len(steps), timeout=plan.cohort.round_timeout_s)
         return {e.round: {o.hospital: o.outcome for o in e.outcomes} for e in store.exchanges(run) if e.kind == "train"}
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.optimiser import OptimiserState, apply_update
-from client.state import RunState, advance, initial_state, state_tag
+from client.state import RunState, advance, initial_state, skip, state_tag
 from common.canonical import canonical_bytes
 from common.plan_settings import FedAvg, FedAvgM
 from common.transcript import EMPTY_CHAIN, extend_chain
@@ -91,6 +91,20 @@ def test_the_history_counts_rounds_and_chains_roots() -> None:
     after = advance(state, UPDATES[0], root="a" * 64, trains=True, optimiser=AVERAGE)
     assert (after.applied.round, after.applied.root) == (1, "a" * 64)
     assert after.applied.chain == extend_chain(EMPTY_CHAIN, 1, "a" * 64)
+
+
+def test_a_skipped_round_moves_no_parameter_and_stands_in_the_history() -> None:
+    """Whoever skipped it cannot be taken for one that applied a sum, nor for one that never heard of the round."""
+    before = replayed(MOMENTUM, 2)
+    after = skip(before)
+    assert after.optimiser.parameters.tobytes() == before.optimiser.parameters.tobytes()
+    assert after.optimiser.velocity.tobytes() == before.optimiser.velocity.tobytes()
+    assert (after.applied.round, after.applied.root) == (3, "")
+    assert after.applied.chain == extend_chain(before.applied.chain, 3, "")
+    applied = advance(before, np.zeros(5), root="a" * 64, trains=False, optimiser=MOMENTUM)
+    assert len({state_tag(state, KEY) for state in (before, after, applied)}) == 3
+    # The round after it counts on.
+    assert skip(after).applied.round == 4
 
 
 def test_the_closing_round_moves_no_parameter() -> None:

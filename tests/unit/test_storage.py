@@ -14,7 +14,7 @@ import pytest
 from client.optimiser import OptimiserState
 from client.refused import MOST_REFUSED, RefusedAggregates
 from client.state import RunState
-from client.storage import RunStorage, read_durable, write_durably
+from client.storage import GivenReveal, RunStorage, read_durable, write_durably
 from common.errors import DecryptionError, EpochClosed, SiteStorageError, WrongPlan
 from common.messages import Applied
 
@@ -34,6 +34,10 @@ def test_what_is_kept_comes_back(tmp_path: Path) -> None:
     assert storage.load_state() is None
     assert storage.load_update(1) is None
     assert storage.load_reply(1, 0) is None
+    assert storage.load_masks(1) is None
+    assert storage.load_opening(1) is None
+    assert storage.load_reveal(1) is None
+    assert storage.last_attempt(1) is None
     assert not storage.was_started(1)
     assert storage.rounds() == {}
     assert not (tmp_path / "run").exists()
@@ -41,6 +45,9 @@ def test_what_is_kept_comes_back(tmp_path: Path) -> None:
     storage.mark_started(3)
     storage.save_update(3, integers)
     storage.save_reply(3, 1, b"frame")
+    storage.save_masks(3, b"sealed")
+    storage.save_opening(3, b"adverts")
+    storage.save_reveal(3, attempt=1, survivors="d" * 64, reply=b"shares\nof all\n")
     storage.record_round(2, {"contributors": ["x"]})
     storage.save_state(state_after(2))
     loaded, update = again.load_state(), again.load_update(3)
@@ -52,6 +59,9 @@ def test_what_is_kept_comes_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(update, integers)
     assert again.load_reply(3, 1) == b"frame"
     assert again.load_reply(3, 0) is None
+    assert again.last_attempt(3) == 1
+    assert (again.load_masks(3), again.load_opening(3)) == (b"sealed", b"adverts")
+    assert again.load_reveal(3) == GivenReveal(1, "d" * 64, b"shares\nof all\n")
     assert again.was_started(3)
     assert again.rounds() == {2: {"contributors": ["x"]}}
 
@@ -63,11 +73,28 @@ def test_a_new_state_forgets_the_rounds_that_it_covers_and_no_others(tmp_path: P
         storage.mark_started(number)
         storage.save_update(number, np.zeros(2, dtype=np.int64))
         storage.save_reply(number, 0, b"r")
+        storage.save_masks(number, b"secrets")
+        storage.save_opening(number, b"adverts")
+        storage.save_reveal(number, attempt=0, survivors="d" * 64, reply=b"shares")
+        storage.save_evidence(number, b"request")
     storage.save_state(state_after(2))
     assert [storage.was_started(n) for n in (1, 2, 10)] == [False, False, True]
     assert [storage.load_reply(n, 0) for n in (1, 2, 10)] == [None, None, b"r"]
     assert storage.load_update(10) is not None
     assert storage.load_update(2) is None
+    for load in (storage.load_masks, storage.load_opening, storage.load_reveal):
+        assert [load(n) is None for n in (1, 2, 10)] == [True, True, False]
+    # What convicts a coordinator is kept, and nothing else of those rounds: no secret of a mask outlives its round.
+    assert {path.name for path in tmp_path.glob("*-[12]*") if "-10" not in path.name} == {"evidence-1", "evidence-2"}
+
+
+def test_the_last_attempt_is_the_highest_that_was_answered(tmp_path: Path) -> None:
+    """By number: attempt 10 comes after attempt 9, and other rounds do not count."""
+    storage = RunStorage(tmp_path, plan=PLAN)
+    for attempt in (0, 9, 10):
+        storage.save_reply(1, attempt, b"r")
+    storage.save_reply(12, 11, b"r")
+    assert (storage.last_attempt(1), storage.last_attempt(12), storage.last_attempt(2)) == (10, 11, None)
 
 
 def test_a_row_is_replaced_until_its_state_is_saved(tmp_path: Path) -> None:
@@ -98,12 +125,15 @@ def test_damaged_files_are_named_and_never_guessed(tmp_path: Path, damage: bytes
     storage = RunStorage(tmp_path, plan=PLAN)
     storage.save_update(4, np.zeros(2, dtype=np.int64))
     storage.save_state(state_after(1))
-    for name in ("state.npz", "round-4.update", "rounds.json"):
+    storage.save_reveal(4, attempt=0, survivors="d" * 64, reply=b"shares")
+    for name in ("state.npz", "round-4.update", "round-4.reveal", "rounds.json"):
         (tmp_path / name).write_bytes(damage)
     with pytest.raises(SiteStorageError, match=r"state\.npz: is damaged"):
         storage.load_state()
     with pytest.raises(SiteStorageError, match=r"round-4\.update: is damaged"):
         storage.load_update(4)
+    with pytest.raises(SiteStorageError, match=r"round-4\.reveal: is damaged"):
+        storage.load_reveal(4)
     with pytest.raises(SiteStorageError, match=r"rounds\.json: is damaged"):
         storage.rounds()
 
@@ -163,6 +193,9 @@ attempts = (
     lambda: storage.save_state(state_after(2, size=20_000)),
     lambda: storage.save_reply(2, 0, bytes(10_000)),
     lambda: storage.save_update(2, np.zeros(5000, dtype=np.int64)),
+    lambda: storage.save_masks(2, bytes(10_000)),
+    lambda: storage.save_opening(2, bytes(10_000)),
+    lambda: storage.save_reveal(2, attempt=0, survivors="d" * 64, reply=bytes(10_000)),
     lambda: storage.record_round(2, {"x": "x" * 10_000}),
 )
 for attempt in attempts:
@@ -180,7 +213,7 @@ def test_a_disk_that_refuses_leaves_the_old_files(tmp_path: Path) -> None:
         [sys.executable, "-c", FULL_DISK, str(folder), str(ROOT)], capture_output=True, text=True, cwd=ROOT, check=True
     )
     refusals = done.stdout.splitlines()
-    assert len(refusals) == 4
+    assert len(refusals) == 7
     for refusal in refusals:
         assert refusal.startswith(str(folder))
         assert "File too large; nothing was sent; make room" in refusal
@@ -190,6 +223,7 @@ def test_a_disk_that_refuses_leaves_the_old_files(tmp_path: Path) -> None:
     assert state.applied.round == 1
     assert storage.load_reply(2, 0) == b"first"
     assert storage.load_update(2) is None
+    assert (storage.load_masks(2), storage.load_opening(2), storage.load_reveal(2)) == (None, None, None)
     assert {path.name for path in folder.iterdir()} == {"plan", "state.npz", "round-2.reply-0"}
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,28 +19,28 @@ import yaml
 
 from common.config import parse_settings
 from common.errors import ConfigError, StoreError
-from common.messages import decode_request, header_bytes
+from common.messages import decode_request
 from common.plan import Plan
-from server.admit import admit
-from server.aggregate import Aggregate, RunningSum
+from common.wire import header_bytes
+from server.aggregate import Aggregate, skipped
+from server.database import VERSION, Database
+from server.history import StoredHistory
+from server.mask_store import MaskStore
 from server.requests import RequestWriter, Rounds, Step, steps_after
-from server.store import Exchange, Outcome, Store, StoredHistory
+from server.store import Exchange, Outcome, Store
 from tests.support.cards import make_rows
 from tests.support.flower_federation import REPOSITORY
-from tests.support.replies import NAMES, PARAMETERS, Hospitals, body_of, random_words
+from tests.support.masked_sites import MaskedSites
+from tests.support.replies import NAMES, Hospitals
 
 RUN = "a" * 32
 
 
+@functools.cache
 def aggregate(round_number: int) -> Aggregate:
-    """A real aggregate of one hospital."""
-    hospitals, total = Hospitals(), RunningSum(PARAMETERS)
-    frame = hospitals.frame(body_of(random_words(round_number)), round=round_number)
-    admitted = admit(frame, "hospital-1", expected=hospitals.open(round=round_number), seen={})
-    assert admitted is not None
-    assert admitted.upload is not None
-    total.add(admitted.signed, admitted.upload)
-    return total.result(NAMES, round_number=round_number, attempt=0)
+    """A real aggregate of three hospitals."""
+    with tempfile.TemporaryDirectory() as folder:
+        return MaskedSites(Path(folder)).ended(round_number, NAMES[:3]).aggregate
 
 
 @pytest.fixture
@@ -129,6 +134,36 @@ def test_a_run_is_resumed_with_its_own_plan_only(tmp_path: Path) -> None:
         store.begin(RUN, plan_digest="b" * 64, plan_json="{}", now=3000.0)
 
 
+def test_a_skipped_round_is_over_and_has_an_entry_without_a_body(tmp_path: Path) -> None:
+    """A run goes on behind it, and hospitals are told of it."""
+    store = begin(tmp_path)
+    store.save(RUN, exchange(1), aggregate(1))
+    store.save(RUN, exchange(2), skipped(2, 1))
+    assert store.last_complete_round(RUN) == 2
+    assert store.aggregates(RUN, 1, 2) == (aggregate(1), skipped(2, 1))
+    assert [body for _, body in store.sizes(RUN, 1, 2)] == [len(aggregate(1).body), 0]
+
+
+def test_a_file_of_another_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """Its entries would be read as something else. The control is the version that is written now."""
+    begin(tmp_path).close()
+    Store(tmp_path).close()
+    path = tmp_path / "store.db"
+    openers: tuple[Callable[[], Database], ...] = (
+        lambda: Store(tmp_path),
+        lambda: MaskStore(tmp_path, RUN),
+        lambda: Database(tmp_path, schema=""),
+    )
+    for version in (0, VERSION - 1, VERSION + 1):
+        with closing(sqlite3.connect(path)) as raw:
+            raw.execute(f"PRAGMA user_version={version}")
+        before = path.read_bytes()
+        for opens in openers:
+            with pytest.raises(StoreError, match=f"another version of fedward .seen {version}, {VERSION} is allowed"):
+                opens()
+        assert path.read_bytes() == before
+
+
 def test_a_missing_round_is_an_error(tmp_path: Path) -> None:
     """A gap would reach the hospitals as a broken chain."""
     store = begin(tmp_path)
@@ -150,7 +185,8 @@ def test_each_hospital_gets_the_rounds_that_it_misses(tmp_path: Path, small_plan
     for number in (1, 2, 3):
         store.save(RUN, exchange(number), aggregate(number))
     identity = next(iter(Hospitals().identities.values()))
-    writer = RequestWriter(small_plan, RUN, identity.sign, StoredHistory(store, RUN))
+    history = StoredHistory(store, MaskStore(tmp_path, RUN), RUN)
+    writer = RequestWriter(small_plan, RUN, identity.sign, history)
     missing = {"hospital-1": Rounds(3, 3), "hospital-2": Rounds(4, 3), "hospital-3": Rounds(1, 3)}
     frames = dict(writer.write(Step("train", 4), attempt=0, rounds=missing))
     assert set(frames) == set(missing)

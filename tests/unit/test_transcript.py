@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.canonical import canonical_bytes, sha256_hex
+from common.messages import NOTHING_APPLIED
 from common.transcript import EMPTY_CHAIN, aggregate_root, extend_chain, merkle_root
 
 
@@ -64,6 +65,22 @@ def test_the_chain_holds_the_whole_history() -> None:
         swapped = extend_chain(swapped, number, root)
     assert swapped != chain
     assert extend_chain(EMPTY_CHAIN, 2, roots[0]) != extend_chain(EMPTY_CHAIN, 1, roots[0])
+
+
+def test_a_skipped_round_is_a_link_of_its_own() -> None:
+    """By hand: an empty root. A round that was skipped is no round that was left out, and no round with a sum."""
+    parts = [b"fedward/chain/1", bytes.fromhex(EMPTY_CHAIN), (1).to_bytes(8, "big"), b""]
+    by_hand = hashlib.sha256(b"".join(len(p).to_bytes(8, "big") + p for p in parts)).hexdigest()
+    skipped = NOTHING_APPLIED.followed_by("")
+    assert (skipped.round, skipped.root, skipped.chain) == (1, "", by_hand)
+    root = aggregate_root(b"sum")
+    chains = [
+        skipped.followed_by(root).chain,
+        NOTHING_APPLIED.followed_by(root).chain,
+        NOTHING_APPLIED.followed_by(root).followed_by("").chain,
+        NOTHING_APPLIED.followed_by(root).followed_by(root).chain,
+    ]
+    assert len(set(chains)) == len(chains)
 
 
 @given(st.lists(st.binary(max_size=6), max_size=4), st.lists(st.binary(max_size=6), max_size=4))
