@@ -136,7 +136,7 @@ class Stage:
 
     def advert(self, data: bytes, name: str, number: int) -> FullAdvert:
         """Read an advert as the coordinator does."""
-        return read_advert(data, name, plan=self.plan, run=self.run, round_number=number)
+        return read_advert(data, name, plan=self.plan, run=self.run, round_number=number, epoch=self.plan.agreed.epoch)
 
     def kind_of(self, number: int) -> Kind:
         """What a round is."""
