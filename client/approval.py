@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from client.durable import read_durable, write_durably
 from client.file_access import FileAccess
-from client.storage import read_durable, write_durably
 from common.canonical import canonical_bytes
 from common.card import HospitalName, SignatureHex
 from common.errors import BadSignature, ConfigError, SiteStorageError

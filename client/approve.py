@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives import serialization
 from pydantic import ValidationError
 
 from client.approval import write_approval
+from client.durable import write_durably
 from client.hpke import box_public_hex
-from client.storage import write_durably
 from client.vault import BOX, IDENTITY, NODE, Vault
 from common.canonical import canonical_bytes
 from common.errors import ConfigError, KeyFileError

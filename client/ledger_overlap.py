@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from client.durable import read_durable, write_durably
 from client.ledger import Ledger
 from client.ledger_marks import Marks, read_marks
-from client.storage import read_durable, write_durably
 from common.errors import HospitalError, LedgerError, SiteStorageError
 
 _MAGIC = b"SQLite format 3\0"

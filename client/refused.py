@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from client.storage import read_durable, write_durably
+from client.durable import read_durable, write_durably
 from common.errors import DecryptionError, EpochClosed
 
 MOST_REFUSED = 3

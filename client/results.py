@@ -11,12 +11,13 @@ import yaml
 from numpy.typing import NDArray
 from safetensors.torch import save as save_tensors
 
+from client.durable import write_durably
 from client.evaluate import accuracy, balanced_accuracy
 from client.learner import plan_model
 from client.ledger import Ledger
 from client.model import named_tensors
 from client.state import RunState
-from client.storage import RunStorage, write_durably
+from client.storage import RunStorage
 from common.canonical import canonical_bytes
 from common.coverage import NOT_COVERED
 from common.errors import SiteStorageError

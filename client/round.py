@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from client.advert import own_advert
 from client.approval import approved_plans
+from client.asked import check_asked
+from client.checkpoint import continued_state, make_checkpoint, open_checkpoint
 from client.contribute import Contributor
 from client.epochs import EpochBook
 from client.history import History
@@ -18,7 +20,7 @@ from client.state import RunState, initial_state, state_tag
 from client.status import StatusFile
 from client.storage import RunStorage
 from common.ckks import PRESETS, chunks_for, encode_upload
-from common.errors import AlreadyRevealed, BudgetExceeded, LedgerError, WrongPlan, WrongRound
+from common.errors import AlreadyRevealed, BudgetExceeded, LedgerError, WrongRound
 from common.mask_messages import encode_document
 from common.messages import KEY_KINDS, Manifest, Request, decode_request, encode_reply
 from common.site_config import SiteConfig
@@ -54,7 +56,7 @@ class Hospital:
         """
         signed = decode_request(frame, self._plan.agreed.coordinator)
         request = signed.request
-        self._check_addressed(request)
+        check_asked(request, self._plan, self._config.hospital)
         if request.kind in KEY_KINDS:
             return self._take_part_in_ceremony(request, signed.body)
         history = self._history(request)
@@ -62,12 +64,19 @@ class Hospital:
         EpochBook(self._plan, storage).check(request)
         # Before anything is kept for a run: without the epoch's key no part of it can be answered.
         self._keys.epoch(request.epoch)
-        state = storage.load_state() or initial_state(self._contributor.learner.initial)
-        state = history.catch_up(signed, state)
+        if request.kind == "restore":
+            return self._restore(request, signed.body, storage=storage)
+        state = history.catch_up(signed, storage.load_state() or self._first_state(storage))
+        return self._go_on(request, state, history=history)
+
+    def _go_on(self, request: Request, state: RunState, *, history: History) -> bytes:
+        storage = history.storage
         if request.kind == "hello":
             if request.aggregates:
                 self._status.update(phase="catching up", run=request.run, round=state.applied.round)
             return self._reply(request, state, body=b"", reason="")
+        if request.kind == "checkpoint":
+            return make_checkpoint(state, request, self._keys.member, tag_key=self._keys.epoch(request.epoch).tag)
         if request.kind == "keys":
             return self._advertise(request, state, storage=storage)
         if state.applied.round != request.round - 1:
@@ -90,37 +99,29 @@ class Hospital:
             storage=RunStorage(self._config.state / "runs" / request.run, plan=self._plan.digest),
         )
 
+    def _first_state(self, storage: RunStorage) -> RunState:
+        if self._plan.agreed.continues is None:
+            return initial_state(self._contributor.learner.initial)
+        return continued_state(self._config.state / "runs", storage, self._plan)
+
+    def _restore(self, request: Request, data: bytes, *, storage: RunStorage) -> bytes:
+        state = storage.load_state()
+        if state is None:
+            state = open_checkpoint(request, data, self._keys.member, tag_key=self._keys.epoch(request.epoch).tag)
+            storage.take_over({}, state)
+        return self._reply(request, state, body=b"", reason="")
+
     def _end(self, request: Request, state: RunState, *, storage: RunStorage) -> bytes:
         self._finish(request.run, state, storage)
         storage.finish(state)
-        runs = self._config.state / "runs"
+        runs, continues = self._config.state / "runs", self._plan.agreed.continues
+        if continues is not None:
+            # Nothing goes on from it any more.
+            RunStorage(runs / continues.run, plan=continues.plan).close()
         remove_past_runs(runs, approved=approved_plans(self._config.approvals))
         self._keys.keep_only(plans_of_runs(runs))
         self._status.update(phase="finished", round=self._plan.training.rounds, message="")
         return self._reply(request, state, body=b"", reason="")
-
-    def _check_addressed(self, request: Request) -> None:
-        plan = self._plan
-        if request.hospital != self._config.hospital:
-            raise WrongPlan(f"a request for {request.hospital} came to {self._config.hospital}; refuse it")
-        if request.plan != plan.digest:
-            raise WrongPlan(
-                f"a request for plan {request.plan[:16]}…; this site approved {plan.digest[:16]}…; refuse it"
-            )
-        allowed = {
-            **dict.fromkeys(KEY_KINDS, request.round == 0 and not request.aggregates),
-            "hello": request.round == 0,
-            "keys": 1 <= request.round <= plan.last_round,
-            "unmask": 1 <= request.round <= plan.last_round and not request.aggregates,
-            "train": 1 <= request.round <= plan.training.rounds,
-            "eval": plan.training.rounds < request.round <= plan.last_round,
-            "finish": request.round == plan.last_round + 1,
-        }
-        if not allowed[request.kind] or request.attempt >= plan.cohort.attempts:
-            raise WrongRound(
-                f"seen {request.kind} for round {request.round} attempt {request.attempt}; the plan has "
-                f"{plan.training.rounds} rounds of at most {plan.cohort.attempts} attempts; refuse it"
-            )
 
     def _take_part_in_ceremony(self, request: Request, body: bytes) -> bytes:
         ceremony = self._keys.ceremony(request.epoch)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from client.file_access import FileAccess
+from client.durable import disk_refuses, read_durable, write_durably
 from client.optimiser import OptimiserState
 from client.state import RunState
 from common.errors import SiteStorageError, WrongPlan
@@ -79,6 +78,11 @@ class RunStorage:
         """Note that the run is over, and forget what a crash behind the last `save_state` has left."""
         self._forget_rounds(state.applied.round)
         self._write(_FINISHED, b"")
+
+    def close(self) -> None:
+        """Note that a run was continued by another one, if there is anything of it."""
+        if self.plan_of(self._folder) is not None:
+            self._write(_FINISHED, b"")
 
     @staticmethod
     def is_finished(folder: Path) -> bool:
@@ -180,6 +184,11 @@ class RunStorage:
         """Set one row of the run's history, before the state that rests on it is saved."""
         self._write("rounds.json", json.dumps(self.rounds() | {round_number: facts}, indent=1).encode())
 
+    def take_over(self, rows: dict[int, dict[str, Any]], state: RunState) -> None:
+        """Begin the run with the model and the history of another one; the model is written last."""
+        self._write("rounds.json", json.dumps(rows, indent=1).encode())
+        self.save_state(state)
+
     def rounds(self) -> dict[int, dict[str, Any]]:
         """The run's history by round."""
         data = self._read("rounds.json")
@@ -192,7 +201,7 @@ class RunStorage:
                 if int(path.name.split("-")[1].split(".")[0]) <= last:
                     path.unlink(missing_ok=True)
         except OSError as error:
-            raise _refused(self._folder, error) from error
+            raise disk_refuses(self._folder, error) from error
 
     def _read(self, name: str) -> bytes | None:
         return read_durable(self._folder / name)
@@ -201,7 +210,7 @@ class RunStorage:
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            raise _refused(self._folder, error) from error
+            raise disk_refuses(self._folder, error) from error
         if not (self._folder / "plan").exists():
             write_durably(self._folder / "plan", self._plan.encode())
         write_durably(self._folder / name, data)
@@ -214,59 +223,3 @@ class RunStorage:
             raise SiteStorageError(
                 f"{self._folder / name}: is damaged; this site sits this run out; mend the disk and start a new run"
             ) from error
-
-
-def read_durable(path: Path) -> bytes | None:
-    """What `write_durably` wrote, or None before.
-
-    Raises:
-        SiteStorageError: If the disk refuses.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _refused(path, error) from error
-
-
-def write_durably(path: Path, data: bytes, *, mode: int | None = None) -> None:
-    """Replace a file atomically, and return only when it is on the disk.
-
-    Args:
-        path: The file.
-        data: All of it.
-        mode: Of a file that is new, while one that is there keeps owner and mode; None: 0600, and this user's.
-
-    Raises:
-        SiteStorageError: If the disk refuses; the old file is untouched then.
-    """
-    # One process holds a site's folder (the ledger's lock), so what a killed one left is overwritten here.
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        with open(temporary, "wb", opener=_private) as file:
-            file.write(data)
-            file.flush()
-            if mode is not None:
-                FileAccess.kept(path, mode=mode).give(file.fileno())
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise _refused(path, error) from error
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
-
-
-def _refused(path: Path, error: OSError) -> SiteStorageError:
-    return SiteStorageError(
-        f"{path}: {error.strerror}; nothing was sent; make room or mend the folder, then start the site again"
-    )

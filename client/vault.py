@@ -20,7 +20,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from client.storage import write_durably
+from client.durable import write_durably
 from client.vault_lock import KeyFileLock, PassphraseLock, Unlock, new_lock
 from common.canonical import canonical_bytes
 from common.card import HospitalName

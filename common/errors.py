@@ -11,6 +11,7 @@ The tree is split by who must act::
     │   ├── AlreadyExists        a command would overwrite
     │   ├── StoreError           the coordinator's disk refuses or its store is damaged
     │   ├── DeploymentError      a process that must run does not (certificate, node key, child died)
+    │   ├── RunPaused            the operator asked the run to stop after a round
     │   └── NobodyContributes    too many hospitals sit a round out; asking again cannot help
     ├── HospitalError            this hospital
     │   ├── DataError            its data folder or index
@@ -18,6 +19,7 @@ The tree is split by who must act::
     │   ├── LedgerError          the ledger cannot be trusted or written
     │   ├── KeyFileError         a key file is missing, open to others, or not a key
     │   ├── KeyMissing           the epoch's CKKS key has not been dealt to this site yet
+    │   ├── CheckpointMissing    the run goes on from a model that this site does not hold
     │   ├── EpochClosed          the CKKS key has refused too many aggregates; a new one is due
     │   ├── UnsupportedLayer     a layer cannot be trained under differential privacy
     │   └── SiteStorageError     the site's disk refuses
@@ -35,6 +37,7 @@ The tree is split by who must act::
     │   ├── AlreadyRevealed      shares of this round were given for other survivors or another attempt
     │   ├── AggregateMismatch    an aggregate is not the unmasked sum of the uploads in its transcript
     │   ├── CeremonyError        hospitals were dealt different CKKS keys, or a box does not open
+    │   ├── CheckpointRefused    a checkpoint is not the model that enough hospitals vouch for
     │   ├── DivergenceError      hospitals hold different models
     │   ├── WeightMismatch       the weight slot is not the sum of the survivors' declared sizes
     │   └── DecryptionError      a value lies off the public grid
@@ -95,6 +98,10 @@ class NobodyContributes(OperatorError):
     """So many hospitals sit a round out that asking again cannot help."""
 
 
+class RunPaused(OperatorError):
+    """The operator asked the run to stop after a round."""
+
+
 class HospitalError(FedwardError):
     """This hospital must act."""
 
@@ -119,6 +126,10 @@ class KeyFileError(HospitalError):
 
 class KeyMissing(HospitalError):
     """The epoch's CKKS key has not been dealt to this site yet."""
+
+
+class CheckpointMissing(HospitalError):
+    """The run goes on from a model that this site does not hold."""
 
 
 class EpochClosed(HospitalError):
@@ -187,6 +198,10 @@ class AggregateMismatch(PeerError):
 
 class CeremonyError(PeerError):
     """Hospitals were dealt different CKKS keys, or a box does not open."""
+
+
+class CheckpointRefused(PeerError):
+    """A checkpoint is not the model that enough hospitals vouch for."""
 
 
 class DivergenceError(PeerError):

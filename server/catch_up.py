@@ -66,7 +66,7 @@ class CatchUp:
         behind = set()
         for hospital, node in nodes.items():
             self._take(hospital)
-            missing = Rounds(self._applied.get(hospital, 0) + 1, last)
+            missing = Rounds(self._applied.get(hospital, self._writer.plan.first_round - 1) + 1, last)
             page = self._writer.page(missing)
             if page == missing and hospital not in self._under_way:
                 continue

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from common.errors import PeerError
+from common.messages import SignedManifest
 from server.admit import OpenExchange, admit
 from server.aggregate import RunningSum
 from server.store import Outcome, OutcomeKind
@@ -63,6 +64,7 @@ class Collection:
         self.expected = expected
         self.total = RunningSum(expected.parameters)
         self.applied: dict[str, int] = {}
+        self.manifests: dict[str, SignedManifest] = {}
         self.catching_up = dict(catching_up or {})
         self._down_bytes = dict(down_bytes)
         self._keep = keep
@@ -95,7 +97,7 @@ class Collection:
             return self._outcomes[hospital]
         self._seen[hospital] = admitted.frame_digest
         manifest = admitted.signed.manifest
-        self.applied[hospital] = manifest.applied.round
+        self.applied[hospital], self.manifests[hospital] = manifest.applied.round, admitted.signed
         if admitted.upload is not None:
             if self._keep is not None:
                 self._keep(hospital, admitted.body)

@@ -174,7 +174,7 @@ class KeyExchange:
     def _ask(self, kind: Kind, epoch: int, nodes: Mapping[str, int], body: bytes) -> dict[str, bytes | NodeError]:
         self._progress.open(kind, 0, attempt=0, connected=tuple(nodes))
         end = time.monotonic() + self._answer_within_s
-        frames = {name: self._writer.write_ceremony(kind, name, epoch=epoch, body=body) for name in nodes}
+        frames = {name: self._writer.write_under(kind, name, epoch=epoch, body=body) for name in nodes}
         return dict(self._grid.ask(kind, frames, nodes, deadline=lambda: end, ttl_s=self._answer_within_s))
 
     def _signed(self, answer: bytes | NodeError | None, model: type[Signed], hospital: str) -> Signed | None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
+from common.canonical import canonical_bytes
+from common.messages import SignedManifest
 from server.database import Database
 
 KEY_SCHEMA = """
@@ -14,6 +18,8 @@ CREATE TABLE IF NOT EXISTS epochs (
     run TEXT NOT NULL, first_round INTEGER NOT NULL, epoch INTEGER NOT NULL, PRIMARY KEY (run, epoch));
 CREATE TABLE IF NOT EXISTS rotations (
     run TEXT NOT NULL, asked_by TEXT NOT NULL, done INTEGER NOT NULL, PRIMARY KEY (run, asked_by));
+CREATE TABLE IF NOT EXISTS pauses (run TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS checkpoints (run TEXT PRIMARY KEY, checkpoint BLOB NOT NULL, vouchers TEXT NOT NULL);
 """
 OPERATOR = "the operator"
 
@@ -61,6 +67,33 @@ class KeyStore(Database):
                 "INSERT INTO rotations VALUES (?, ?, 0) ON CONFLICT (run, asked_by) DO UPDATE SET done = MIN(done, ?)",
                 (run, by, again),
             )
+
+    def ask_pause(self, run: str) -> None:
+        """Ask for the end of a run's work after its round."""
+        with self._transaction():
+            self._connection.execute("INSERT OR IGNORE INTO pauses VALUES (?)", (run,))
+
+    def take_pause(self, run: str) -> bool:
+        """Whether a pause was asked for; it is not any more then."""
+        asked = bool(self._rows("SELECT 1 FROM pauses WHERE run = ?", (run,)))
+        if asked:
+            with self._transaction():
+                self._connection.execute("DELETE FROM pauses WHERE run = ?", (run,))
+        return asked
+
+    def save_checkpoint(self, run: str, checkpoint: bytes, vouchers: tuple[SignedManifest, ...]) -> None:
+        """Keep the sealed model that a run begins with, and the manifests that vouch for it."""
+        text = canonical_bytes([signed.model_dump(mode="json") for signed in vouchers]).decode()
+        with self._transaction():
+            self._connection.execute("INSERT OR IGNORE INTO checkpoints VALUES (?, ?, ?)", (run, checkpoint, text))
+
+    def checkpoint(self, run: str) -> tuple[bytes, tuple[SignedManifest, ...]] | None:
+        """What `save_checkpoint` kept, or None."""
+        rows = self._rows("SELECT checkpoint, vouchers FROM checkpoints WHERE run = ?", (run,))
+        if not rows:
+            return None
+        checkpoint, vouchers = rows[0]
+        return bytes(checkpoint), tuple(SignedManifest.model_validate(one) for one in json.loads(vouchers))
 
     def rotation_is_asked(self, run: str) -> bool:
         """Whether somebody waits for a new key."""

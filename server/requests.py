@@ -66,7 +66,7 @@ class PageLimits:
 
 def steps_after(plan: Plan, last_complete_round: int) -> tuple[Step, ...]:
     """What is left of a run: hello, the rounds behind `last_complete_round`, the closing eval if due, finish."""
-    rounds = range(last_complete_round + 1, plan.last_round + 1)
+    rounds = range(max(last_complete_round + 1, plan.first_round), plan.last_round + 1)
     kinds: list[Kind] = ["train" if number <= plan.training.rounds else "eval" for number in rounds]
     return (
         HELLO,
@@ -167,16 +167,19 @@ class RequestWriter:
         """
         return self._encode(step, hospital, attempt=attempt, body=b"", survivors=survivors)
 
-    def write_ceremony(self, kind: Kind, hospital: str, *, epoch: int, body: bytes) -> bytes:
-        """A signed frame of the key ceremony.
+    def write_under(
+        self, kind: Kind, hospital: str, *, epoch: int, body: bytes = b"", survivors: Survivors = ()
+    ) -> bytes:
+        """A signed frame that belongs to a key and to no round: of a ceremony, or of a checkpoint.
 
         Args:
             kind: What is asked.
             hospital: The recipient.
             epoch: Number of the key.
             body: What the coordinator forwards.
+            survivors: Who vouch for it.
         """
-        return self._encode(Step(kind, 0), hospital, attempt=0, body=body, epoch=epoch)
+        return self._encode(Step(kind, 0), hospital, attempt=0, body=body, epoch=epoch, survivors=survivors)
 
     def _encode(  # noqa: PLR0913 -- the fields of a request
         self,

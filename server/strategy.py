@@ -18,6 +18,7 @@ from common.errors import DeploymentError, EpochClosed, NobodyContributes
 from common.plan import Plan
 from server.ask import Attempt, expected_answer
 from server.catch_up import CatchUp
+from server.checkpoints import Checkpoints
 from server.connections import Connections
 from server.epochs import Epochs
 from server.exchange import Collection, explain
@@ -25,6 +26,7 @@ from server.key_exchange import KeyExchange
 from server.mask_exchange import MaskExchange
 from server.mask_store import MaskStore
 from server.one_by_one import OneByOneGrid, answer_of, messages_of
+from server.pause import pause
 from server.progress import ProgressFile
 from server.requests import RequestWriter, Rounds, Step
 from server.round_end import RoundEnd
@@ -71,6 +73,7 @@ class SecureAggregation(Strategy):
         self._keys = KeyExchange(
             writer, grid, progress=progress, store=store, epochs=self._epochs, answer_within_s=answer_within_s
         )
+        self._checkpoints = Checkpoints(writer, grid, progress=progress, store=store, answer_within_s=answer_within_s)
         self._connections = Connections(self._plan, grid, catch_up=self._catch_up, progress=progress)
         self._rounds = MaskExchange(writer, grid, store=store, masks=masks, progress=progress)
         self._round_end = RoundEnd(
@@ -96,6 +99,8 @@ class SecureAggregation(Strategy):
         else:
             nodes = self._connections.wait_for(step, self._plan.needed, timeout_s=cohort.round_timeout_s)
         if step.takes_uploads and opened is None:
+            if self._store.take_pause(self._writer.run):
+                pause(self._writer, self._grid, nodes=nodes, applied=self._applied, last=step.round - 1)
             self._keys.renew(step.round, nodes)
         if step.kind == "finish" and cohort.attempts == 1:
             nodes = self._connections.wait_until_caught_up(step)
@@ -129,6 +134,7 @@ class SecureAggregation(Strategy):
                     replies = self._grid.send_and_receive(again, timeout=self._plan.cohort.round_timeout_s)
                     opened = self._open
                     continue
+            self._checkpoints.settle(opened.collection, outcomes, self._connections.now(), applied=self._applied)
             sitting_out = [o for o in outcomes if o.outcome == "observed" and opened.collection.expected.wants_uploads]
             hopeless = len(self._names) - len(sitting_out) < self._plan.needed
             last = opened.number + 1 == attempts
@@ -181,7 +187,9 @@ class SecureAggregation(Strategy):
         for outcome in collection.catching_up.values():
             # Its bytes are counted when the exchange closes.
             self._progress.record(replace(outcome, down_bytes=0), step.round)
-        rounds = {name: Rounds(self._applied.get(name, 0) + 1, step.round - 1) for name in asked}
+        rounds = {
+            name: Rounds(self._applied.get(name, self._plan.first_round - 1) + 1, step.round - 1) for name in asked
+        }
         frames = self._writer.write(step, attempt=attempt, rounds=rounds, opening=opening)
         return messages_of(self._open, frames, ttl_s=self._plan.cohort.round_timeout_s)
 

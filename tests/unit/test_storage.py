@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.durable import read_durable, write_durably
 from client.optimiser import OptimiserState
 from client.refused import MOST_REFUSED, RefusedAggregates
 from client.state import RunState
-from client.storage import GivenReveal, RunStorage, read_durable, write_durably
+from client.storage import GivenReveal, RunStorage
 from common.errors import DecryptionError, EpochClosed, SiteStorageError, WrongPlan
 from common.messages import Applied
 
