@@ -15,6 +15,7 @@ from common.config import load_settings
 from common.errors import ConfigError, OperatorError
 from common.plan import Plan
 from scripts.bench import bench_app
+from scripts.change_hospitals import join, revoke
 from scripts.report_file import require_writable, write_json
 
 app = typer.Typer(
@@ -24,6 +25,8 @@ app = typer.Typer(
     help="Train one model at several hospitals; images, updates and keys stay where they belong.",
 )
 app.add_typer(bench_app, name="bench")
+app.command()(revoke)
+app.command()(join)
 
 
 def main() -> None:
