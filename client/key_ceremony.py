@@ -162,8 +162,9 @@ class KeyCeremony:
         if self.key() is not None:
             # In force: what others say of their key now is for those who have none yet.
             return encode_document(own)
-        seen = {c.hospital: c for c in decode_document(data, Confirmations).confirmations} | {own.hospital: own}
-        for confirmation in seen.values():
+        given = decode_document(data, Confirmations).confirmations
+        seen = {confirmation.hospital: confirmation for confirmation in given} | {own.hospital: own}
+        for confirmation in given:
             check_document(confirmation, self._identities)
             if (confirmation.plan, confirmation.epoch) != (own.plan, own.epoch):
                 raise WrongPlan(f"{confirmation.hospital} confirms a key of another plan or epoch; refuse it")

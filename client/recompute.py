@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from client.member import Member
 from client.verify import VerifiedAggregate
-from common.ckks import EncryptedVector, add_in_place, decode_upload
+from common.ckks import PackedUpload
 from common.errors import AggregateMismatch, SplitViewError, TranscriptError
 from common.mask_messages import Advert, commitment_of, identity_of, opening_digest
-from common.masks import MaskPlace, remove_masks
+from common.masked_sum import unmasked_blocks
+from common.masks import MaskPlace, find_masks
 from common.messages import AggregateEntry, Transcript
 from common.pair_box import public_hex
 from common.transcript import merkle_root
@@ -40,16 +43,13 @@ def recompute(
     seeds = _seeds(verified.contributors, transcript, adverts)
     dropped = _mask_secrets(verified.contributors, transcript, adverts)
     parameters, chunks = verified.total.parameters, len(verified.total.words)
-    words = np.zeros_like(verified.total.words)
-    size = transcript.upload_bytes
+    size, readers = transcript.upload_bytes, []
     for index, signed in enumerate(entry.survivors):
         upload = uploads[index * size : (index + 1) * size]
-        vector = _signed_upload(upload, signed.manifest.root, chunks=chunks, verified=verified, index=index)
-        add_in_place(words, vector.words, parameters)
-    remove_masks(
-        words,
-        parameters,
-        place=MaskPlace(
+        _check_upload(upload, signed.manifest.root, chunks=chunks, verified=verified, index=index)
+        readers.append(partial(_cut, upload))
+    masks = find_masks(
+        MaskPlace(
             run=entry.survivors[0].manifest.run,
             plan=member.plan.digest,
             epoch=entry.survivors[0].manifest.epoch,
@@ -60,23 +60,25 @@ def recompute(
         mask_keys={positions[name]: adverts[name].mask_key for name in seeds},
         dropped={positions[name]: secret for name, secret in dropped.items()},
     )
-    if not np.array_equal(words, verified.total.words):
-        raise AggregateMismatch(
-            f"the aggregate of round {entry.round} is not the unmasked sum of the uploads that "
-            f"{len(entry.survivors)} hospitals signed; nothing was decrypted; refuse it, and stop the run"
-        )
+    for start, words, _ in unmasked_blocks(readers, chunks, parameters=parameters, masks=masks):
+        if not np.array_equal(words, verified.total.words[start : start + len(words)]):
+            raise AggregateMismatch(
+                f"the aggregate of round {entry.round} is not the unmasked sum of the uploads that "
+                f"{len(entry.survivors)} hospitals signed; nothing was decrypted; refuse it, and stop the run"
+            )
 
 
-def _signed_upload(
-    upload: memoryview, root: str, *, chunks: int, verified: VerifiedAggregate, index: int
-) -> EncryptedVector:
+def _cut(upload: memoryview, start: int, stop: int) -> memoryview:
+    return upload[start:stop]
+
+
+def _check_upload(upload: memoryview, root: str, *, chunks: int, verified: VerifiedAggregate, index: int) -> None:
     name = verified.contributors[index]
-    vector = decode_upload(upload, chunks, verified.total.parameters)
+    seeds = PackedUpload.read(upload, chunks, verified.total.parameters).seeds
     if merkle_root(upload, chunks) != root:
         raise AggregateMismatch(f"the upload of {name} in the transcript is not the one it signed; refuse it")
-    if vector.seeds != verified.total.seeds[index]:
+    if seeds != verified.total.seeds[index]:
         raise AggregateMismatch(f"the aggregate's seeds of {name} are not those of its upload; refuse it")
-    return vector
 
 
 def _check_adverts(entry: AggregateEntry, transcript: Transcript, *, member: Member) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from client.member import Member
-from common.ckks import PRESETS, EncryptedSum, chunks_for, decode_sum, decode_upload
+from common.ckks import PRESETS, EncryptedSum, chunks_for, decode_sum, upload_seeds
 from common.errors import DivergenceError, SplitViewError, TranscriptError, WrongRound
 from common.mask_messages import identity_of
 from common.messages import AggregateEntry, Applied, Manifest, SignedManifest, SignedReply, survivors_digest
@@ -175,7 +175,7 @@ def _check_seeds(total: EncryptedSum, names: Sequence[str], *, expected: Expecta
     own, hospital = expected.own, expected.member.hospital
     if own is None or not own.body:
         return
-    ours = decode_upload(own.body, len(total.words), total.parameters).seeds
+    ours = upload_seeds(own.body, len(total.words), total.parameters)
     at = names.index(hospital) if hospital in names else None
     if [index for index, seeds in enumerate(total.seeds) if seeds == ours] != ([] if at is None else [at]):
         raise TranscriptError("an aggregate and its manifests disagree whether our upload is in it; refuse it")

@@ -22,6 +22,7 @@ __all__ = [
     "CkksParameters",
     "EncryptedSum",
     "EncryptedVector",
+    "PackedUpload",
     "add_in_place",
     "check_security",
     "chunks_for",
@@ -31,6 +32,7 @@ __all__ = [
     "encode_upload",
     "pack_words",
     "unpack_words",
+    "upload_seeds",
 ]
 
 
@@ -73,6 +75,55 @@ class EncryptedSum:
             raise LocalProtocolError("an encrypted sum without seeds; it needs those of at least one survivor")
         for seeds in self.seeds:
             _check_seeds(seeds, len(self.words))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedUpload:
+    """An upload's body as it came, of which every word is known to be below q; it takes half of its words' memory.
+
+    Make one with `read`.
+
+    Args:
+        parameters: The CKKS parameters.
+        chunks: Ciphertexts in it.
+        body: As `encode_upload` wrote it.
+    """
+
+    parameters: CkksParameters
+    chunks: int
+    body: bytes | memoryview
+
+    @classmethod
+    def read(cls, data: bytes | memoryview, chunks: int, parameters: CkksParameters) -> PackedUpload:
+        """Check the body of an upload, like `decode_upload`, a block of chunks at a time.
+
+        Raises:
+            MalformedMessage: If the length is not exactly right, or a word is not below q.
+        """
+        records = _records(data, chunks, parameters.chunk_bytes + SEED_BYTES)
+        for start in range(0, chunks, BLOCK_CHUNKS):
+            _decode_words(records[start : start + BLOCK_CHUNKS], parameters)
+        return cls(parameters, chunks, data)
+
+    @property
+    def words(self) -> NDArray[np.uint64]:
+        """c0 of each ciphertext, shape (chunks, N), uint64, each < q."""
+        return decode_upload(self.body, self.chunks, self.parameters).words
+
+    @property
+    def seeds(self) -> bytes:
+        """The seeds of c1 one after the other, chunks * 64 bytes."""
+        return upload_seeds(self.body, self.chunks, self.parameters)
+
+
+def upload_seeds(data: bytes | memoryview, chunks: int, parameters: CkksParameters) -> bytes:
+    """The seeds in an upload's body, or in some whole records of one, one after the other.
+
+    Raises:
+        MalformedMessage: If the length is not exactly that of `chunks` records.
+    """
+    records = _records(data, chunks, parameters.chunk_bytes + SEED_BYTES)
+    return records[:, parameters.chunk_bytes :].tobytes()
 
 
 def chunks_for(values: int, parameters: CkksParameters) -> int:

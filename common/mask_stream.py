@@ -85,34 +85,40 @@ def mask_words(key: bytes, chunks: int, parameters: CkksParameters) -> NDArray[n
     return words
 
 
-def add_mask(words: NDArray[np.uint64], key: bytes, parameters: CkksParameters) -> None:
-    """Add a stream to `words` modulo q, in place; `words` has shape (chunks, N), uint64, each < q.
+def add_mask(words: NDArray[np.uint64], key: bytes, parameters: CkksParameters, *, first_chunk: int = 0) -> None:
+    """Add a stream to `words` modulo q, in place.
+
+    Args:
+        words: Shape (chunks, N), uint64, each < q.
+        key: The stream's key.
+        parameters: The CKKS parameters.
+        first_chunk: Which chunk the first row is.
 
     Raises:
         LocalProtocolError: If the key or the words have another shape.
     """
     modulus = np.uint64(parameters.modulus)
-    for block, mask in _blocks(words, key, parameters):
+    for block, mask in _blocks(words, key, first_chunk, parameters):
         np.add(block, mask, out=block)
         # Where the sum is below q the subtraction wraps to a huge number, so the smaller one is the residue.
         np.minimum(block, block - modulus, out=block)
 
 
-def subtract_mask(words: NDArray[np.uint64], key: bytes, parameters: CkksParameters) -> None:
+def subtract_mask(words: NDArray[np.uint64], key: bytes, parameters: CkksParameters, *, first_chunk: int = 0) -> None:
     """Subtract a stream from `words` modulo q, in place; the inverse of `add_mask`.
 
     Raises:
         LocalProtocolError: If the key or the words have another shape.
     """
     modulus = np.uint64(parameters.modulus)
-    for block, mask in _blocks(words, key, parameters):
+    for block, mask in _blocks(words, key, first_chunk, parameters):
         np.subtract(block, mask, out=block)
         # Where the mask is the larger one the difference has wrapped to a huge number, and adding q wraps it back.
         np.minimum(block, block + modulus, out=block)
 
 
 def _blocks(
-    words: NDArray[np.uint64], key: bytes, parameters: CkksParameters
+    words: NDArray[np.uint64], key: bytes, first_chunk: int, parameters: CkksParameters
 ) -> Iterator[tuple[NDArray[np.uint64], NDArray[Any]]]:
     """Per block of chunks: its rows of `words`, and the stream's words for them, which live until the next block."""
     degree = parameters.ring_degree
@@ -124,13 +130,13 @@ def _blocks(
     drawn = np.empty((min(BLOCK_CHUNKS, len(words)), degree + SPARE_WORDS), dtype=_word_type(parameters))
     rows = drawn.view(np.uint8)
     zeros = bytes(rows.shape[1])
-    stream = _stream(key, 0)
+    stream = _stream(key, first_chunk)
     for start in range(0, len(words), BLOCK_CHUNKS):
         block = words[start : start + BLOCK_CHUNKS]
         for index in range(len(block)):
-            stream.reset_nonce(_counter(start + index))
+            stream.reset_nonce(_counter(first_chunk + start + index))
             stream.update_into(zeros, rows[index].data)
-        yield block, _reject(drawn[: len(block)], key, start, parameters)
+        yield block, _reject(drawn[: len(block)], key, first_chunk + start, parameters)
 
 
 def _reject(drawn: NDArray[Any], key: bytes, start: int, parameters: CkksParameters) -> NDArray[Any]:

@@ -89,6 +89,56 @@ def add_own_masks(  # noqa: PLR0913 -- a hospital's two secrets, its place, and 
         (add_mask if position < peer else subtract_mask)(words, key, parameters)
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Unmask:
+    """The streams that are left in the survivors' sum.
+
+    Args:
+        added: Keys of those that are in it with a plus, 32 bytes each.
+        subtracted: Keys of those that are in it with a minus.
+    """
+
+    added: tuple[bytes, ...]
+    subtracted: tuple[bytes, ...]
+
+    def apply(self, words: NDArray[np.uint64], parameters: CkksParameters, *, first_chunk: int = 0) -> None:
+        """Take the masks off, in place.
+
+        Args:
+            words: The sum modulo q of the survivors' masked words, or some chunks of it, shape (chunks, N), uint64.
+            parameters: The CKKS parameters.
+            first_chunk: Which chunk the first row is.
+        """
+        for key in self.added:
+            subtract_mask(words, key, parameters, first_chunk=first_chunk)
+        for key in self.subtracted:
+            add_mask(words, key, parameters, first_chunk=first_chunk)
+
+
+def find_masks(
+    place: MaskPlace, *, seeds: Mapping[int, bytes], mask_keys: Mapping[int, str], dropped: Mapping[int, bytes]
+) -> Unmask:
+    """Which masks are left in the survivors' sum.
+
+    Args:
+        place: Run, round and attempt.
+        seeds: Self-mask seed of each survivor, by roster position.
+        mask_keys: X25519 public key, hex, of each survivor.
+        dropped: X25519 secret of each hospital of the opening that did not survive.
+
+    Raises:
+        BadBox: If a survivor's key is a point of low order.
+    """
+    added = [place.self_key(seed, position) for position, seed in seeds.items()]
+    subtracted: list[bytes] = []
+    for gone, secret in dropped.items():
+        for position, public_hex in mask_keys.items():
+            key = place.pair_key(pair_secret(secret, public_hex), gone, position)
+            # The survivor added it if it comes first in the roster, else it subtracted it.
+            (added if position < gone else subtracted).append(key)
+    return Unmask(tuple(added), tuple(subtracted))
+
+
 def remove_masks(  # noqa: PLR0913 -- what a transcript holds
     words: NDArray[np.uint64],
     parameters: CkksParameters,
@@ -98,23 +148,5 @@ def remove_masks(  # noqa: PLR0913 -- what a transcript holds
     mask_keys: Mapping[int, str],
     dropped: Mapping[int, bytes],
 ) -> None:
-    """Unmask the survivors' sum, in place.
-
-    Args:
-        words: Sum of the survivors' masked words modulo q.
-        parameters: The CKKS parameters.
-        place: Run, round and attempt.
-        seeds: Self-mask seed of each survivor, by roster position.
-        mask_keys: X25519 public key, hex, of each survivor.
-        dropped: X25519 secret of each hospital of the opening that did not survive.
-
-    Raises:
-        BadBox: If a survivor's key is a point of low order.
-    """
-    for position, seed in seeds.items():
-        subtract_mask(words, place.self_key(seed, position), parameters)
-    for gone, secret in dropped.items():
-        for position, public_hex in mask_keys.items():
-            key = place.pair_key(pair_secret(secret, public_hex), gone, position)
-            # The survivor added it if it comes first in the roster, else it subtracted it.
-            (subtract_mask if position < gone else add_mask)(words, key, parameters)
+    """Unmask the survivors' sum, in place; see `find_masks` and `Unmask.apply`."""
+    find_masks(place, seeds=seeds, mask_keys=mask_keys, dropped=dropped).apply(words, parameters)

@@ -180,7 +180,7 @@ class SignedReply:
     """A manifest with its signature and body (an encrypted upload, or nothing)."""
 
     signed: SignedManifest
-    body: bytes
+    body: bytes | memoryview
 
     @property
     def manifest(self) -> Manifest:
@@ -215,11 +215,11 @@ def encode_reply(manifest: Manifest, body: bytes, sign: Callable[[bytes], bytes]
     return frame(REPLY_MAGIC, header, sign(signed_bytes(REPLY_MAGIC, header)), body)
 
 
-def decode_reply(data: bytes, identities: dict[str, str]) -> SignedReply:
+def decode_reply(data: bytes | memoryview, identities: dict[str, str]) -> SignedReply:
     """Parse a reply and verify its hospital's signature; the body stays unchecked bytes (see `server.admit`).
 
     Args:
-        data: Bytes from the network.
+        data: Bytes from the network; the body of a view is a view.
         identities: Public key, hex, of each hospital in the roster.
 
     Raises:

@@ -18,6 +18,7 @@ from common.errors import MalformedMessage
 from common.identity import SIGNATURE_BYTES
 
 _PREFIX = struct.Struct(">8sI")
+_FREE_FIELDS = 256
 
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Hex64 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -33,6 +34,7 @@ class Wire(BaseModel):
 
 
 Header = TypeVar("Header", bound=Wire)
+Data = TypeVar("Data", bound=bytes | memoryview)
 
 
 def header_bytes(header: Wire) -> bytes:
@@ -40,12 +42,22 @@ def header_bytes(header: Wire) -> bytes:
     return canonical_bytes(header.model_dump(mode="json"))
 
 
-def parse_header(header: bytes, model: type[Header]) -> Header:
+def parse_header(header: bytes, model: type[Header], *, least_bytes_per_field: int = 8) -> Header:
     """Read canonical bytes; the inverse of `header_bytes`.
+
+    Args:
+        header: The bytes.
+        model: What they should be.
+        least_bytes_per_field: A header with more fields than one in so many bytes is refused before it is parsed.
 
     Raises:
         MalformedMessage: If they are no such header, or not its one canonical form.
     """
+    # A parsed field takes up to 70 bytes of memory, and `[],[],` asks for one every three bytes. The densest message
+    # that there is, a request with many skipped rounds, has one field in nine bytes.
+    fields = header.count(b",") + header.count(b"[") + header.count(b"{")
+    if fields > len(header) // least_bytes_per_field + _FREE_FIELDS:
+        raise MalformedMessage(f"a header of {len(header)} bytes has {fields} fields; refuse the message")
     try:
         parsed = model.model_validate(json.loads(header))
     except (ValidationError, ValueError, RecursionError) as error:
@@ -66,8 +78,14 @@ def frame(magic: bytes, header: bytes, signature: bytes, body: bytes) -> bytes:
     return b"".join((_PREFIX.pack(magic, len(header)), header, signature, body))
 
 
-def unframe(magic: bytes, data: bytes, *, most_header_bytes: int) -> tuple[bytes, bytes, bytes]:
-    """Header, signature and body of a frame; nothing in them is checked yet.
+def body_start(data: bytes) -> int:
+    """Where the body of a frame begins that this process made."""
+    _, header_length = _PREFIX.unpack_from(data)
+    return _PREFIX.size + int(header_length) + SIGNATURE_BYTES
+
+
+def unframe(magic: bytes, data: Data, *, most_header_bytes: int) -> tuple[bytes, bytes, Data]:
+    """Header, signature and body of a frame; nothing in them is checked yet. The body of a view is a view.
 
     Raises:
         MalformedMessage: If it is no frame with this magic, or is cut short, or its header is too long.
@@ -75,9 +93,9 @@ def unframe(magic: bytes, data: bytes, *, most_header_bytes: int) -> tuple[bytes
     if len(data) < _PREFIX.size:
         raise MalformedMessage(f"a message has {len(data)} bytes, less than a frame's prefix; refuse it")
     seen_magic, header_length = _PREFIX.unpack_from(data)
-    body_start = _PREFIX.size + header_length + SIGNATURE_BYTES
-    if seen_magic != magic or header_length > most_header_bytes or body_start > len(data):
+    start = _PREFIX.size + header_length + SIGNATURE_BYTES
+    if seen_magic != magic or header_length > most_header_bytes or start > len(data):
         raise MalformedMessage("a message is no frame of this protocol version, or is cut short; refuse it")
-    header = data[_PREFIX.size : _PREFIX.size + header_length]
-    signature = data[_PREFIX.size + header_length : body_start]
-    return header, signature, data[body_start:]
+    header = bytes(data[_PREFIX.size : _PREFIX.size + header_length])
+    signature = bytes(data[_PREFIX.size + header_length : start])
+    return header, signature, data[start:]  # type: ignore[return-value]  # a slice has the type of the whole

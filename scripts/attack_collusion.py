@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from client.advert import OwnAdvert, load_own_advert
 from client.opening import Opening as SiteOpening
-from common.ckks import EncryptedSum, EncryptedVector, add_in_place
+from common.ckks import EncryptedSum, PackedUpload, add_in_place
 from common.errors import FedwardError, SplitViewError
 from common.masks import MaskPlace, remove_masks
 from scripts.attack_hospitals import Snapshot, StageOptions
@@ -83,7 +83,7 @@ def _without(
 ) -> NDArray[np.uint64]:
     """The victim's words without its self mask and its masks with some partners."""
     upload, agreed = made.replies[victim].upload, stage.plan.agreed
-    words = upload.words.copy() if upload is not None else np.zeros((1, 2048), dtype=np.uint64)
+    words = upload.words if upload is not None else np.zeros((1, 2048), dtype=np.uint64)
     own = next(one.advert for one in made.opening.adverts if one.advert.hospital == victim)
     at = agreed.position(victim)
     remove_masks(
@@ -98,7 +98,7 @@ def _without(
 
 
 def _read(
-    stage: Stage, colluder: str, words: NDArray[np.uint64], upload: EncryptedVector, truth: NDArray[np.int64]
+    stage: Stage, colluder: str, words: NDArray[np.uint64], upload: PackedUpload, truth: NDArray[np.int64]
 ) -> float:
     """Decrypt words with the colluder's key, whatever they hold, and compare."""
     key, size = stage.sites[colluder].keys.epoch(1).ckks, stage.plan.agreed.trainable_parameters

@@ -52,6 +52,7 @@ class Site:
     path: Path
     config: SiteConfig
     hospital: Hospital
+    vault: Vault
     keys: Keys
 
     @classmethod
@@ -62,7 +63,7 @@ class Site:
         hospital = open_hospital(config, StatusFile(config.state / "status.json", config.hospital))
         unlock = find_unlock(config.vault, key_file=config.vault_key, passphrase_file=None)
         vault = Vault.open(config.vault, hospital=config.hospital, unlock=unlock)
-        return cls(path, config, hospital, open_keys(config, vault, load_plan(config)))
+        return cls(path, config, hospital, vault, open_keys(config, vault, load_plan(config)))
 
     def close(self) -> None:
         """Let go of the ledger."""

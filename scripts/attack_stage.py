@@ -19,13 +19,13 @@ from typing import Any
 from client.storage import RunStorage
 from common.ckks import PRESETS, CkksParameters, chunks_for
 from common.identity import Identity
-from common.mask_messages import FullAdvert
+from common.mask_messages import FullAdvert, Reveal
 from common.messages import Kind, Request, SignedManifest, encode_request
 from common.plan import Plan
 from scripts.attack_hospitals import Site, StageOptions, provision_sites
 from server.admit import AdmittedReply, OpenExchange, admit
 from server.aggregate import Aggregate, RunningSum
-from server.masked_round import Opening, Unmasking, read_advert
+from server.masked_round import Opening, Unmasking, check_advert, read_advert
 
 Take = Callable[[bytes], object]
 Watch = Callable[[str, str, bytes, Take], None]
@@ -138,6 +138,13 @@ class Stage:
         """Read an advert as the coordinator does."""
         return read_advert(data, name, plan=self.plan, run=self.run, round_number=number, epoch=self.plan.agreed.epoch)
 
+    def take_reveal(self, data: bytes, name: str, unmasking: Unmasking) -> Reveal:
+        """Take shares and the next advert as the coordinator does."""
+        reveal = unmasking.take(data, name)
+        if reveal.next is not None:
+            check_advert(reveal.next, name, plan=self.plan, run=self.run, round_number=reveal.round + 1, epoch=1)
+        return reveal
+
     def kind_of(self, number: int) -> Kind:
         """What a round is."""
         return "train" if number <= self.plan.training.rounds else "eval"
@@ -195,7 +202,7 @@ class Stage:
         unmasking = Unmasking(self.plan, self.run, made.opening, survivors)
         for name in made.replies:
             answer = self.ask("unmask", name, self.unmask_request(made, name, survivors))
-            reveal = self.take("reveal", name, answer, partial(unmasking.take, hospital=name))
+            reveal = self.take("reveal", name, answer, partial(self.take_reveal, name=name, unmasking=unmasking))
             self.reveals.setdefault(made.number, {})[name] = answer
             if reveal.next is not None:
                 self.adverts.setdefault(made.number + 1, {})[name] = reveal.next

@@ -1,4 +1,4 @@
-"""The command `fedward`: demo, split, provision, evaluate, bench."""
+"""The command `fedward`: demo, split, provision, evaluate, bench, attack."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from common.command import run_command
 from common.config import load_settings
 from common.errors import ConfigError, OperatorError
 from common.plan import Plan
+from scripts.attack import attack
 from scripts.bench import bench_app
 from scripts.change_hospitals import join, revoke
 from scripts.report_file import require_writable, write_json
@@ -25,6 +26,7 @@ app = typer.Typer(
     help="Train one model at several hospitals; images, updates and keys stay where they belong.",
 )
 app.add_typer(bench_app, name="bench")
+app.command()(attack)
 app.command()(revoke)
 app.command()(join)
 

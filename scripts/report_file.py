@@ -26,7 +26,7 @@ def require_writable(path: Path) -> None:
         raise _refusal(path, error) from error
 
 
-def write_json(path: Path, content: dict[str, object]) -> None:
+def write_json(path: Path, content: dict[str, object] | list[dict[str, object]]) -> None:
     """Write a report.
 
     Raises:

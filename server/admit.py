@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from common.ckks import CkksParameters, EncryptedVector, decode_upload
+from common.ckks import CkksParameters, PackedUpload
 from common.ckks_parameters import SEED_BYTES
 from common.errors import BadSignature, MalformedMessage, ReplayedMessage, WrongPlan, WrongRound
 from common.messages import Kind, Manifest, SignedManifest, SignedReply, decode_reply
@@ -60,8 +60,8 @@ class AdmittedReply:
     """
 
     signed: SignedManifest
-    upload: EncryptedVector | None
-    body: bytes
+    upload: PackedUpload | None
+    body: bytes | memoryview
     frame_digest: str
 
 
@@ -85,7 +85,8 @@ def admit(frame: bytes, hospital: str, *, expected: OpenExchange, seen: Mapping[
         WrongRound: If it answers another kind, round, attempt or opening.
         ReplayedMessage: If this hospital's reply to this attempt was admitted with other bytes.
     """
-    reply = decode_reply(frame, dict(expected.identities))
+    # A view: of an upload there is one copy, however large the model is.
+    reply = decode_reply(memoryview(frame), dict(expected.identities))
     if reply.manifest.hospital != hospital:
         raise BadSignature(f"the node of {hospital} brought a reply of {reply.manifest.hospital}; refuse it")
     _check_place(reply.manifest, expected)
@@ -112,7 +113,7 @@ def _check_place(manifest: Manifest, expected: OpenExchange) -> None:
         raise WrongRound(f"a reply of {manifest.hospital} is for another opening of round {expected.round}; refuse it")
 
 
-def _open_body(reply: SignedReply, expected: OpenExchange) -> EncryptedVector | None:
+def _open_body(reply: SignedReply, expected: OpenExchange) -> PackedUpload | None:
     manifest = reply.manifest
     if manifest.role == "observe":
         if reply.body or manifest.root or manifest.chunks:
@@ -129,4 +130,4 @@ def _open_body(reply: SignedReply, expected: OpenExchange) -> EncryptedVector | 
         )
     if merkle_root(reply.body, expected.chunks) != manifest.root:
         raise MalformedMessage(f"the body of {manifest.hospital} is not the one that it signed; refuse it")
-    return decode_upload(reply.body, expected.chunks, expected.parameters)
+    return PackedUpload.read(reply.body, expected.chunks, expected.parameters)

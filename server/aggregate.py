@@ -1,15 +1,16 @@
-"""Adds encrypted uploads as they arrive. Holds one running sum, not one upload per hospital."""
+"""Adds encrypted uploads and takes their masks off. No array here is as large as an upload's words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from common.ckks import CkksParameters, EncryptedSum, EncryptedVector, add_in_place, encode_sum
+from common.ckks import CkksParameters, EncryptedSum, PackedUpload, encode_sum
 from common.ckks_parameters import SEED_BYTES
+from common.masked_sum import Records, unmasked_blocks
 from common.messages import AggregateEntry, Applied, SignedManifest, Transcript
 from server.masked_round import Unmasking
 
@@ -32,45 +33,64 @@ def skipped(round_number: int, attempt: int) -> Aggregate:
     return Aggregate(entry, b"")
 
 
-@dataclass(slots=True)
-class _Group:
-    """Uploads that start from one model: their sum modulo q, shape (chunks, N), uint64, and who is in it."""
+class Uploads(Protocol):
+    """Where the admitted uploads of one attempt are."""
 
-    words: NDArray[np.uint64]
-    members: dict[str, tuple[SignedManifest, bytes]] = field(default_factory=dict)
+    def keep(self, hospital: str, body: bytes | memoryview) -> None:
+        """Keep the body of a hospital's upload."""
+
+    def open(self, hospital: str) -> AbstractContextManager[Records]:
+        """Read it."""
+
+
+class HeldUploads:
+    """Uploads in memory; those of the ServerApp are in `server.mask_store`."""
+
+    def __init__(self) -> None:
+        self._bodies: dict[str, bytes | memoryview] = {}
+
+    def keep(self, hospital: str, body: bytes | memoryview) -> None:
+        """Hold it."""
+        self._bodies[hospital] = body
+
+    def open(self, hospital: str) -> AbstractContextManager[Records]:
+        """Cut it."""
+        view = memoryview(self._bodies[hospital])
+        return nullcontext(lambda start, stop: view[start:stop])
 
 
 class RunningSum:
-    """The uploads of one attempt, summed per (state tag, applied history).
+    """The uploads of one attempt, by (state tag, applied history).
 
     Hospitals with different tags hold different models; adding their updates would be meaningless. All are equal in a
-    healthy run, so there is one sum.
+    healthy run. They are added once it is known whose masks can be taken off, a block of ciphertexts at a time: the
+    masked sum is of no use to anybody.
     """
 
-    def __init__(self, parameters: CkksParameters) -> None:
+    def __init__(self, parameters: CkksParameters, uploads: Uploads | None = None) -> None:
         self._parameters = parameters
-        self._groups: dict[StateKey, _Group] = {}
+        self._uploads: Uploads = uploads or HeldUploads()
+        self._groups: dict[StateKey, dict[str, SignedManifest]] = {}
 
-    def add(self, signed: SignedManifest, upload: EncryptedVector) -> None:
-        """Add an admitted upload; takes over its array."""
+    def add(self, signed: SignedManifest, upload: PackedUpload) -> None:
+        """Take an admitted upload."""
+        self._uploads.keep(signed.manifest.hospital, upload.body)
+        self.resume(signed)
+
+    def resume(self, signed: SignedManifest) -> None:
+        """Count an upload that was kept before."""
         manifest = signed.manifest
-        key = (manifest.state_tag, manifest.applied)
-        group = self._groups.get(key)
-        if group is None:
-            group = self._groups[key] = _Group(upload.words)
-        else:
-            add_in_place(group.words, upload.words, self._parameters)
-        group.members[manifest.hospital] = (signed, upload.seeds)
+        self._groups.setdefault((manifest.state_tag, manifest.applied), {})[manifest.hospital] = signed
 
     @property
     def largest(self) -> frozenset[str]:
         """Hospitals of the largest group; of equal ones that which has applied more rounds."""
-        return frozenset(self._largest().members) if self._groups else frozenset()
+        return frozenset(self._largest()) if self._groups else frozenset()
 
     @property
     def outside(self) -> frozenset[str]:
         """Hospitals whose uploads are in another group: they hold another model."""
-        return frozenset(name for group in self._groups.values() for name in group.members) - self.largest
+        return frozenset(name for group in self._groups.values() for name in group) - self.largest
 
     def survivors(self, roster: Sequence[str]) -> tuple[SignedManifest, ...]:
         """Manifests of the largest group, in the plan's order.
@@ -78,35 +98,35 @@ class RunningSum:
         Args:
             roster: Names of all hospitals, in that order.
         """
-        members = self._largest().members
-        return tuple(members[name][0] for name in roster if name in members)
+        members = self._largest()
+        return tuple(members[name] for name in roster if name in members)
 
     def unmasked(self, unmasking: Unmasking) -> tuple[Aggregate, Transcript]:
-        """The largest group's sum without its masks, and what shows that it is that; call it once.
+        """The largest group's sum without its masks, and what shows that it is that.
 
         Args:
             unmasking: The shares for exactly this group.
 
         Raises:
-            BadShare: If the shares do not give what was committed to; the sum is as before.
+            BadShare: If the shares do not give what was committed to.
         """
-        group, first = self._largest(), unmasking.survivors[0].manifest
-        parameters = self._parameters
-        upload_bytes = len(group.words) * (parameters.chunk_bytes + SEED_BYTES)
-        transcript = unmasking.transcript(upload_bytes)
-        unmasking.unmask(group.words, parameters, transcript)
-        seeds = tuple(group.members[name][1] for name in unmasking.names)
-        body = encode_sum(EncryptedSum(parameters, group.words, seeds))
+        first, parameters = unmasking.survivors[0].manifest, self._parameters
+        transcript = unmasking.transcript(first.chunks * (parameters.chunk_bytes + SEED_BYTES))
+        body, masks = BytesIO(), unmasking.masks(transcript)
+        with ExitStack() as stack:
+            uploads = [stack.enter_context(self._uploads.open(name)) for name in unmasking.names]
+            for _, words, seeds in unmasked_blocks(uploads, first.chunks, parameters=parameters, masks=masks):
+                body.write(encode_sum(EncryptedSum(parameters, words, seeds)))
         entry = AggregateEntry(
             round=first.round,
             attempt=first.attempt,
             survivors=unmasking.survivors,
-            sum_bytes=len(body),
+            sum_bytes=body.tell(),
             transcript=None,
             witnesses=(),
         )
-        return Aggregate(entry, body), transcript
+        return Aggregate(entry, body.getvalue()), transcript
 
-    def _largest(self) -> _Group:
-        key = max(self._groups, key=lambda k: (len(self._groups[k].members), k[1].round, k[0]))
+    def _largest(self) -> dict[str, SignedManifest]:
+        key = max(self._groups, key=lambda k: (len(self._groups[k]), k[1].round, k[0]))
         return self._groups[key]

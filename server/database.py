@@ -12,6 +12,7 @@ from common.errors import StoreError
 
 FILE_NAME = "store.db"
 BUSY_TIMEOUT_S = 30.0
+PIECE_BYTES = 1 << 20
 # Changed whenever older files cannot be read any more.
 VERSION = 2
 
@@ -45,6 +46,19 @@ class Database:
                 f"{self.path}: was written by another version of fedward (seen {seen}, {VERSION} is allowed); finish "
                 "its runs with that version, then give the coordinator a new folder"
             )
+
+    def _blob(self, table: str, column: str, row: int) -> bytes:
+        """One large value, read without SQLite's own copy of it."""
+        with self._reporting(), self._connection.blobopen(table, column, row, readonly=True) as blob:
+            return blob.read()
+
+    def _write_blob(self, table: str, column: str, row: int | None, data: bytes | memoryview) -> None:
+        """Fill a value that was inserted as `zeroblob`: bound to a statement, it would be in memory three times."""
+        if row is None:
+            raise StoreError(f"{self.path}: a row was not inserted; restore the file")
+        with self._connection.blobopen(table, column, row) as blob:
+            for start in range(0, len(data), PIECE_BYTES):
+                blob.write(data[start : start + PIECE_BYTES])
 
     def _rows(self, query: str, parameters: tuple[str | int, ...]) -> list[tuple[Any, ...]]:
         with self._reporting():

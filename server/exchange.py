@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common.errors import PeerError
 from common.messages import SignedManifest
 from server.admit import OpenExchange, admit
-from server.aggregate import RunningSum
+from server.aggregate import RunningSum, Uploads
 from server.store import Outcome, OutcomeKind
 
 SITE_ERROR = 102
@@ -50,7 +50,7 @@ class Collection:
         down_bytes: Bytes that were sent already to hospitals that are, or will be, asked (see `asked`); a hospital of
             the roster that is not asked is absent.
         catching_up: What the connected hospitals did that are not asked.
-        keep: Keeps each admitted upload's bytes, by hospital, before it is added.
+        uploads: Keeps the admitted uploads; None: memory does.
     """
 
     def __init__(
@@ -59,15 +59,14 @@ class Collection:
         down_bytes: Mapping[str, int],
         *,
         catching_up: Mapping[str, Outcome] | None = None,
-        keep: Callable[[str, bytes], None] | None = None,
+        uploads: Uploads | None = None,
     ) -> None:
         self.expected = expected
-        self.total = RunningSum(expected.parameters)
+        self.total = RunningSum(expected.parameters, uploads)
         self.applied: dict[str, int] = {}
         self.manifests: dict[str, SignedManifest] = {}
         self.catching_up = dict(catching_up or {})
         self._down_bytes = dict(down_bytes)
-        self._keep = keep
         self._seen: dict[str, str] = {}
         self._outcomes: dict[str, Outcome] = {}
 
@@ -99,8 +98,6 @@ class Collection:
         manifest = admitted.signed.manifest
         self.applied[hospital], self.manifests[hospital] = manifest.applied.round, admitted.signed
         if admitted.upload is not None:
-            if self._keep is not None:
-                self._keep(hospital, admitted.body)
             self.total.add(admitted.signed, admitted.upload)
         kind: OutcomeKind = "observed" if admitted.upload is None else "contributed"
         return self._note(hospital, kind, code=manifest.reason, up_bytes=len(answer), seconds=seconds)

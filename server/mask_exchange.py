@@ -57,8 +57,11 @@ class MaskExchange:
         if opened is not None:
             return opened.opening
         adverts = self._adverts(round_number)
-        if len(adverts) < self._plan.needed:
-            self._gather(round_number, {name: node for name, node in nodes.items() if name not in adverts})
+        # Of those that sent theirs and left, no upload is to be expected.
+        here = adverts.keys() & nodes.keys()
+        if len(here) < self._plan.needed:
+            others = {name: node for name, node in nodes.items() if name not in adverts}
+            self._gather(round_number, others, here=len(here))
             adverts = self._adverts(round_number)
         return Opening(tuple(adverts[name] for name in self._names if name in adverts))
 
@@ -109,18 +112,15 @@ class MaskExchange:
             if name not in self._liars and one.advert.epoch == epoch
         }
 
-    def _gather(self, round_number: int, nodes: Mapping[str, int]) -> None:
+    def _gather(self, round_number: int, nodes: Mapping[str, int], *, here: int) -> None:
         step, outcomes, started = Step("keys", round_number), dict[str, Outcome](), time.monotonic()
-        frames, before = (
-            {name: self._writer.write_plain(step, name) for name in nodes},
-            len(self._adverts(round_number)),
-        )
+        frames = {name: self._writer.write_plain(step, name) for name in nodes}
         self._ask(
             step,
             nodes,
             frames,
             take=lambda answer, name: self._take_advert(answer, name, round_number),
-            is_enough=lambda: before + sum(map(_answered, outcomes.values())) >= self._plan.needed,
+            is_enough=lambda: here + sum(map(_answered, outcomes.values())) >= self._plan.needed,
             outcomes=outcomes,
         )
         exchange = self._exchange(step, outcomes, attempt=0, seconds=time.monotonic() - started)

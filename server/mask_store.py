@@ -7,11 +7,15 @@ before they are sent: a coordinator that is killed goes on with the same ones.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.canonical import canonical_bytes
+from common.errors import StoreError
 from common.mask_messages import FullAdvert
+from common.masked_sum import Records
 from common.messages import SignedManifest, Transcript
 from common.wire import header_bytes
 from server.database import Database
@@ -88,16 +92,34 @@ class MaskStore(Database):
             named = tuple(SignedManifest.model_validate(one) for one in json.loads(survivors))
         return OpenRound(Opening(tuple(adverts[name] for name in json.loads(hospitals))), attempt, named)
 
-    def save_upload(self, round_number: int, attempt: int, *, hospital: str, body: bytes) -> None:
+    def uploads(self, round_number: int, attempt: int) -> StoredUploads:
+        """The admitted uploads of an attempt."""
+        return StoredUploads(self, round_number, attempt)
+
+    def save_upload(self, round_number: int, attempt: int, *, hospital: str, body: bytes | memoryview) -> None:
         """Keep an admitted upload."""
         with self._transaction():
-            row = (self._run, round_number, attempt, hospital, body)
-            self._connection.execute("INSERT OR REPLACE INTO uploads VALUES (?, ?, ?, ?, ?)", row)
+            row = (self._run, round_number, attempt, hospital, len(body))
+            query = "INSERT OR REPLACE INTO uploads VALUES (?, ?, ?, ?, zeroblob(?))"
+            self._write_blob("uploads", "body", self._connection.execute(query, row).lastrowid, body)
 
     def upload(self, round_number: int, attempt: int, *, hospital: str) -> bytes:
         """An upload that was kept."""
-        query = "SELECT body FROM uploads WHERE run = ? AND round = ? AND attempt = ? AND hospital = ?"
-        return bytes(self._rows(query, (self._run, round_number, attempt, hospital))[0][0])
+        return self._blob("uploads", "body", self._upload_row(round_number, attempt, hospital))
+
+    @contextmanager
+    def opened_upload(self, round_number: int, attempt: int, *, hospital: str) -> Iterator[Records]:
+        """Read an upload that was kept, piece by piece."""
+        row = self._upload_row(round_number, attempt, hospital)
+        with self._reporting(), self._connection.blobopen("uploads", "body", row, readonly=True) as blob:
+            yield lambda start, stop: bytes(blob[start:stop])
+
+    def _upload_row(self, round_number: int, attempt: int, hospital: str) -> int:
+        query = "SELECT rowid FROM uploads WHERE run = ? AND round = ? AND attempt = ? AND hospital = ?"
+        rows = self._rows(query, (self._run, round_number, attempt, hospital))
+        if not rows:
+            raise StoreError(f"{self.path}: holds no upload of {hospital} for round {round_number}; restore a backup")
+        return int(rows[0][0])
 
     def ask_for(self, round_number: int, survivors: tuple[SignedManifest, ...]) -> None:
         """Fix a round's survivors, before anybody is asked for shares."""
@@ -112,6 +134,11 @@ class MaskStore(Database):
         row = (self._run, round_number, attempt, header_bytes(transcript).decode())
         with self._transaction():
             self._connection.execute("INSERT OR REPLACE INTO transcripts VALUES (?, ?, ?, ?)", row)
+
+    def drop_transcript(self, round_number: int) -> None:
+        """Remove what a round's sum would be verified with, if it was saved before the round was skipped after all."""
+        with self._transaction():
+            self._connection.execute("DELETE FROM transcripts WHERE run = ? AND round = ?", (self._run, round_number))
 
     def transcript(self, round_number: int) -> Transcript | None:
         """What `save_transcript` kept; None for a round before the last sum."""
@@ -128,3 +155,20 @@ class MaskStore(Database):
                     "(SELECT MAX(round) FROM transcripts WHERE run = ?)",
                     (self._run, self._run),
                 )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredUploads:
+    """The uploads of one attempt, on the disk: none is in memory when the next one comes."""
+
+    masks: MaskStore
+    round: int
+    attempt: int
+
+    def keep(self, hospital: str, body: bytes | memoryview) -> None:
+        """Save it."""
+        self.masks.save_upload(self.round, self.attempt, hospital=hospital, body=body)
+
+    def open(self, hospital: str) -> AbstractContextManager[Records]:
+        """Read it piece by piece."""
+        return self.masks.opened_upload(self.round, self.attempt, hospital=hospital)

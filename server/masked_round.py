@@ -6,10 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
-from common.ckks_parameters import CkksParameters
 from common.errors import BadShare, MalformedMessage, WrongRound
 from common.mask_messages import (
     DeliveredAdvert,
@@ -21,13 +17,15 @@ from common.mask_messages import (
     opening_digest,
     share_digest,
 )
-from common.masks import MaskPlace, remove_masks
+from common.masks import MaskPlace, Unmask, find_masks
 from common.messages import SignedManifest, Transcript, survivors_digest
-from common.pair_box import public_hex
+from common.pair_box import KEY_BYTES, pair_secret, public_hex
 from common.plan import Plan
 from common.shamir import combine_shares
 
 log = logging.getLogger(__name__)
+
+_ANY_SECRET = bytes(KEY_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ def read_advert(  # noqa: PLR0913 -- bytes, and all that they must be for
     """Check an advert that a hospital sent.
 
     Raises:
-        MalformedMessage: If it is none, or its shares are not those it signed.
+        MalformedMessage: If it is none, or its shares are not those it signed, or no secret can be shared with its key.
         BadSignature: If this hospital did not sign it.
         WrongRound: If it is for another run, plan, epoch or round.
     """
@@ -74,6 +72,8 @@ def check_advert(  # noqa: PLR0913 -- see `read_advert`
     if seen != (hospital, run, plan.digest, epoch, round_number):
         raise WrongRound(f"an advert of {hospital} is not one of round {round_number} of this run; refuse it")
     full.check(identity_of(hospital, {one.name: one.identity for one in plan.roster}), hospitals=len(plan.roster))
+    # With a key that all others must refuse, no round that it opens would get an upload.
+    pair_secret(_ANY_SECRET, advert.mask_key)
     return full
 
 
@@ -154,15 +154,13 @@ class Unmasking:
             upload_bytes=upload_bytes,
         )
 
-    def unmask(self, words: NDArray[np.uint64], parameters: CkksParameters, transcript: Transcript) -> None:
-        """Take the masks off the survivors' sum, in place; `words` has shape (chunks, N)."""
+    def masks(self, transcript: Transcript) -> Unmask:
+        """What is left in the survivors' sum."""
         place, names = self.survivors[0].manifest, self.names
         keys = {one.advert.hospital: one.advert.mask_key for one in self.opening.adverts}
         gone = [name for name in self.opening.hospitals if name not in names]
-        remove_masks(
-            words,
-            parameters,
-            place=MaskPlace(place.run, place.plan, place.epoch, place.round, place.attempt),
+        return find_masks(
+            MaskPlace(place.run, place.plan, place.epoch, place.round, place.attempt),
             seeds=self._by_position(names, transcript.seeds),
             mask_keys={self.plan.agreed.position(name): keys[name] for name in names},
             dropped=self._by_position(gone, transcript.mask_secrets),

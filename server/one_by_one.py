@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from common.errors import MalformedMessage
 from common.messages import KEY_KINDS, Kind
 from common.records import REPLY, REQUEST, frame_to_record, record_to_frame
+from common.wire import body_start
 from server.ask import Attempt
 from server.exchange import NodeError
 
@@ -46,7 +47,7 @@ def messages_of(attempt: Attempt, frames: Iterable[tuple[str, bytes]], *, ttl_s:
     for hospital, frame in frames:
         attempt.collection.asked(hospital, len(frame))
         message = Message(
-            frame_to_record(frame, REQUEST),
+            frame_to_record(frame, REQUEST, shared_from=body_start(frame)),
             dst_node_id=attempt.nodes[hospital],
             message_type=MESSAGE_TYPES[step.kind],
             ttl=ttl_s,

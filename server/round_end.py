@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from common.ckks import decode_upload
 from common.errors import BadShare, LocalProtocolError
 from server.aggregate import RunningSum, skipped
 from server.ask import expected_answer
@@ -51,10 +50,9 @@ class RoundEnd:
         digest = opened.opening.digest
         epoch = self._writer.epoch(step)
         expected = expected_answer(self._plan, self._run, step, attempt=opened.attempt, epoch=epoch, opening=digest)
-        total = RunningSum(expected.parameters)
+        total = RunningSum(expected.parameters, self._masks.uploads(step.round, opened.attempt))
         for signed in opened.survivors:
-            body = self._masks.upload(step.round, opened.attempt, hospital=signed.manifest.hospital)
-            total.add(signed, decode_upload(body, expected.chunks, expected.parameters))
+            total.resume(signed)
         self.unmask(step, total, attempt=opened.attempt)
 
     def unmask(self, step: Step, total: RunningSum, *, attempt: int) -> None:
@@ -75,6 +73,8 @@ class RoundEnd:
                 self._exchange.distrust(frozenset(unmasking.liars))
         if transcript is None:
             log.warning("round %d is skipped: its sum cannot be unmasked; its charges stay", step.round)
+            # A coordinator that died between the two saves below has left one of a sum that there is not.
+            self._masks.drop_transcript(step.round)
         else:
             # Before the sum: a sum without it could be verified by nobody.
             self._masks.save_transcript(step.round, attempt, transcript)

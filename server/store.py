@@ -120,11 +120,14 @@ class Store(KeyStore):
         """
         outcomes = json.dumps([asdict(outcome) for outcome in exchange.outcomes])
         entry = header_bytes(aggregate.entry).decode() if aggregate else None
-        body = aggregate.body if aggregate else None
-        row = (run, exchange.round, exchange.attempt, exchange.kind, exchange.seconds, outcomes, entry, body)
+        size = len(aggregate.body) if aggregate else None
+        row = (run, exchange.round, exchange.attempt, exchange.kind, exchange.seconds, outcomes, entry, size)
         with self._transaction():
             # An attempt of a run that was interrupted may be asked for again.
-            self._connection.execute("INSERT OR REPLACE INTO exchanges VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            query = "INSERT OR REPLACE INTO exchanges VALUES (?, ?, ?, ?, ?, ?, ?, zeroblob(?))"
+            added = self._connection.execute(query, row).lastrowid
+            if aggregate and aggregate.body:
+                self._write_blob("exchanges", "body", added, aggregate.body)
 
     def run(self, run: str) -> Run | None:
         """One run, or None."""
@@ -162,8 +165,11 @@ class Store(KeyStore):
         Raises:
             StoreError: If one of them is missing.
         """
-        query = "SELECT entry, body FROM exchanges WHERE run = ? AND entry IS NOT NULL AND round BETWEEN ? AND ? "
+        query = "SELECT entry, rowid FROM exchanges WHERE run = ? AND entry IS NOT NULL AND round BETWEEN ? AND ? "
         rows = self._rows(query + "ORDER BY round", (run, first, last))
         if len(rows) != max(0, last - first + 1):
             raise StoreError(f"{self.path}: holds {len(rows)} of the rounds {first} to {last}; restore a backup")
-        return tuple(Aggregate(AggregateEntry.model_validate_json(entry), body) for entry, body in rows)
+        return tuple(
+            Aggregate(AggregateEntry.model_validate_json(entry), self._blob("exchanges", "body", row))
+            for entry, row in rows
+        )

@@ -180,7 +180,7 @@ class SecureAggregation(Strategy):
             ),
             {name: self._catch_up.sent_bytes(name) for name in asked},
             catching_up={name: self._catch_up.outcome(name) for name in behind},
-            keep=lambda name, body: self._masks.save_upload(step.round, attempt, hospital=name, body=body),
+            uploads=self._masks.uploads(step.round, attempt),
         )
         self._open = Attempt(step, attempt, asked, collection)
         self._progress.open(step.kind, step.round, attempt=attempt, connected=tuple(nodes))

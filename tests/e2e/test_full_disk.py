@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from common.errors import FedwardError
-from common.messages import decode_reply
 from tests.support.small_disk import SmallDisk
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
 
@@ -28,15 +27,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def upload(federation: SmallFederation, *, attempt: int) -> bytes:
     """What hospital-1 sends in round 1: the integers, decrypted."""
-    identities = {h.name: h.identity for h in federation.plan.roster}
     frame = federation.frame("train", 1, OURS, attempt=attempt)
-    reply = decode_reply(federation.sites[OURS].answer(frame), identities)
+    reply = federation.reply(federation.sites[OURS].answer(frame))
     assert reply.manifest.reason == ""
     return np.ascontiguousarray(federation.decrypted(reply)).tobytes()
 
 
 def round_on_full_disk(federation: SmallFederation, disk: SmallDisk, *, pages: int) -> tuple[str, int]:
-    """Round 1 with this much room; what the site said (empty: it managed), and its charges at that moment."""
+    """Round 1, opened already, with this much room; what the site said (empty: it managed), and its charges then."""
+    federation.opened(1)
     disk.fill(leave_bytes=pages * PAGE_BYTES)
     sent, said = [], ""
     try:

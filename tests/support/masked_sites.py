@@ -24,7 +24,7 @@ from common.card import sign_card
 from common.ckks import EncryptedVector, encode_upload
 from common.config import parse_settings
 from common.identity import Identity
-from common.mask_messages import FullAdvert
+from common.mask_messages import FullAdvert, encode_document, sign
 from common.messages import (
     NOTHING_APPLIED,
     Applied,
@@ -36,6 +36,7 @@ from common.messages import (
     encode_reply,
 )
 from common.node_key import write_node_key
+from common.pair_box import public_hex
 from common.plan import Plan
 from common.transcript import EMPTY_CHAIN, merkle_root
 from server.admit import OpenExchange, admit
@@ -92,6 +93,17 @@ class MaskedSites:
     def advert(self, name: str, round_number: int) -> FullAdvert:
         """What it announces for a round."""
         return own_advert(self.member(name), self.storage(name), run=RUN, round_number=round_number, epoch=1).full
+
+    def deal_badly(self, liar: str, round_number: int, *, about: str) -> None:
+        """Have a hospital announce another `commitment` or `mask_key`, beside shares that are all as it signed them."""
+        full = self.advert(liar, round_number)
+        other = {"commitment": "9" * 64, "mask_key": public_hex(secrets.token_bytes(32))}[about]
+        advert = sign(full.advert.model_copy(update={about: other}), self.identities[liar].sign)
+        storage = self.storage(liar)
+        kept, told = storage.load_masks(round_number), encode_document(full)
+        assert kept is not None
+        lie = encode_document(full.model_copy(update={"advert": advert}))
+        storage.save_masks(round_number, kept.removesuffix(told) + lie)
 
     def opening(self, round_number: int, names: Sequence[str] = NAMES) -> Opening:
         """A round's opening with some of them."""
@@ -183,7 +195,7 @@ class MaskedSites:
             assert admitted is not None
             assert admitted.upload is not None
             total.add(admitted.signed, admitted.upload)
-            uploads[name] = admitted.body
+            uploads[name] = bytes(admitted.body)
         return total, uploads
 
     def unmasking(self, opening: Opening, total: RunningSum, *, revealing: Sequence[str] | None = None) -> Unmasking:

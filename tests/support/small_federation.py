@@ -161,7 +161,11 @@ class SmallFederation(KnownSecrets):
     def catch_up(self, *names: str, first: int = 1, last: int = 10**6) -> list[SignedReply]:
         """Bring sites, or all, the rounds that are over."""
         send = self.coordinator.history(first, last)
-        return [self.reply(self.sites[n].answer(self.frame("hello", 0, n, send=send))) for n in names or self.sites]
+        return [self.catch_up_with(name, send) for name in names or self.sites]
+
+    def catch_up_with(self, name: str, send: Sequence[Aggregate]) -> SignedReply:
+        """Bring a site these rounds."""
+        return self.reply(self.sites[name].answer(self.frame("hello", 0, name, send=send)))
 
     def reply(self, frame: bytes) -> SignedReply:
         """An answer, its signature verified."""

@@ -17,10 +17,12 @@ from common.errors import DeploymentError, TranscriptError
 from common.identity import Identity
 from common.messages import decode_request
 from common.plan import Plan
+from server.history import StoredHistory
+from server.mask_store import MaskStore
 from server.one_by_one import OneByOneGrid
 from server.progress import Progress, ProgressFile
 from server.requests import PageLimits, RequestWriter, steps_after
-from server.store import Store, StoredHistory
+from server.store import Store
 from server.strategy import SecureAggregation
 from tests.support.flower_federation import Federation
 from tests.support.in_process_grid import Answer, InProcessGrid, as_server_app
@@ -29,7 +31,7 @@ from tests.support.trivial_site import TrivialSite
 
 ROUNDS = 12
 LATE = NAMES[3]
-LIMITS = PageLimits(aggregates=3)
+LIMITS = PageLimits(aggregates=2)
 
 
 @dataclass
@@ -64,11 +66,16 @@ class Run:
         """Carry the run to its end, or to its next stop, as the ServerApp does."""
         plan = self.plan
         self.store.begin(self.run, plan_digest=plan.digest, plan_json="{}", now=1.0)
-        writer = RequestWriter(plan, self.run, self.identity.sign, StoredHistory(self.store, self.run), LIMITS)
+        with closing(MaskStore(self.store.path.parent, self.run)) as masks:
+            self._start(masks)
+
+    def _start(self, masks: MaskStore) -> None:
+        plan, history = self.plan, StoredHistory(self.store, masks, self.run)
+        writer = RequestWriter(plan, self.run, self.identity.sign, history, LIMITS)
         steps, grid = steps_after(plan, self.store.last_complete_round(self.run)), OneByOneGrid(self.grid)
         progress = ProgressFile(self.store.path.parent, Progress(self.run, plan.name, ROUNDS))
         strategy = SecureAggregation(
-            writer, steps, grid=grid, store=self.store, progress=progress, connect_timeout_s=0.0
+            writer, steps, grid=grid, store=self.store, masks=masks, progress=progress, connect_timeout_s=0.0
         )
         strategy.start(cast(Grid, grid), ArrayRecord(), num_rounds=len(steps), timeout=plan.cohort.round_timeout_s)
 
@@ -77,16 +84,23 @@ class Run:
         exchanges = (e for e in self.store.exchanges(self.run) if e.kind in ("train", "eval"))
         return {e.round: o.outcome for e in exchanges for o in e.outcomes if o.hospital == name}
 
+    @property
+    def skipped(self) -> list[int]:
+        """Rounds without a sum."""
+        over = self.store.aggregates(self.run, 1, self.store.last_complete_round(self.run))
+        return [aggregate.entry.round for aggregate in over if not aggregate.entry.survivors]
+
     def asked(self, name: str, kind: str) -> list[tuple[int, list[int]]]:
         """Round and delivered rounds of each request of a kind."""
         return [(number, sent) for who, what, number, sent in self.requests if (who, what) == (name, kind)]
 
-    def leave_after(self, name: str, number: int) -> None:
-        """Disconnect a hospital with its answer to a round."""
+    def leave_after(self, name: str, number: int, *, kind: str = "train") -> None:
+        """Disconnect a hospital with its answer to a request of a round."""
         answer = self.grid.sites[name]
 
         def last(frame: bytes) -> bytes:
-            if decode_request(frame, self.plan.agreed.coordinator).request.round == number:
+            request = decode_request(frame, self.plan.agreed.coordinator).request
+            if (request.round, request.kind) == (number, kind):
                 del self.grid.sites[name]
             return answer(frame)
 
@@ -125,7 +139,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
 def test_a_hospital_that_missed_everything_comes_back_and_contributes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Real hospitals: page by page, one in each round of the others, none of which is lost or repeated."""
+    """Real hospitals: page by page beside the rounds of the others, none of which is lost or repeated.
+
+    It has no advert in the round that it joins, so it observes that one, and contributes from the next on.
+    """
     as_server_app(monkeypatch)
     provision_small(tmp_path, template(training={"rounds": ROUNDS}, cohort={"round_timeout_s": 30.0, "attempts": 2}))
     with (
@@ -138,11 +155,12 @@ def test_a_hospital_that_missed_everything_comes_back_and_contributes(
         run.at_round(6, "join")
         run.go()
         assert len({federation.state(name).optimiser.parameters.tobytes() for name in NAMES}) == 1
-        assert federation.charges(LATE) == ROUNDS - 7
+        assert federation.charges(LATE) == ROUNDS - 8
         late, others = run.outcomes(LATE), [run.outcomes(name) for name in NAMES[:3]]
-    assert run.asked(LATE, "hello") == [(0, []), (0, [1, 2, 3]), (0, [4, 5, 6])]
+        assert run.skipped == []
+    assert run.asked(LATE, "hello") == [(0, []), (0, [1, 2]), (0, [3, 4]), (0, [5, 6])]
     assert run.asked(LATE, "train")[0] == (8, [7])
-    assert list(late.values()) == ["absent"] * 6 + ["catching-up"] + ["contributed"] * (ROUNDS - 6)
+    assert list(late.values()) == ["absent"] * 6 + ["catching-up", "observed"] + ["contributed"] * (ROUNDS - 7)
     assert [set(outcomes.values()) for outcomes in others] == [{"contributed"}] * 3
     assert [len(run.asked(name, "train")) for name in NAMES[:3]] == [ROUNDS] * 3
     assert all(len(sent) <= LIMITS.aggregates for _, _, _, sent in run.requests)
@@ -166,9 +184,10 @@ def test_a_hospital_that_takes_long_over_a_page_stalls_nobody(run: Run) -> None:
     run.at_round(6, "slow")
     run.at_round(9, "speak")
     run.go()
-    assert list(run.outcomes(LATE).values()) == ["absent"] * 5 + ["catching-up"] * 4 + ["contributed"] * (ROUNDS - 9)
-    assert [sent for _, sent in run.asked(LATE, "hello")] == [[], [1, 2, 3], [4, 5, 6]]
-    assert run.asked(LATE, "train")[0] == (10, [7, 8, 9])
+    late = ["absent"] * 5 + ["catching-up"] * 4 + ["observed"] + ["contributed"] * (ROUNDS - 10)
+    assert list(run.outcomes(LATE).values()) == late
+    assert [sent for _, sent in run.asked(LATE, "hello")] == [[], [1, 2], [3, 4], [5, 6], [7, 8]]
+    assert run.asked(LATE, "train")[0] == (10, [9])
     assert {e.attempt for e in run.store.exchanges(run.run)} == {0}
     assert [set(run.outcomes(name).values()) for name in NAMES[:3]] == [{"contributed"}] * 3
 
@@ -181,8 +200,23 @@ def test_a_round_that_needs_the_hospital_waits_until_it_has_caught_up(run: Run) 
     run.go()
     assert run.outcomes(gone) == {n: "contributed" if n <= 9 else "absent" for n in range(1, ROUNDS + 1)}
     assert run.outcomes(LATE) == {n: "absent" if n <= 9 else "contributed" for n in range(1, ROUNDS + 1)}
-    assert run.asked(LATE, "hello") == [(0, []), (0, [1, 2, 3]), (0, [4, 5, 6])]
+    # The one that is gone gave no shares of round 9, which was skipped: it goes with the sum before it.
+    assert run.skipped == [9]
+    assert run.asked(LATE, "hello") == [(0, []), (0, [1, 2]), (0, [3, 4]), (0, [5, 6])]
     assert run.asked(LATE, "train")[0] == (10, [7, 8, 9])
+    assert {e.attempt for e in run.store.exchanges(run.run)} == {0}
+
+
+def test_a_round_is_opened_with_those_that_are_there(run: Run) -> None:
+    """One has left behind its advert for the next round: with it, but without the newcomer's, too few could upload."""
+    gone = NAMES[0]
+    run.at_round(9, "join")
+    run.leave_after(gone, 9, kind="unmask")
+    run.go()
+    assert run.skipped == []
+    assert run.outcomes(gone) == {n: "contributed" if n <= 9 else "absent" for n in range(1, ROUNDS + 1)}
+    assert run.outcomes(LATE) == {n: "absent" if n <= 9 else "contributed" for n in range(1, ROUNDS + 1)}
+    assert run.asked(LATE, "train")[0] == (10, [9])
     assert {e.attempt for e in run.store.exchanges(run.run)} == {0}
 
 
@@ -206,10 +240,11 @@ def test_a_run_stops_with_the_names_of_those_that_did_not_catch_up(run: Run) -> 
     """A minimum that is not reached is waited for as long as a round may take, and no longer."""
     run.at_round(6, "join")
     run.at_round(7, "slow")
-    run.leave_after(NAMES[0], 8)
+    run.leave_after(NAMES[0], 8, kind="unmask")
     with pytest.raises(DeploymentError, match=f"2 of 4 hospitals .* 3 are needed; {LATE} did not catch up"):
         run.go()
     assert run.store.last_complete_round(run.run) == 8
+    assert run.skipped == []
 
 
 def test_a_hospital_that_is_behind_at_the_end_still_gets_the_finished_model(run: Run) -> None:
@@ -217,8 +252,8 @@ def test_a_hospital_that_is_behind_at_the_end_still_gets_the_finished_model(run:
     run.at_round(ROUNDS, "join")
     run.go()
     assert run.asked(LATE, "train") == []
-    assert [sent for _, sent in run.asked(LATE, "hello")] == [[], [1, 2, 3], [4, 5, 6], [7, 8, 9]]
-    assert run.asked(LATE, "finish") == [(ROUNDS + 1, [10, 11, 12])]
+    assert [sent for _, sent in run.asked(LATE, "hello")] == [[], [1, 2], [3, 4], [5, 6], [7, 8], [9, 10]]
+    assert run.asked(LATE, "finish") == [(ROUNDS + 1, [11, 12])]
     kinds = [kind for name, kind, _, _ in run.requests]
     last_hello = len(kinds) - kinds[::-1].index("hello")
     assert [name for name, kind, _, _ in run.requests[:last_hello] if kind == "finish"] == list(NAMES[:3])

@@ -14,7 +14,6 @@ import pytest
 from client.past_runs import KEPT, remove_past_runs
 from client.state import initial_state
 from client.storage import RunStorage
-from common.messages import Manifest, decode_reply
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
 
 OURS = NAMES[0]
@@ -137,11 +136,11 @@ def federation(tmp_path: Path) -> Iterator[SmallFederation]:
 
 def test_a_site_keeps_the_newest_runs_of_many_and_can_still_replay_an_old_one(federation: SmallFederation) -> None:
     """No upload of an applied round stays; a removed run that is asked for again costs aggregates and no charge."""
-    runs, aggregates, tags = [f"{number:032x}" for number in range(1, KEPT + 3)], {}, {}
+    runs, tags = [f"{number:032x}" for number in range(1, KEPT + 3)], {}
     for run in runs:
-        federation.coordinator.run, federation.coordinator.aggregates = run, []
+        federation.coordinator.switch(run)
         federation.coordinator.whole_run(federation.sites)
-        aggregates[run], tags[run] = federation.coordinator.aggregates, federation.tag(OURS)
+        tags[run] = federation.tag(OURS)
     home = federation.folder / "federation" / OURS
     kept = sorted(path.name for path in (home / "state" / "runs").iterdir())
     assert kept == runs[-KEPT:]
@@ -150,16 +149,9 @@ def test_a_site_keeps_the_newest_runs_of_many_and_can_still_replay_an_old_one(fe
         names = {path.name for path in (home / "state" / "runs" / run).iterdir()}
         assert names == {"plan", "state.npz", "rounds.json", "finished"}
     charged = federation.charges(OURS)
-    federation.coordinator.run, federation.coordinator.aggregates = runs[0], aggregates[runs[0]]
-    assert replayed(federation).state_tag == tags[runs[0]]
+    federation.coordinator.switch(runs[0])
+    assert federation.catch_up(OURS)[0].manifest.state_tag == tags[runs[0]]
     assert federation.charges(OURS) == charged
-
-
-def replayed(federation: SmallFederation) -> Manifest:
-    """What hospital-1 says after a page with all aggregates of the run."""
-    frame = federation.frame("hello", 0, OURS, send=federation.coordinator.aggregates)
-    identities = {h.name: h.identity for h in federation.plan.roster}
-    return decode_reply(federation.sites[OURS].answer(frame), identities).manifest
 
 
 def test_uploads_that_a_crash_has_left_are_erased_at_the_end(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -9,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import MalformedMessage
-from common.records import REPLY, REQUEST, frame_to_record, record_to_frame
+from common.records import PIECE_BYTES, REPLY, REQUEST, frame_to_record, record_to_frame
 
 
 def record_of(
     *,
     name: str = "fedward",
-    array_name: str = "frame",
+    array_name: str = "frame-00000",
     dtype: str = "bytes",
     shape: tuple[int, ...] = (3,),
     stype: str = REPLY,
@@ -28,6 +30,18 @@ def record_of(
 def test_a_frame_comes_back(frame: bytes) -> None:
     """Whatever its bytes."""
     assert record_to_frame(frame_to_record(frame, REQUEST), REQUEST) == frame
+
+
+@pytest.mark.parametrize("shared_from", [0, 1, 700, PIECE_BYTES, 2 * PIECE_BYTES + 5])
+def test_a_large_frame_comes_back_in_pieces(shared_from: int) -> None:
+    """None is larger than what Flower sends at once, and those behind the head are the same for all recipients."""
+    body = os.urandom(2 * PIECE_BYTES + 5)
+    records = [frame_to_record(head + body, REQUEST, shared_from=shared_from) for head in (b"a" * 9, b"b" * 9)]
+    assert [record_to_frame(one, REQUEST) for one in records] == [b"a" * 9 + body, b"b" * 9 + body]
+    pieces = [[array.data for array in one.array_records["fedward"].values()] for one in records]
+    if shared_from >= 9:
+        assert pieces[0][1:] == pieces[1][1:]
+    assert all(len(piece) <= max(PIECE_BYTES, shared_from) for piece in pieces[0])
 
 
 def test_the_control_record_passes() -> None:
@@ -47,7 +61,7 @@ def test_the_control_record_passes() -> None:
         record_of(shape=(4,)),
         record_of(shape=(1, 3)),
         record_of(shape=()),
-        RecordDict({"fedward": ConfigRecord({"frame": b"abc"})}),
+        RecordDict({"fedward": ConfigRecord({"frame-00000": b"abc"})}),
         RecordDict({"fedward": ArrayRecord([np.zeros(3, dtype=np.float32)])}),
         RecordDict(dict(record_of()) | {"more": ConfigRecord({"a": 1})}),
     ],

@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from common.errors import DataError, SiteStorageError
-from common.messages import decode_reply
-from server.aggregate import Aggregate
+from common.messages import Kind
+from tests.support.in_process import Coordinator
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
 
 OURS = NAMES[0]
@@ -41,27 +41,43 @@ class PowerSwitch:
 
 
 @dataclass
+class Others:
+    """A run of the other three hospitals, from which hospital-1 dropped out: its masks were announced."""
+
+    folder: Path
+    coordinator: Coordinator
+
+
+@dataclass
 class Released:
     """What has left hospital-1, by run and round."""
 
     federation: SmallFederation
     integers: dict[tuple[str, int], list[NDArray[np.int64]]] = field(default_factory=dict)
+    reveals: dict[tuple[str, int], set[bytes]] = field(default_factory=dict)
 
-    def ask(self, kind: str, number: int, *, attempt: int, send: list[Aggregate]) -> str:
+    def ask(self, kind: str, number: int, *, attempt: int = 0) -> str:
         """Ask hospital-1, and note what it sends; the manifest's reason."""
+        coordinator = self.federation.coordinator
+        key = (coordinator.run, number)
+        if kind == "unmask":
+            survivors = coordinator.aggregates[number - 1].entry.survivors
+            frame = self.federation.sites[OURS].answer(coordinator.unmask_request(survivors, OURS))
+            self.reveals.setdefault(key, set()).add(frame)
+            return ""
+        send = coordinator.history(1, number - 1)
         frame = self.federation.frame(kind, number, OURS, attempt=attempt, send=send)
-        identities = {h.name: h.identity for h in self.federation.plan.roster}
-        reply = decode_reply(self.federation.sites[OURS].answer(frame), identities)
+        reply = self.federation.reply(self.federation.sites[OURS].answer(frame))
         if reply.body:
-            key = (self.federation.coordinator.run, number)
             self.integers.setdefault(key, []).append(self.federation.decrypted(reply))
         return reply.manifest.reason
 
     def check(self) -> None:
-        """One set of integers for each (run, round), and a training charge for each."""
+        """One set of integers and one reveal for each (run, round), and a training charge for each."""
         for sent in self.integers.values():
             for other in sent[1:]:
                 np.testing.assert_array_equal(sent[0], other)
+        assert all(len(given) == 1 for given in self.reveals.values())
         ledger = self.federation.sites[OURS]._contributor.ledger
         charged = {(entry.charge.run, entry.charge.round_number) for entry in ledger.entries()}
         assert charged.issuperset(key for key in self.integers if key[1] <= self.federation.plan.training.rounds)
@@ -69,45 +85,54 @@ class Released:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[Aggregate]]:
-    """A federation whose other three hospitals have gone through a run; its run id and aggregates."""
-    folder = tmp_path_factory.mktemp("base")
-    provision_small(folder, template())
-    with SmallFederation.copy_of(folder, tmp_path_factory.mktemp("others"), sites=NAMES[1:]) as federation:
-        federation.coordinator.whole_run(federation.sites)
-        return folder, federation.coordinator.run, federation.coordinator.aggregates
+def others(tmp_path_factory: pytest.TempPathFactory) -> Others:
+    """The others' run; two attempts were asked for in its first round."""
+    base, folder = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("others")
+    provision_small(base, template())
+    with SmallFederation.copy_of(base, folder, sites=NAMES[1:]) as federation:
+        for number in range(1, federation.plan.last_round + 1):
+            federation.opened(number)
+            kind: Kind = "train" if number <= federation.plan.training.rounds else "eval"
+            federation.coordinator.exchange(kind, number, federation.sites, attempt=1 if number == 1 else 0)
+        return Others(folder, federation.coordinator)
+
+
+def hospital_1(others: Others, folder: Path) -> SmallFederation:
+    """Hospital-1 on files of its own, before that run."""
+    federation = SmallFederation.copy_of(others.folder, folder, sites=[OURS])
+    federation.coordinator.run = others.coordinator.run
+    federation.coordinator.aggregates = others.coordinator.aggregates
+    federation.coordinator.openings = dict(others.coordinator.openings)
+    return federation
 
 
 @pytest.fixture
-def federation(base: tuple[Path, str, list[Aggregate]], tmp_path: Path) -> Iterator[SmallFederation]:
-    """Hospital-1 before that run."""
-    with SmallFederation.copy_of(base[0], tmp_path, sites=[OURS]) as opened:
-        opened.coordinator.run = base[1]
-        opened.coordinator.aggregates = base[2]
+def federation(others: Others, tmp_path: Path) -> Iterator[SmallFederation]:
+    """The same."""
+    with hospital_1(others, tmp_path) as opened:
         yield opened
 
 
-STEPS = (("train", 1, 0), ("train", 1, 1), ("train", 2, 0))
+STEPS = (("train", 1, 0), ("train", 1, 1), ("unmask", 1, 1), ("train", 2, 0))
 
 
 def go_through(released: Released, switch: PowerSwitch) -> int:
     """Two rounds of hospital-1; after a death it is started again and asked again. Returns the number of deaths."""
     federation, deaths = released.federation, 0
     for kind, number, attempt in STEPS:
-        send = federation.coordinator.aggregates[: number - 1]
         try:
-            reason = released.ask(kind, number, attempt=attempt, send=send)
+            reason = released.ask(kind, number, attempt=attempt)
         except Killed:
             deaths += 1
             switch.left = 10**9
             federation.reopen(OURS)
-            reason = released.ask(kind, number, attempt=attempt, send=send)
+            reason = released.ask(kind, number, attempt=attempt)
         assert reason == ""
     return deaths
 
 
 def test_a_site_that_dies_at_any_write_releases_once_and_goes_on(
-    base: tuple[Path, str, list[Aggregate]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    others: Others, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each flush of two rounds is the last one once; the control is the run without a death."""
     outcomes = set()
@@ -116,8 +141,7 @@ def test_a_site_that_dies_at_any_write_releases_once_and_goes_on(
     flushes = 10**9
     death = -1
     while death < flushes:
-        with SmallFederation.copy_of(base[0], tmp_path / str(death), sites=[OURS]) as federation:
-            federation.coordinator.run, federation.coordinator.aggregates = base[1], base[2]
+        with hospital_1(others, tmp_path / str(death)) as federation:
             released = Released(federation)
             switch.seen, switch.left = 0, 10**9 if death < 0 else death
             assert go_through(released, switch) == (0 if death < 0 else 1)
@@ -126,7 +150,7 @@ def test_a_site_that_dies_at_any_write_releases_once_and_goes_on(
             outcomes.add(federation.tag(OURS))
         flushes = switch.seen if death < 0 else flushes
         death += 1
-    assert flushes >= 18
+    assert flushes >= 22
     assert len(outcomes) == 1
 
 
@@ -134,25 +158,28 @@ def test_runs_that_are_mixed_are_charged_each(federation: SmallFederation) -> No
     """Each run has its own state, updates and charges; a request of one never opens what the other has sent."""
     released, runs = Released(federation), ("a" * 32, "b" * 32)
     for run, attempt in ((runs[0], 0), (runs[1], 0), (runs[0], 1), (runs[1], 1), (runs[0], 0)):
-        federation.coordinator.run = run
-        assert released.ask("train", 1, attempt=attempt, send=[]) == ""
+        federation.coordinator.switch(run)
+        federation.opened(1)
+        assert released.ask("train", 1, attempt=attempt) == ""
     released.check()
     assert federation.charges(OURS) == 2
     first, second = (released.integers[run, 1][0] for run in runs)
     assert not np.array_equal(first, second)
     # A third run would pass the cap: the budget is the data's, not the run's.
-    federation.coordinator.run = "c" * 32
-    assert released.ask("train", 1, attempt=0, send=[]) == "BudgetExceeded"
+    federation.coordinator.switch("c" * 32)
+    federation.opened(1)
+    assert released.ask("train", 1) == "BudgetExceeded"
     assert federation.charges(OURS) == 2
 
 
 def test_a_lost_update_after_a_lost_marker_is_not_made_again(federation: SmallFederation) -> None:
     """The marker is what says that nothing has left under a standing charge."""
     released = Released(federation)
-    released.ask("train", 1, attempt=0, send=[])
+    released.ask("train", 1)
     for path in federation.run_folder(OURS).glob("round-1.*"):
-        path.unlink()
-    assert released.ask("train", 1, attempt=1, send=[]) == "LedgerError"
+        if path.suffix != ".masks":
+            path.unlink()
+    assert released.ask("train", 1, attempt=1) == "LedgerError"
     released.check()
 
 
@@ -169,24 +196,27 @@ def test_training_that_fails_after_the_charge_is_repeated_under_it(
     with monkeypatch.context() as patch:
         patch.setattr(learner, "train", fail)
         with pytest.raises(DataError):
-            released.ask("train", 1, attempt=0, send=[])
+            released.ask("train", 1)
     assert federation.charges(OURS) == 1
-    assert released.ask("train", 1, attempt=0, send=[]) == ""
+    assert released.ask("train", 1) == ""
     assert federation.charges(OURS) == 1
     released.check()
 
 
-@pytest.mark.parametrize("name", ["state.npz", "rounds.json", "round-2.update"])
+WORDS = {"round-2.opening": "the opening of round 2 on the disk is damaged"}
+
+
+@pytest.mark.parametrize("name", ["state.npz", "rounds.json", "round-2.update", "round-2.opening"])
 def test_a_damaged_file_stops_this_run_at_this_site_and_no_other(federation: SmallFederation, name: str) -> None:
     """It is named, nothing is guessed, and a new run goes on."""
-    released, aggregates = Released(federation), federation.coordinator.aggregates
-    released.ask("train", 1, attempt=0, send=[])
-    released.ask("train", 2, attempt=0, send=aggregates[:1])
+    released = Released(federation)
+    released.ask("train", 1)
+    released.ask("train", 2)
     path = federation.run_folder(OURS) / name
     path.write_bytes(path.read_bytes()[:-9] + b"x")
-    kind, number, attempt = ("train", 2, 1) if name == "round-2.update" else ("eval", 3, 0)
-    with pytest.raises(SiteStorageError, match=name):
-        released.ask(kind, number, attempt=attempt, send=aggregates[: number - 1])
+    kind, number, attempt = ("train", 2, 1) if name.startswith("round-2") else ("eval", 3, 0)
+    with pytest.raises(SiteStorageError, match=WORDS.get(name, name)):
+        released.ask(kind, number, attempt=attempt)
     released.check()
-    federation.coordinator.run = "d" * 32
-    assert released.ask("hello", 0, attempt=0, send=[]) == ""
+    federation.coordinator.switch("d" * 32)
+    assert released.ask("hello", 0) == ""

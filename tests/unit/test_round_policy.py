@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from client.policy import fit_slots
 from client.results import round_metrics
-from common.messages import SignedReply
+from common.messages import Kind, SignedReply
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
 
 OURS = NAMES[0]
+ROUNDS: tuple[tuple[Kind, int], ...] = (("train", 1), ("eval", 2))
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +62,8 @@ def eval_epsilon(federation: SmallFederation, name: str) -> float:
 def test_no_policy_sends_no_counts_and_charges_nothing_for_them(federation: SmallFederation) -> None:
     """`none`: the slots are there, since all uploads look alike, and hold zeros."""
     set_policy(federation, OURS, metrics="none")
-    replies = [*federation.train(1)[:1], *federation.coordinator.exchange("eval", 2, federation.sites)[:1]]
-    for reply in replies:
+    for kind, number in ROUNDS:
+        reply = federation.coordinator.exchange(kind, number, federation.sites)[0]
         assert reply.manifest.role == "contribute"
         assert not slots(federation, reply).any()
     assert eval_epsilon(federation, OURS) == 0.0
@@ -74,9 +75,8 @@ def test_final_dp_counts_are_noisy_and_sent_once(federation: SmallFederation) ->
     """Zeros while training; full noise at the end, charged at epsilon 0.5; a new attempt draws no new noise."""
     assert not any(slots(federation, reply).any() for reply in federation.train(1))
     assert eval_epsilon(federation, OURS) == 0.0
-    first = federation.coordinator.exchange("eval", 2, federation.sites)
-    del federation.coordinator.aggregates[1:]
-    again = federation.coordinator.exchange("eval", 2, federation.sites, attempt=1)
+    first, _ = federation.coordinator.collect("eval", 2, federation.sites)
+    again, _ = federation.coordinator.collect("eval", 2, federation.sites, attempt=1)
     noise = []
     for name, reply, repeated in zip(NAMES, first, again, strict=True):
         np.testing.assert_array_equal(slots(federation, reply), slots(federation, repeated))

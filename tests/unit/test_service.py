@@ -16,7 +16,6 @@ import grpc
 import pytest
 
 from client.service import EXCHANGE
-from common.messages import decode_reply
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
 
 ROOT = Path(__file__).parents[2]
@@ -138,14 +137,14 @@ def test_a_whole_site_answers_over_its_socket(tmp_path: Path) -> None:
     """`fedward-client service` on real files: one honest round, and refusals by name only."""
     provision_small(tmp_path, template())
     with SmallFederation.copy_of(tmp_path, tmp_path / "copy", sites=[]) as federation:
+        federation.opened(1)
         site = federation.folder / "federation" / NAMES[0]
         command = [sys.executable, "-m", "client", "service", "--config", str(site / f"{NAMES[0]}.yaml")]
         ready = re.compile(r"site ready on (.*)")
         with running(command, site / "site.sock") as (call, log):
             assert ready.search(log[-1])
             reply = call(federation.frame("train", 1, NAMES[0]), timeout=60)
-            identities = {h.name: h.identity for h in federation.plan.roster}
-            assert decode_reply(reply, identities).manifest.role == "contribute"
+            assert federation.reply(reply).manifest.role == "contribute"
             assert call(federation.frame("train", 1, NAMES[0]), timeout=60) == reply
             told = grpc.StatusCode.FAILED_PRECONDITION
             assert refusal(call, federation.frame("train", 2, NAMES[0])) == (told, "WrongRound")
