@@ -84,6 +84,7 @@ class KeyExchange:
         """
         lacking = {name: node for name, node in nodes.items() if name in missing}
         reached = min((applied.get(name, 0) for name in lacking), default=0)
+        self._pass_over_first_dealer(nodes)
         try:
             for epoch in self._epochs.since(reached + 1):
                 settled = len(self._confirmed(epoch)) >= self._plan.min_cohort
@@ -108,9 +109,7 @@ class KeyExchange:
         due = self._epochs.due(round_number)
         if due is None:
             return
-        candidates = range(due, min(due + len(self._identities), self._plan.last_epoch + 1))
-        present = [epoch for epoch in candidates if self._dealer(epoch) in nodes]
-        epoch = present[0] if present else due
+        epoch = self._dealt_from(due, nodes)
         self.hold(epoch, nodes)
         self._epochs.begin(round_number, epoch)
         log.info("from round %d on key epoch %d is in force", round_number, epoch)
@@ -153,6 +152,19 @@ class KeyExchange:
             ", ".join(agreed),
             ", ".join(failed) or "no error",
         )
+
+    def _pass_over_first_dealer(self, nodes: Mapping[str, int]) -> None:
+        """Begin with a later epoch where nobody can deal the first one: nothing can have been done under it yet."""
+        newest = self._epochs.newest
+        if self._store.deal(self._plan.digest, newest) is None:
+            epoch = self._dealt_from(newest, nodes)
+            if epoch != newest:
+                self._epochs.begin(self._plan.first_round, epoch)
+
+    def _dealt_from(self, epoch: int, nodes: Mapping[str, int]) -> int:
+        """The first epoch from this one on whose dealer is connected; this one if there is none."""
+        candidates = range(epoch, min(epoch + len(self._identities), self._plan.last_epoch + 1))
+        return next((one for one in candidates if self._dealer(one) in nodes), epoch)
 
     def _dealer(self, epoch: int) -> str:
         return dealer_of(self._plan.digest, tuple(self._identities), epoch=epoch)

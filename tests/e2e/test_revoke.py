@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 HOSPITALS = tuple(f"hospital-{k}" for k in range(1, 6))
 REVOKED = "hospital-2"
 STAY = tuple(name for name in HOSPITALS if name != REVOKED)
-ROUNDS = 12
+ROUNDS = 8
 FIRST, SECOND = "6" * 32, "7" * 32
 
 
@@ -94,7 +94,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
         deployment.start_hospital(REVOKED)
         words = ("fedward-server", "run", str(base / "next" / "plan.yaml"), *config, "--run-id", SECOND)
         deployment.start("run", *words)
-        assert deployment.processes.pop("run").wait(timeout=240) == 0, deployment.log("run").read_text()
+        assert deployment.processes.pop("run").wait(timeout=480) == 0, deployment.log("run").read_text()
         epochs = {run: epochs_of(folder, run) for run in (FIRST, SECOND)}
     return Ended(folder, int(found[1]), epochs, said[0], deployment.log(REVOKED).read_text())
 
