@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from client.member import Member
 from client.storage import RunStorage
 from common.canonical import canonical_bytes
-from common.errors import SiteStorageError
+from common.errors import EpochExpired, SiteStorageError
 from common.mask_messages import (
     Advert,
     FullAdvert,
@@ -55,17 +55,25 @@ class OwnAdvert:
     full: FullAdvert
 
 
-def own_advert(member: Member, storage: RunStorage, *, run: str, round_number: int) -> OwnAdvert:
+def own_advert(member: Member, storage: RunStorage, *, run: str, round_number: int, epoch: int) -> OwnAdvert:
     """The advert of a round: the one that was made before, else a new one that is on the disk when this returns.
 
+    One that was made for another key epoch is replaced, unless the round has been opened: then it may be in use.
+
     Raises:
+        EpochExpired: If the round has been opened under another epoch.
         SiteStorageError: If the disk refuses or its content is damaged.
     """
     known = load_own_advert(member, storage, run=run, round_number=round_number)
-    if known is not None:
+    if known is not None and known.full.advert.epoch == epoch:
         return known
+    if known is not None and storage.load_opening(round_number) is not None:
+        raise EpochExpired(
+            f"round {round_number} was opened under key epoch {known.full.advert.epoch}; it ends under it; refuse "
+            f"epoch {epoch}"
+        )
     fresh = MaskSecrets(key=secrets.token_bytes(_SECRET_BYTES), seed=secrets.token_bytes(_SECRET_BYTES))
-    made = OwnAdvert(fresh, _announce(member, fresh, run=run, round_number=round_number))
+    made = OwnAdvert(fresh, _announce(member, fresh, run=run, round_number=round_number, epoch=epoch))
     nonce = secrets.token_bytes(_NONCE_BYTES)
     sealed = AESGCM(member.at_rest).encrypt(nonce, fresh.key + fresh.seed, _place(member, run, round_number))
     storage.save_masks(round_number, nonce + sealed + encode_document(made.full))
@@ -96,7 +104,7 @@ def load_own_advert(member: Member, storage: RunStorage, *, run: str, round_numb
     )
 
 
-def _announce(member: Member, fresh: MaskSecrets, *, run: str, round_number: int) -> FullAdvert:
+def _announce(member: Member, fresh: MaskSecrets, *, run: str, round_number: int, epoch: int) -> FullAdvert:
     plan, roster = member.plan, member.plan.roster
     seeds = split_secret(fresh.seed, plan.threshold, len(roster))
     keys = split_secret(fresh.key, plan.threshold, len(roster))
@@ -108,7 +116,7 @@ def _announce(member: Member, fresh: MaskSecrets, *, run: str, round_number: int
                 seed + key,
                 shared=pair_secret(member.box, peer.box),
                 run=run,
-                epoch=plan.agreed.epoch,
+                epoch=epoch,
                 round_number=round_number,
                 sender=member.hospital,
                 recipient=peer.name,
@@ -119,7 +127,7 @@ def _announce(member: Member, fresh: MaskSecrets, *, run: str, round_number: int
     advert = Advert(
         run=run,
         plan=plan.digest,
-        epoch=plan.agreed.epoch,
+        epoch=epoch,
         round=round_number,
         hospital=member.hospital,
         mask_key=fresh.public_hex,

@@ -34,7 +34,7 @@ class AppliedAggregate:
 
 @dataclass(frozen=True, slots=True)
 class Opener:
-    """What opens aggregates: the epoch's key and what it has refused, on the plan's grid."""
+    """What opens an aggregate: the key of its epoch and what it has refused, on the plan's grid."""
 
     key: SecretKey
     grid: Grid

@@ -17,7 +17,7 @@ from client.ledger import Ledger
 from client.ledger_cap import Cap
 from client.unlock import find_unlock
 from client.vault import BOX, IDENTITY, Vault
-from common.errors import KeyMissing, LedgerError
+from common.errors import LedgerError
 from common.identity import Identity
 from common.plan import Plan
 from common.site_config import SiteConfig
@@ -108,11 +108,12 @@ class SiteDoctor:
         if self._vault is None or self._plan is None:
             return noted("not looked at, since it needs the vault and the plan")
         keys = open_keys(self._config, self._vault, self._plan)
-        try:
-            keys.epoch()
-        except KeyMissing:
+        held = keys.held()
+        if not held:
             return noted("not dealt to this site yet", "nothing to do: the key ceremony is held when the run starts")
-        return passed(f"of epoch {self._plan.agreed.epoch}, is in the vault")
+        for number in held:
+            keys.epoch(number)
+        return passed(f"of epoch {', '.join(map(str, held))}, is in the vault")
 
     def _data(self) -> Verdict:
         config, plan = self._config, self._plan

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from client.apply import Opener, apply_aggregate
+from client.epochs import check_epoch
+from client.keys import EpochKey
 from client.member import Member
 from client.opening import known_opening
 from client.sampled import Recomputer
@@ -15,6 +17,7 @@ from client.state import RunState, skip, state_tag
 from client.storage import RunStorage
 from client.verify import Expectation, check_history
 from common.errors import AggregateMismatch, MalformedMessage, TranscriptError
+from common.grid import Grid
 from common.messages import AggregateEntry, SignedRequest, decode_reply
 from common.transcript import aggregate_root
 from common.wire import header_bytes
@@ -28,15 +31,15 @@ class History:
 
     Args:
         member: This hospital.
-        opener: Decrypts sums.
-        tag_key: Key of the state tags.
+        epoch_key: The key of an epoch; raises KeyMissing before its ceremony.
+        grid: The plan's grid.
         run: The run.
         storage: Keeps the model and its history.
     """
 
     member: Member
-    opener: Opener
-    tag_key: bytes
+    epoch_key: Callable[[int], EpochKey]
+    grid: Grid
     run: str
     storage: RunStorage
 
@@ -58,6 +61,7 @@ class History:
         Raises:
             PeerError: If they are not one history that enough hospitals vouch for, or a sum does not verify; what was
                 applied before it stays.
+            KeyMissing: If this site was away when the key of one of them was dealt.
             EpochClosed: If the key has refused too many sums.
             SiteStorageError: If the disk refuses.
         """
@@ -76,15 +80,16 @@ class History:
                 self.recomputer.take(signed, state.applied)
         return state
 
-    def expectation(self, state: RunState, *, attempt: int) -> Expectation:
-        """What this hospital holds against the coordinator's word about the next round."""
+    def expectation(self, state: RunState, *, attempt: int, epoch: int) -> Expectation:
+        """What this hospital holds against the coordinator's word about the next round, which is under that epoch."""
         number, storage = state.applied.round + 1, self.storage
         opening, reveal = known_opening(number, storage), storage.load_reveal(number)
         own = storage.load_reply(number, attempt)
         return Expectation(
             member=self.member,
             run=self.run,
-            state_tag=state_tag(state, self.tag_key),
+            epoch=epoch,
+            state_tag=state_tag(state, self.epoch_key(epoch).tag),
             applied=state.applied,
             opening=opening.digest if opening else None,
             revealed=reveal.survivors if reveal else None,
@@ -101,14 +106,16 @@ class History:
             raise
 
     def _apply(self, entry: AggregateEntry, body: memoryview, state: RunState, signed: SignedRequest) -> RunState:
-        expected = self.expectation(state, attempt=entry.attempt)
+        epoch = entry.survivors[0].manifest.epoch
+        check_epoch(epoch, entry.round, plan=self.member.plan)
+        key = self.epoch_key(epoch)
         applied = apply_aggregate(
             state,
             entry,
             total=body[: entry.sum_bytes],
-            expected=expected,
+            expected=self.expectation(state, attempt=entry.attempt, epoch=epoch),
             recheck=lambda verified: self.recomputer.recheck(verified, entry, body, signed),
-            opener=self.opener,
+            opener=Opener(key=key.ckks, grid=self.grid, refused=key.refused),
         )
         # History first: after a crash in between the row is written again, with the aggregate that comes then.
         row = {"contributors": list(applied.contributors), "counts_before": applied.counts.tolist()}

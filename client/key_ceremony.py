@@ -27,10 +27,18 @@ from common.key_messages import (
 )
 from common.plan import Plan
 
+KEY_PREFIX, DEAL_PREFIX = "ckks/", "deal/ckks/"
+"""Of names in the vault; plan digest and epoch follow."""
 
-def epoch_key_name(plan: Plan) -> str:
-    """Name of a plan's CKKS key in the vault."""
-    return f"ckks/{plan.digest}/{plan.agreed.epoch}"
+
+def epoch_key_name(plan_digest: str, epoch: int) -> str:
+    """Name of a CKKS key in the vault."""
+    return f"{KEY_PREFIX}{plan_digest}/{epoch}"
+
+
+def deal_name(plan_digest: str, epoch: int) -> str:
+    """Name under which a dealer keeps what it dealt."""
+    return f"{DEAL_PREFIX}{plan_digest}/{epoch}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +48,16 @@ class _Opened:
 
 
 class KeyCeremony:
-    """Answers the three requests of the ceremony; the same request gets the same answer."""
+    """Answers the three requests of one epoch's ceremony; the same request gets the same answer."""
 
-    def __init__(self, plan: Plan, hospital: str, *, vault: Vault, identity: Identity, min_cohort: int) -> None:
+    def __init__(  # noqa: PLR0913 -- a hospital, its secrets, and what it asks of the others
+        self, plan: Plan, hospital: str, *, epoch: int, vault: Vault, identity: Identity, min_cohort: int
+    ) -> None:
         self._plan, self._hospital, self._vault, self._identity = plan, hospital, vault, identity
+        self._epoch, self._key_name = epoch, epoch_key_name(plan.digest, epoch)
         self._enough = max(plan.min_cohort, min_cohort)
         self._identities = {h.name: h.identity for h in plan.roster}
-        self._dealer = dealer_of(plan.digest, tuple(self._identities))
+        self._dealer = dealer_of(plan.digest, tuple(self._identities), epoch=epoch)
         self._opened: _Opened | None = None
 
     def key(self) -> SecretKey | None:
@@ -55,7 +66,7 @@ class KeyCeremony:
         Raises:
             KeyFileError: If the vault's is for other parameters than the plan's.
         """
-        held = self._vault.get(epoch_key_name(self._plan))
+        held = self._vault.get(self._key_name)
         return None if held is None else SecretKey.from_bytes(held, PRESETS[self._plan.encryption.preset])
 
     def deal(self) -> bytes:
@@ -69,13 +80,13 @@ class KeyCeremony:
             SiteStorageError: If the disk refuses.
         """
         if self._hospital != self._dealer:
-            raise WrongPlan(f"asked for a key; the dealer of this plan is {self._dealer}; refuse")
-        name = f"deal/{epoch_key_name(self._plan)}"
+            raise WrongPlan(f"asked for the key of epoch {self._epoch}; its dealer is {self._dealer}; refuse")
+        name = deal_name(self._plan.digest, self._epoch)
         kept = self._vault.get(name)
         if kept is not None:
             return kept
         key = SecretKey.generate(PRESETS[self._plan.encryption.preset]).to_bytes()
-        plan, epoch = self._plan.digest, self._plan.agreed.epoch
+        plan, epoch = self._plan.digest, self._epoch
         boxes = {
             h.name: seal(key, to=h.box, info=box_purpose(plan_digest=plan, epoch=epoch, dealer=self._dealer, to=h.name))
             for h in self._plan.roster
@@ -102,7 +113,7 @@ class KeyCeremony:
             WrongPlan: If it is a deal of another plan, epoch or dealer.
         """
         deal = decode_document(data, Deal)
-        plan, epoch = self._plan.digest, self._plan.agreed.epoch
+        plan, epoch = self._plan.digest, self._epoch
         if (deal.plan, deal.epoch, deal.hospital) != (plan, epoch, self._dealer):
             raise WrongPlan(f"a deal of {deal.hospital} for another plan, epoch or dealer; refuse it")
         check_document(deal, self._identities)
@@ -167,5 +178,5 @@ class KeyCeremony:
             raise CeremonyError(
                 f"{len(seen)} hospitals have confirmed the key, {self._enough} are needed; wait for the others"
             )
-        self._vault.put(epoch_key_name(self._plan), self._opened.key.to_bytes())
+        self._vault.put(self._key_name, self._opened.key.to_bytes())
         return encode_document(own)

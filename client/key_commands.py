@@ -193,8 +193,21 @@ def _show(plan: Plan, config: SiteConfig, *, first: bool) -> None:
         if first:
             raise
         typer.echo(f"this site's data was not counted: {printable(str(error))}", err=True)
-    for line in plan_in_words(plan, hospital=config.hospital, privacy=config.privacy, units=units):
+    for line in plan_in_words(
+        plan, hospital=config.hospital, privacy=config.privacy, units=units, before=_followed(config)
+    ):
         typer.echo(line)
+
+
+def _followed(config: SiteConfig) -> Plan | None:
+    """The plan that this site follows up to now, to say what the new one changes."""
+    if not config.plan.exists():
+        return None
+    try:
+        return load_settings(config.plan, Plan)
+    except ConfigError as error:
+        typer.echo(f"the plan up to now cannot be compared: {printable(str(error))}", err=True)
+        return None
 
 
 def _open_site(site: Path, passphrase_file: Path | None, vault_key: Path | None) -> tuple[SiteConfig | None, Approver]:

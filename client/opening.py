@@ -131,7 +131,7 @@ def _check(request: Request, member: Member) -> None:
     for one in request.adverts:
         advert = one.advert
         seen = (advert.run, advert.plan, advert.epoch, advert.round)
-        if seen != (request.run, plan.digest, plan.agreed.epoch, request.round):
+        if seen != (request.run, plan.digest, request.epoch, request.round):
             raise TranscriptError(f"the advert of {advert.hospital} is not one of round {request.round}; refuse it")
         public_hex = identity_of(advert.hospital, member.identities)
         one.check(public_hex, position=member.position, hospitals=len(plan.roster))

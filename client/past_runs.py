@@ -48,6 +48,16 @@ def remove_past_runs(folder: Path, *, approved: Collection[str]) -> None:
         log.warning("old runs stay in %s: %s", folder, error)
 
 
+def plans_of_runs(folder: Path) -> frozenset[str]:
+    """Digests of the plans of all runs in a folder, which may be missing.
+
+    Raises:
+        SiteStorageError: If the disk refuses.
+    """
+    plans = (RunStorage.plan_of(path) for path in folder.glob("*") if _RUN.fullmatch(path.name))
+    return frozenset(plan for plan in plans if plan is not None)
+
+
 def _is_over(path: Path, approved: Collection[str]) -> bool:
     if not _RUN.fullmatch(path.name) or not path.is_dir():
         return False

@@ -19,7 +19,9 @@ MODELS = {
 }
 
 
-def plan_in_words(plan: Plan, *, hospital: str, privacy: SitePrivacy, units: SiteUnits | None) -> tuple[str, ...]:
+def plan_in_words(
+    plan: Plan, *, hospital: str, privacy: SitePrivacy, units: SiteUnits | None, before: Plan | None = None
+) -> tuple[str, ...]:
     """Lines that say who takes part, what is trained, what a unit risks, and what leaves this site.
 
     Args:
@@ -27,6 +29,7 @@ def plan_in_words(plan: Plan, *, hospital: str, privacy: SitePrivacy, units: Sit
         hospital: This hospital.
         privacy: What its own site file allows.
         units: What its own data holds; None where nobody could look.
+        before: The plan that this site followed up to now, if any.
 
     Raises:
         PlanError: If no noise fits the plan's budget.
@@ -35,6 +38,7 @@ def plan_in_words(plan: Plan, *, hospital: str, privacy: SitePrivacy, units: Sit
         f"Plan '{plan.name}', key epoch {plan.agreed.epoch}, digest {plan.digest}",
         "",
         *_who(plan, hospital),
+        *_since(plan, before),
         "",
         *_what(plan),
         "",
@@ -85,15 +89,37 @@ def _who(plan: Plan, hospital: str) -> tuple[str, ...]:
     )
 
 
+def _since(plan: Plan, before: Plan | None) -> tuple[str, ...]:
+    continues = plan.agreed.continues
+    if continues is None:
+        return ()
+    start = (
+        f"It goes on from the model of round {continues.round} of run {continues.run}, under a new CKKS key that only "
+        "the hospitals above are dealt."
+    )
+    if before is None or before.digest != continues.plan:
+        return (start, "This site did not follow the plan of that run: the others send it the model, sealed.")
+    old, new = ({hospital.name for hospital in one.roster} for one in (before, plan))
+    return (
+        start,
+        f"  left: {', '.join(sorted(old - new)) or 'nobody'}; joined: {', '.join(sorted(new - old)) or 'nobody'}",
+    )
+
+
 def _what(plan: Plan) -> tuple[str, ...]:
     return (
         (
             f"They train {MODELS[plan.model.kind]} ({plan.agreed.trainable_parameters} numbers) to tell "
             f"{len(plan.data.classes)} classes apart: {', '.join(plan.data.classes)}."
         ),
-        f"{plan.training.rounds} rounds of {plan.training.local_steps} steps, {_sampling(plan.training)}.",
+        f"{_rounds(plan)} of {plan.training.local_steps} steps, {_sampling(plan.training)}.",
         *cohort_in_words(plan),
     )
+
+
+def _rounds(plan: Plan) -> str:
+    last = plan.training.rounds
+    return f"{last} rounds" if plan.first_round == 1 else f"Rounds {plan.first_round} to {last}"
 
 
 def _sampling(training: TrainingSettings) -> str:

@@ -47,7 +47,7 @@ def open_masks(entry: AggregateEntry, transcript: Transcript, *, member: Member)
         MaskPlace(
             run=entry.survivors[0].manifest.run,
             plan=member.plan.digest,
-            epoch=member.plan.agreed.epoch,
+            epoch=entry.survivors[0].manifest.epoch,
             round=entry.round,
             attempt=entry.attempt,
         ),
@@ -165,7 +165,7 @@ def _check_adverts(entry: AggregateEntry, transcript: Transcript, *, member: Mem
         )
     for advert in transcript.adverts:
         seen = (advert.plan, advert.epoch, advert.round)
-        if seen != (member.plan.digest, member.plan.agreed.epoch, entry.round):
+        if seen != (member.plan.digest, entry.survivors[0].manifest.epoch, entry.round):
             raise TranscriptError(f"the advert of {advert.hospital} is not one of round {entry.round}; refuse it")
         advert.check(identity_of(advert.hospital, member.identities))
 

@@ -6,19 +6,21 @@ import logging
 from collections.abc import Callable
 
 from client.advert import own_advert
-from client.apply import Opener
 from client.approval import approved_plans
+from client.asked import check_asked
+from client.checkpoint import continued_state, make_checkpoint, open_checkpoint
 from client.contribute import Contributor
+from client.epochs import EpochBook
 from client.history import History
 from client.keys import Keys
 from client.opening import Opening, open_round
-from client.past_runs import remove_past_runs
+from client.past_runs import plans_of_runs, remove_past_runs
 from client.reveal import Revealer
 from client.state import RunState, initial_state, state_tag
 from client.status import StatusFile
 from client.storage import RunStorage
 from common.ckks import PRESETS, chunks_for, encode_upload
-from common.errors import AlreadyRevealed, BudgetExceeded, LedgerError, WrongPlan, WrongRound
+from common.errors import AlreadyRevealed, BudgetExceeded, LedgerError, WrongRound
 from common.mask_messages import encode_document
 from common.messages import KEY_KINDS, Manifest, Request, decode_request, encode_reply
 from common.site_config import SiteConfig
@@ -54,18 +56,27 @@ class Hospital:
         """
         signed = decode_request(frame, self._plan.agreed.coordinator)
         request = signed.request
-        self._check_addressed(request)
+        check_asked(request, self._plan, self._config.hospital)
         if request.kind in KEY_KINDS:
             return self._take_part_in_ceremony(request, signed.body)
-        # Before anything is kept for a run: without the epoch's key no part of it can be answered.
         history = self._history(request)
         storage = history.storage
-        state = storage.load_state() or initial_state(self._contributor.learner.initial)
-        state = history.catch_up(signed, state)
+        EpochBook(self._plan, storage).check(request)
+        # Before anything is kept for a run: without the epoch's key no part of it can be answered.
+        self._keys.epoch(request.epoch)
+        if request.kind == "restore":
+            return self._restore(request, signed.body, storage=storage)
+        state = history.catch_up(signed, storage.load_state() or self._first_state(storage))
+        return self._go_on(request, state, history=history)
+
+    def _go_on(self, request: Request, state: RunState, *, history: History) -> bytes:
+        storage = history.storage
         if request.kind == "hello":
             if request.aggregates:
                 self._status.update(phase="catching up", run=request.run, round=state.applied.round)
             return self._reply(request, state, body=b"", reason="")
+        if request.kind == "checkpoint":
+            return make_checkpoint(state, request, self._keys.member, tag_key=self._keys.epoch(request.epoch).tag)
         if request.kind == "keys":
             return self._advertise(request, state, storage=storage)
         return self._take_part(request, state, history=history)
@@ -86,51 +97,42 @@ class Hospital:
         return self._upload(request, state, storage=history.storage)
 
     def _history(self, request: Request) -> History:
-        epoch = self._keys.epoch()
         return History(
             member=self._keys.member,
-            opener=Opener(key=epoch.ckks, grid=self._contributor.grid, refused=epoch.refused),
-            tag_key=epoch.tag,
+            epoch_key=self._keys.epoch,
+            grid=self._contributor.grid,
             run=request.run,
             storage=RunStorage(self._config.state / "runs" / request.run, plan=self._plan.digest),
         )
+
+    def _first_state(self, storage: RunStorage) -> RunState:
+        if self._plan.agreed.continues is None:
+            return initial_state(self._contributor.learner.initial)
+        return continued_state(self._config.state / "runs", storage, self._plan)
+
+    def _restore(self, request: Request, data: bytes, *, storage: RunStorage) -> bytes:
+        state = storage.load_state()
+        if state is None:
+            state = open_checkpoint(request, data, self._keys.member, tag_key=self._keys.epoch(request.epoch).tag)
+            storage.take_over({}, state)
+        return self._reply(request, state, body=b"", reason="")
 
     def _end(self, request: Request, state: RunState, *, history: History) -> bytes:
         storage = history.storage
         history.recomputer.require_verdicts(request.verdicts, run=request.run, applied=state.applied)
         self._finish(request.run, state, storage)
         storage.finish(state)
-        remove_past_runs(self._config.state / "runs", approved=approved_plans(self._config.approvals))
+        runs, continues = self._config.state / "runs", self._plan.agreed.continues
+        if continues is not None:
+            # Nothing goes on from it any more.
+            RunStorage(runs / continues.run, plan=continues.plan).close()
+        remove_past_runs(runs, approved=approved_plans(self._config.approvals))
+        self._keys.keep_only(plans_of_runs(runs))
         self._status.update(phase="finished", round=self._plan.training.rounds, message="")
         return self._reply(request, state, body=b"", reason="")
 
-    def _check_addressed(self, request: Request) -> None:
-        plan = self._plan
-        if request.hospital != self._config.hospital:
-            raise WrongPlan(f"a request for {request.hospital} came to {self._config.hospital}; refuse it")
-        if request.plan != plan.digest or request.epoch != plan.agreed.epoch:
-            raise WrongPlan(
-                f"a request for plan {request.plan[:16]}… epoch {request.epoch}; this site approved "
-                f"{plan.digest[:16]}… epoch {plan.agreed.epoch}; refuse it"
-            )
-        allowed = {
-            **dict.fromkeys(KEY_KINDS, request.round == 0 and not request.aggregates),
-            "hello": request.round == 0,
-            "keys": 1 <= request.round <= plan.last_round,
-            "unmask": 1 <= request.round <= plan.last_round and not request.aggregates,
-            "verify": plan.verification == "sampled" and 2 <= request.round <= plan.last_round + 1,
-            "train": 1 <= request.round <= plan.training.rounds,
-            "eval": plan.training.rounds < request.round <= plan.last_round,
-            "finish": request.round == plan.last_round + 1,
-        }
-        if not allowed[request.kind] or request.attempt >= plan.cohort.attempts:
-            raise WrongRound(
-                f"seen {request.kind} for round {request.round} attempt {request.attempt}; the plan has "
-                f"{plan.training.rounds} rounds of at most {plan.cohort.attempts} attempts; refuse it"
-            )
-
     def _take_part_in_ceremony(self, request: Request, body: bytes) -> bytes:
-        ceremony = self._keys.ceremony
+        ceremony = self._keys.ceremony(request.epoch)
         self._status.update(phase="agreeing on a key", message="")
         if request.kind == "deal":
             return ceremony.deal()
@@ -141,7 +143,10 @@ class Hospital:
         if request.round <= state.applied.round:
             raise WrongRound(f"an advert for round {request.round} was asked for, which is over; refuse it")
         self._contributor.check_budget(request.run, request.round)
-        advert = own_advert(self._keys.member, storage, run=request.run, round_number=request.round)
+        EpochBook(self._plan, storage).note(request)
+        advert = own_advert(
+            self._keys.member, storage, run=request.run, round_number=request.round, epoch=request.epoch
+        )
         return encode_document(advert.full)
 
     def _reveal(self, request: Request, state: RunState, *, history: History) -> bytes:
@@ -156,12 +161,14 @@ class Hospital:
         history.recomputer.require_verdicts(verdicts, run=request.run, applied=state.applied)
         following = None
         if number <= self._plan.last_round and self._sits_out(request.run, number) is None:
-            following = own_advert(self._keys.member, storage, run=request.run, round_number=number).full
-        expected = history.expectation(state, attempt=request.attempt)
+            epoch = EpochBook(self._plan, storage).epoch_of_next(number)
+            following = own_advert(self._keys.member, storage, run=request.run, round_number=number, epoch=epoch).full
+        expected = history.expectation(state, attempt=request.attempt, epoch=request.epoch)
         return Revealer(self._keys.member, storage, expected).answer(request, following)
 
     def _upload(self, request: Request, state: RunState, *, storage: RunStorage) -> bytes:
         opening = open_round(request, self._keys.member, storage)
+        EpochBook(self._plan, storage).note(request)
         stored = storage.load_reply(request.round, request.attempt)
         if stored is not None:
             log.info("round %d attempt %d asked for again; the stored reply goes out", request.round, request.attempt)
@@ -194,7 +201,7 @@ class Hospital:
                 return self._reply(request, state, body=b"", reason=refusal.code, opening=opening.digest)
             storage.save_update(request.round, integers)
         self._status.update(phase="encrypting", epsilon_spent=self._contributor.spent())
-        vector = self._keys.epoch().ckks.encrypt(integers, self._contributor.grid)
+        vector = self._keys.epoch(request.epoch).ckks.encrypt(integers, self._contributor.grid)
         opening.mask(vector, self._keys.member, run=request.run, attempt=request.attempt)
         self._status.update(phase="waiting", message="")
         return self._reply(request, state, body=encode_upload(vector), reason="", opening=opening.digest)
@@ -215,7 +222,7 @@ class Hospital:
             kind=request.kind,
             run=request.run,
             plan=plan.digest,
-            epoch=plan.agreed.epoch,
+            epoch=request.epoch,
             round=request.round,
             attempt=request.attempt,
             hospital=self._config.hospital,
@@ -223,7 +230,7 @@ class Hospital:
             reason=reason,
             parameters=parameters.digest(),
             opening=opening,
-            state_tag=state_tag(state, self._keys.epoch().tag),
+            state_tag=state_tag(state, self._keys.epoch(request.epoch).tag),
             applied=state.applied,
             ledger_sequence=self._contributor.ledger.sequence(),
             ledger_head=self._contributor.ledger.head(),

@@ -34,7 +34,7 @@ class GivenReveal:
 
 
 class RunStorage:
-    """Folder of one run under one plan: `plan`, `state.npz`, `rounds.json`, and per round what it needs while open.
+    """Folder of one run under one plan: `plan`, `state.npz`, `rounds.json`, `epoch.json`, and what open rounds need.
 
     That is its marker, mask secrets, opening, update, replies and reveal, which are erased when the round is applied or
     skipped; `finished` stands in it at the end.
@@ -80,6 +80,11 @@ class RunStorage:
         self._forget_rounds(state.applied.round)
         self._write(_FINISHED, b"")
 
+    def close(self) -> None:
+        """Note that a run was continued by another one, if there is anything of it."""
+        if self.plan_of(self._folder) is not None:
+            self._write(_FINISHED, b"")
+
     @staticmethod
     def is_finished(folder: Path) -> bool:
         """Whether `finish` was called for the run in this folder."""
@@ -113,6 +118,19 @@ class RunStorage:
             return None
         with self._intact(name):
             return cast(NDArray[np.int64], np.load(io.BytesIO(data), allow_pickle=False))
+
+    def save_epoch(self, epoch: int, first_round: int) -> None:
+        """Note the newest key that the run is under here, and the first round that it served."""
+        self._write("epoch.json", json.dumps({"epoch": epoch, "first_round": first_round}).encode())
+
+    def load_epoch(self) -> tuple[int, int] | None:
+        """What `save_epoch` noted, or None."""
+        data = self._read("epoch.json")
+        if data is None:
+            return None
+        with self._intact("epoch.json"):
+            fields = json.loads(data)
+            return int(fields["epoch"]), int(fields["first_round"])
 
     def save_reply(self, round_number: int, attempt: int, frame: bytes) -> None:
         """Keep a reply: the same request gets the same bytes, also after a crash."""
@@ -195,6 +213,11 @@ class RunStorage:
     def record_round(self, round_number: int, facts: dict[str, Any]) -> None:
         """Set one row of the run's history, before the state that rests on it is saved."""
         self._write("rounds.json", json.dumps(self.rounds() | {round_number: facts}, indent=1).encode())
+
+    def take_over(self, rows: dict[int, dict[str, Any]], state: RunState) -> None:
+        """Begin the run with the model and the history of another one; the model is written last."""
+        self._write("rounds.json", json.dumps(rows, indent=1).encode())
+        self.save_state(state)
 
     def rounds(self) -> dict[int, dict[str, Any]]:
         """The run's history by round."""

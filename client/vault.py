@@ -12,6 +12,7 @@ import secrets
 import stat
 import struct
 from base64 import b64decode, b64encode
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, Self
 
@@ -116,6 +117,26 @@ class Vault:
         if secret is None:
             raise KeyFileError(f"{self._path}: holds no '{name}'; restore the vault from a backup")
         return secret
+
+    def names(self) -> tuple[str, ...]:
+        """Names of all secrets."""
+        return tuple(self._held)
+
+    def remove(self, names: Collection[str]) -> None:
+        """Forget secrets, and flush that to the disk before returning.
+
+        Raises:
+            SiteStorageError: If the disk refuses; the file is as it was.
+        """
+        held = {name: secret for name, secret in self._held.items() if name not in names}
+        if len(held) == len(self._held):
+            return
+        before, self._held = self._held, held
+        try:
+            self._save()
+        except BaseException:
+            self._held = before
+            raise
 
     def put(self, name: str, secret: bytes) -> None:
         """Add a secret and flush it to the disk before returning; one that is there stays as it is.

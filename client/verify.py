@@ -19,7 +19,8 @@ class Expectation:
     Args:
         member: This hospital.
         run: The run.
-        state_tag: Of its own model.
+        epoch: Key epoch of that round.
+        state_tag: Of its own model, under that epoch's key.
         applied: What that rests on.
         opening: Digest of the round's opening that it was shown, or None if it was shown none.
         revealed: Digest of the survivors that it gave shares for, or None.
@@ -28,6 +29,7 @@ class Expectation:
 
     member: Member
     run: str
+    epoch: int
     state_tag: str
     applied: Applied
     opening: str | None
@@ -184,7 +186,7 @@ def _check_place(manifest: Manifest, *, attempt: int, expected: Expectation) -> 
     parameters = PRESETS[plan.encryption.preset]
     kind = "train" if number <= plan.training.rounds else "eval"
     seen = (manifest.kind, manifest.run, manifest.plan, manifest.epoch, manifest.round, manifest.attempt)
-    wanted = (kind, expected.run, plan.digest, plan.agreed.epoch, number, attempt)
+    wanted = (kind, expected.run, plan.digest, expected.epoch, number, attempt)
     fits = manifest.role == "contribute" and manifest.chunks == chunks_for(plan.upload_values, parameters)
     if seen != wanted or not fits or manifest.parameters != parameters.digest():
         raise TranscriptError(f"the manifest of {manifest.hospital} is not one of round {number}; refuse it")

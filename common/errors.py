@@ -11,6 +11,7 @@ The tree is split by who must act::
     │   ├── AlreadyExists        a command would overwrite
     │   ├── StoreError           the coordinator's disk refuses or its store is damaged
     │   ├── DeploymentError      a process that must run does not (certificate, node key, child died)
+    │   ├── RunPaused            the operator asked the run to stop after a round
     │   └── NobodyContributes    too many hospitals sit a round out; asking again cannot help
     ├── HospitalError            this hospital
     │   ├── DataError            its data folder or index
@@ -18,6 +19,7 @@ The tree is split by who must act::
     │   ├── LedgerError          the ledger cannot be trusted or written
     │   ├── KeyFileError         a key file is missing, open to others, or not a key
     │   ├── KeyMissing           the epoch's CKKS key has not been dealt to this site yet
+    │   ├── CheckpointMissing    the run goes on from a model that this site does not hold
     │   ├── EpochClosed          the CKKS key has refused too many aggregates; a new one is due
     │   ├── UnsupportedLayer     a layer cannot be trained under differential privacy
     │   └── SiteStorageError     the site's disk refuses
@@ -26,6 +28,7 @@ The tree is split by who must act::
     │   ├── BadSignature         not signed by the key in the roster
     │   ├── WrongPlan            another plan, run, epoch or parameter set
     │   ├── WrongRound           another round or attempt
+    │   ├── EpochExpired         a round under a CKKS key whose time is over
     │   ├── ReplayedMessage      the second, different upload of one hospital for one attempt
     │   ├── TranscriptError      manifests of an aggregate do not fit together, or not with our own
     │   ├── BadBox               a peer's box of shares does not open, or holds other shares than its advert says
@@ -35,6 +38,7 @@ The tree is split by who must act::
     │   ├── AggregateMismatch    an aggregate is not the unmasked sum of the uploads in its transcript
     │   ├── UnverifiedChunks     not every chunk of the last sum was recomputed by enough hospitals
     │   ├── CeremonyError        hospitals were dealt different CKKS keys, or a box does not open
+    │   ├── CheckpointRefused    a checkpoint is not the model that enough hospitals vouch for
     │   ├── DivergenceError      hospitals hold different models
     │   ├── WeightMismatch       the weight slot is not the sum of the survivors' declared sizes
     │   └── DecryptionError      a value lies off the public grid
@@ -95,6 +99,10 @@ class NobodyContributes(OperatorError):
     """So many hospitals sit a round out that asking again cannot help."""
 
 
+class RunPaused(OperatorError):
+    """The operator asked the run to stop after a round."""
+
+
 class HospitalError(FedwardError):
     """This hospital must act."""
 
@@ -119,6 +127,10 @@ class KeyFileError(HospitalError):
 
 class KeyMissing(HospitalError):
     """The epoch's CKKS key has not been dealt to this site yet."""
+
+
+class CheckpointMissing(HospitalError):
+    """The run goes on from a model that this site does not hold."""
 
 
 class EpochClosed(HospitalError):
@@ -151,6 +163,10 @@ class WrongPlan(PeerError):
 
 class WrongRound(PeerError):
     """Another round or attempt than the one that is open."""
+
+
+class EpochExpired(PeerError):
+    """A round under a CKKS key whose time is over."""
 
 
 class ReplayedMessage(PeerError):
@@ -187,6 +203,10 @@ class UnverifiedChunks(PeerError):
 
 class CeremonyError(PeerError):
     """Hospitals were dealt different CKKS keys, or a box does not open."""
+
+
+class CheckpointRefused(PeerError):
+    """A checkpoint is not the model that enough hospitals vouch for."""
 
 
 class DivergenceError(PeerError):

@@ -56,14 +56,16 @@ Document = TypeVar("Document", Deal, Confirmation, Confirmations)
 Signed = TypeVar("Signed", Deal, Confirmation)
 
 
-def dealer_of(plan_digest: str, hospitals: tuple[str, ...]) -> str:
-    """Who makes the epoch's key: nobody can choose it without choosing another plan.
+def dealer_of(plan_digest: str, hospitals: tuple[str, ...], *, epoch: int) -> str:
+    """Who makes an epoch's key; it changes with the epoch.
 
     Args:
-        plan_digest: Digest of the plan, which names roster and epoch.
+        plan_digest: Digest of the plan, which names the roster.
         hospitals: Names of the roster.
+        epoch: Number of the key.
     """
-    return min(hospitals, key=lambda name: sha256_hex(b"fedward/dealer/1", bytes.fromhex(plan_digest), name.encode()))
+    place = (bytes.fromhex(plan_digest), epoch.to_bytes(8, "big"))
+    return min(hospitals, key=lambda name: sha256_hex(b"fedward/dealer/2", *place, name.encode()))
 
 
 def key_digest(canonical_key: bytes, *, plan_digest: str, epoch: int) -> str:

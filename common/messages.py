@@ -39,7 +39,9 @@ MAX_REQUEST_HEADER_BYTES = 8 << 20
 # A manifest takes about 1 KiB. It is parsed before its signature can be checked, since it names the signer.
 MAX_MANIFEST_BYTES = 8 << 10
 
-Kind = Literal["deal", "open", "confirm", "hello", "keys", "train", "eval", "unmask", "verify", "finish"]
+Kind = Literal[
+    "deal", "open", "confirm", "hello", "checkpoint", "restore", "keys", "train", "eval", "unmask", "verify", "finish"
+]
 KEY_KINDS: tuple[Kind, ...] = ("deal", "open", "confirm")
 
 
@@ -146,7 +148,9 @@ class Request(Wire):
         max_length=1000, strict=False, description="what the round opens with, in roster order; for train and eval"
     )
     survivors: tuple[SignedManifest, ...] = Field(
-        max_length=1000, strict=False, description="whose uploads are to be unmasked, in roster order; for unmask"
+        max_length=1000,
+        strict=False,
+        description="whose uploads are to be unmasked, in roster order; for restore, who vouch for the checkpoint",
     )
     check: ChunkCheck | None = Field(default=None, description="chunks of the last sum that the recipient recomputes")
     verdicts: tuple[SignedManifest, ...] = Field(

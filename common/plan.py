@@ -24,6 +24,7 @@ from common.plan_settings import (
     TrainingSettings,
 )
 from common.shamir import MOST_PARTIES
+from common.wire import Hex32, Hex64
 
 LARGEST_FULL_BYTES = 64 << 20
 
@@ -35,12 +36,23 @@ class Hospital(Card):
     delta: float | None = Field(default=None, gt=0, lt=1, description="this hospital's delta where it differs")
 
 
+class Continued(Settings):
+    """Where a plan takes up the model of an earlier run, after hospitals have left or joined."""
+
+    plan: Hex64 = Field(description="digest of the plan of that run")
+    run: Hex32 = Field(description="that run's id")
+    round: int = Field(ge=1, le=10_000, description="its last round that counts; this plan's first round is the next")
+
+
 class Federation(Settings):
     """Who takes part; written by `fedward provision`."""
 
     coordinator: PublicKeyHex = Field(description="Ed25519 public key that signs requests, hex")
-    epoch: int = Field(ge=1, description="number of the CKKS key that is in force")
+    epoch: int = Field(ge=1, description="number of the CKKS key that the first round is under")
     trainable_parameters: int = Field(ge=1, le=10**9, description="length of an update, without slots")
+    continues: Continued | None = Field(
+        default=None, description="the run whose model this plan trains on; written by `fedward revoke` and `join`"
+    )
     hospitals: tuple[Hospital, ...] = Field(
         max_length=MOST_PARTIES,
         description="the roster; its order is the order of transcripts and seeds",
@@ -99,6 +111,11 @@ class Plan(Settings):
         if self.federation and self.encryption.update_norm_bound == "auto":
             raise PlanError(
                 "encryption.update_norm_bound: seen 'auto' beside a roster; `fedward provision` sets a number"
+            )
+        if self.first_round > self.training.rounds:
+            raise PlanError(
+                f"federation.continues.round: seen {self.first_round - 1} of {self.training.rounds} training rounds; "
+                f"at most {self.training.rounds - 1} is allowed, else there is nothing left to train"
             )
         if self.federation:
             self.cohort.check(len(self.federation.hospitals))
@@ -216,6 +233,25 @@ class Plan(Settings):
     def last_round(self) -> int:
         """Number of the last round that has an aggregate: R, or R + 1 where a closing `eval` round is due."""
         return self.training.rounds + (1 if self.metric_slots else 0)
+
+    @property
+    def first_round(self) -> int:
+        """Number of the first round of a run: 1, or the one behind the run that it continues."""
+        continues = self.federation.continues if self.federation else None
+        return continues.round + 1 if continues else 1
+
+    def least_epoch(self, round_number: int) -> int:
+        """Least number of the CKKS key that may serve a round; for round 0, the `hello`, that of the first round.
+
+        A run may be ahead of it, never behind: keys are also renewed on demand.
+        """
+        behind = max(0, round_number - self.first_round)
+        return self.agreed.epoch + behind // self.encryption.epoch_rounds
+
+    @property
+    def last_epoch(self) -> int:
+        """Largest key number that hospitals take: a new key each round, and as many again whose dealers were away."""
+        return self.agreed.epoch + 2 * self.last_round
 
     @property
     def held_out_rule(self) -> str:

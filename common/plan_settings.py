@@ -122,6 +122,11 @@ class EncryptionSettings(Settings):
         description="how hospitals recompute sums. full: each all of it, from all uploads; sampled: each some chunks, "
         "every chunk by c + 1 hospitals; auto: full while the uploads of one round are at most 64 MiB together"
     )
+    epoch_rounds: int = Field(
+        ge=1,
+        le=20_000,
+        description="most rounds that one CKKS key serves; the hospitals deal themselves a new one then",
+    )
 
 
 class CohortSettings(Settings):

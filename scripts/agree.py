@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import yaml
 
@@ -38,15 +39,25 @@ def agree(template: Plan, cards: Sequence[Card], coordinator: Identity) -> Plan:
         "coordinator": coordinator.public_hex,
         "epoch": FIRST_EPOCH,
         "trainable_parameters": int(size),
+        "continues": None,
         "hospitals": [h.model_dump(mode="json") for h in roster],
     }
     if template.encryption.update_norm_bound == "auto":
         content["encryption"]["update_norm_bound"] = expected_update_norm(template, roster, size)
-    plan = parse_settings(yaml.safe_dump(content), Plan, source=f"plan '{template.name}'")
+    return checked(content, name=template.name)
+
+
+def checked(content: dict[str, Any], *, name: str) -> Plan:
+    """The agreed plan of that content.
+
+    Raises:
+        PlanError: If it is unsound.
+    """
+    plan = parse_settings(yaml.safe_dump(content), Plan, source=f"plan '{name}'")
     # Room in the modulus is a property of the whole roster: refuse now, not at five sites.
     plan_grid(
         PRESETS[plan.encryption.preset],
-        [h.declared_units for h in roster],
+        [h.declared_units for h in plan.roster],
         update_norm_bound=plan.update_norm_bound,
         slot_sum_max=plan.slot_sum_max,
     )

@@ -101,7 +101,7 @@ def _read(
     stage: Stage, colluder: str, words: NDArray[np.uint64], upload: PackedUpload, truth: NDArray[np.int64]
 ) -> float:
     """Decrypt words with the colluder's key, whatever they hold, and compare."""
-    key, size = stage.sites[colluder].keys.epoch().ckks, stage.plan.agreed.trainable_parameters
+    key, size = stage.sites[colluder].keys.epoch(1).ckks, stage.plan.agreed.trainable_parameters
     total = EncryptedSum(upload.parameters, words, (upload.seeds,))
     values = np.concatenate([raw_values(key, total, chunk=chunk) for chunk in range(len(words))])
     return correlation(values[:size], truth[:size])
@@ -132,7 +132,7 @@ def _opened_sum(stage: Stage, opening: Opening, known: Secrets, *, number: int, 
     agreed, words, seeds = stage.plan.agreed, None, []
     for name in opening.hospitals:
         site = stage.sites[name]
-        vector = site.keys.epoch().ckks.encrypt(known.updates[name], site.grid)
+        vector = site.keys.epoch(1).ckks.encrypt(known.updates[name], site.grid)
         shown = SiteOpening(opening.delivered_to(agreed.position(name)), known.own[name])
         shown.mask(vector, site.keys.member, run=stage.run, attempt=attempt)
         seeds.append(vector.seeds)
@@ -150,7 +150,7 @@ def _opened_sum(stage: Stage, opening: Opening, known: Secrets, *, number: int, 
         dropped={},
     )
     any_site = stage.sites[opening.hospitals[0]]
-    return any_site.keys.epoch().ckks.decrypt(total, any_site.grid)
+    return any_site.keys.epoch(1).ckks.decrypt(total, any_site.grid)
 
 
 def _refusals(stage: Stage, ask: Callable[[str], bytes]) -> dict[str, str]:

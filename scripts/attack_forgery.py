@@ -175,7 +175,7 @@ def naive_accepts(stage: Stage, forgery: Forgery) -> bool:
                     stage.parameters,
                 )
                 decode_sum_of_updates(
-                    site.keys.epoch().ckks.decrypt(total, site.grid),
+                    site.keys.epoch(1).ckks.decrypt(total, site.grid),
                     parameter_count=plan.agreed.trainable_parameters,
                     slot_count=plan.metric_slots,
                     grid=site.grid,

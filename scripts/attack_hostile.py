@@ -168,7 +168,7 @@ def _whole_run(stage: Stage) -> list[str]:
     tags = []
     for name, site in stage.sites.items():
         state = stage.storage(name).load_state()
-        tags.append(state_tag(state, site.keys.epoch().tag) if state else name)
+        tags.append(state_tag(state, site.keys.epoch(1).tag) if state else name)
     return tags
 
 
@@ -190,8 +190,10 @@ def _ceremony(stage: Stage, folder: Path) -> None:
         vault = Vault.create(
             folder / name, hospital=name, unlock=Unlock("key-file", secrets.token_bytes(32)), held=held
         )
-        ceremonies[name] = KeyCeremony(plan, name, vault=vault, identity=site.keys.identity, min_cohort=plan.min_cohort)
-    dealer = dealer_of(plan.digest, names)
+        ceremonies[name] = KeyCeremony(
+            plan, name, epoch=1, vault=vault, identity=site.keys.identity, min_cohort=plan.min_cohort
+        )
+    dealer = dealer_of(plan.digest, names, epoch=1)
     signed = partial(_check_signed, identities={hospital.name: hospital.identity for hospital in plan.roster})
     in_force = stage.ask("deal", dealer, stage.request("deal", 0, dealer))
     dealt = ceremonies[dealer].deal()

@@ -135,7 +135,7 @@ def _open(stage: Stage, made: Attempt, *, seeds: Mapping[str, bytes], secrets: M
 def _is_sum_of(stage: Stage, total: EncryptedSum, honest: tuple[str, ...]) -> bool:
     """Whether what a colluder decrypts is exactly the colluders' and these honest ones' updates, and nothing more."""
     colluder = stage.sites[stage.names[-1]]
-    left = colluder.keys.epoch().ckks.decrypt(total, colluder.grid)
+    left = colluder.keys.epoch(1).ckks.decrypt(total, colluder.grid)
     for name in (*stage.names[-COLLUDERS:], *honest):
         update = stage.storage(name).load_update(1)
         if update is not None:

@@ -136,13 +136,13 @@ class Stage:
 
     def advert(self, data: bytes, name: str, number: int) -> FullAdvert:
         """Read an advert as the coordinator does."""
-        return read_advert(data, name, plan=self.plan, run=self.run, round_number=number)
+        return read_advert(data, name, plan=self.plan, run=self.run, round_number=number, epoch=self.plan.agreed.epoch)
 
     def take_reveal(self, data: bytes, name: str, unmasking: Unmasking) -> Reveal:
         """Take shares and the next advert as the coordinator does."""
         reveal = unmasking.take(data, name)
         if reveal.next is not None:
-            check_advert(reveal.next, name, plan=self.plan, run=self.run, round_number=reveal.round + 1)
+            check_advert(reveal.next, name, plan=self.plan, run=self.run, round_number=reveal.round + 1, epoch=1)
         return reveal
 
     def kind_of(self, number: int) -> Kind:

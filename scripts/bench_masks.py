@@ -84,7 +84,7 @@ class _Round:
         opening = self._opening()
         seen = {name: self._open(name, opening) for name in self._names}
         total, replies = RunningSum(self._parties.key.parameters), dict[str, SignedReply]()
-        expected = expected_answer(self._plan, self._run, FIRST, attempt=0, opening=opening.digest)
+        expected = expected_answer(self._plan, self._run, FIRST, attempt=0, epoch=1, opening=opening.digest)
         for name, update, size in zip(self._present, updates, declared_sizes, strict=False):
             frame = self._upload(name, seen[name], update=update, size=size)
             self._costs.message_bytes["up"] = len(frame)
@@ -137,7 +137,7 @@ class _Round:
 
         body = self._costs.work("upload", encrypted)
         parameters = self._parties.key.parameters
-        chunks = expected_answer(self._plan, self._run, FIRST, attempt=0).chunks
+        chunks = expected_answer(self._plan, self._run, FIRST, attempt=0, epoch=1).chunks
         manifest = Manifest(
             kind="train",
             run=self._run,
@@ -172,14 +172,14 @@ class _Round:
         for name in self._present:
             member, storage = self._parties.members[name], self._parties.storages[name]
             frame = writer.write_plain(Step("unmask", 1), name, survivors=unmasking.survivors)
-            own, advert = replies[name], own_advert(member, storage, run=self._run, round_number=2).full
+            own, advert = replies[name], own_advert(member, storage, run=self._run, round_number=2, epoch=1).full
             revealer = Revealer(member, storage, self._expectation(name, opening, own, None))
             data = self._costs.work("reveal", partial(self._reveal, frame, revealer, advert))
             self._costs.message_bytes |= {"unmask_down": len(frame), "unmask_up": len(data)}
             given = self._costs.serve("take_shares", partial(unmasking.take, data, name))
             if given.next is None:
                 raise LocalProtocolError("a hospital of the bench sent no advert for the next round")
-            following.append(check_advert(given.next, name, plan=self._plan, run=self._run, round_number=2))
+            following.append(check_advert(given.next, name, plan=self._plan, run=self._run, round_number=2, epoch=1))
         return Opening(tuple(following))
 
     def _reveal(self, frame: bytes, revealer: Revealer, following: FullAdvert) -> bytes:
@@ -225,6 +225,7 @@ class _Round:
         return Expectation(
             member=self._parties.members[name],
             run=self._run,
+            epoch=1,
             state_tag=STATE_TAG,
             applied=NOTHING_APPLIED,
             opening=opening.digest,

@@ -16,6 +16,7 @@ from common.errors import ConfigError, OperatorError
 from common.plan import Plan
 from scripts.attack import attack
 from scripts.bench import bench_app
+from scripts.change_hospitals import join, revoke
 from scripts.report_file import require_writable, write_json
 
 app = typer.Typer(
@@ -26,6 +27,8 @@ app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 app.command()(attack)
+app.command()(revoke)
+app.command()(join)
 
 
 def main() -> None:

@@ -105,7 +105,7 @@ def provision(template: Plan, sites_data: dict[str, Path], target: Path, *, opti
 
 
 def deal_key(plan: Plan, vaults: dict[str, Vault]) -> None:
-    """Hold the key ceremony of a plan within one process.
+    """Hold the ceremony of a plan's first key within one process.
 
     Args:
         plan: The agreed plan.
@@ -115,13 +115,14 @@ def deal_key(plan: Plan, vaults: dict[str, Vault]) -> None:
         name: KeyCeremony(
             plan,
             name,
+            epoch=plan.agreed.epoch,
             vault=vault,
             identity=Identity.from_seed(vault.require(IDENTITY)),
             min_cohort=plan.min_cohort,
         )
         for name, vault in vaults.items()
     }
-    deal = ceremonies[dealer_of(plan.digest, tuple(vaults))].deal()
+    deal = ceremonies[dealer_of(plan.digest, tuple(vaults), epoch=plan.agreed.epoch)].deal()
     opened = [decode_document(ceremony.open(deal), Confirmation) for ceremony in ceremonies.values()]
     confirmations = encode_document(Confirmations(confirmations=tuple(opened)))
     for ceremony in ceremonies.values():

@@ -5,7 +5,7 @@ It takes the hospitals' cards, which are public, and sees no private key but the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,20 +61,36 @@ def organise(template: Plan, cards: Sequence[Card], folder: Path, *, options: Co
     """
     identity = Identity.generate()
     plan = agree(template, cards, identity)
+    _write_coordinator(folder / COORDINATOR, cards, identity, options=options)
+    authority = (folder / COORDINATOR / "ca.crt").read_bytes()
+    write_kits(plan, folder, superlink=options.fleet_address, root_certificates=authority, sign=identity.sign)
+    return plan
+
+
+def write_kits(
+    plan: Plan, folder: Path, *, superlink: str, root_certificates: bytes, sign: Callable[[bytes], bytes]
+) -> None:
+    """Write an agreed plan and a start-up kit for each of its hospitals.
+
+    Args:
+        plan: The plan.
+        folder: An existing folder; gets plan.yaml and kits/.
+        superlink: host:port of the coordinator.
+        root_certificates: Its authority, PEM.
+        sign: Signs with its identity key.
+    """
     text = f"# Agreed plan. digest: {plan.digest}\n" + yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False)
     (folder / PLAN).write_text(text, encoding="utf-8")
-    _write_coordinator(folder / COORDINATOR, cards, identity, options=options)
     (folder / KITS).mkdir()
-    for card in cards:
+    for hospital in plan.roster:
         write_kit(
-            kit_path(folder, card.name),
-            hospital=card.name,
-            superlink=options.fleet_address,
+            kit_path(folder, hospital.name),
+            hospital=hospital.name,
+            superlink=superlink,
             plan_text=text,
-            root_certificates=(folder / COORDINATOR / "ca.crt").read_bytes(),
-            sign=identity.sign,
+            root_certificates=root_certificates,
+            sign=sign,
         )
-    return plan
 
 
 def kit_path(folder: Path, hospital: str) -> Path:

@@ -28,14 +28,16 @@ class Attempt:
     hospitals: dict[str, str] = field(default_factory=dict)
 
 
-def expected_answer(plan: Plan, run: str, step: Step, *, attempt: int, opening: str = "") -> OpenExchange:
+def expected_answer(  # noqa: PLR0913 -- all that an answer must repeat
+    plan: Plan, run: str, step: Step, *, attempt: int, epoch: int, opening: str = ""
+) -> OpenExchange:
     """What an answer to a request must say."""
     parameters = PRESETS[plan.encryption.preset]
     return OpenExchange(
         kind=step.kind,
         run=run,
         plan=plan.digest,
-        epoch=plan.agreed.epoch,
+        epoch=epoch,
         round=step.round,
         attempt=attempt,
         parameters=parameters,

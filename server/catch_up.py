@@ -66,7 +66,7 @@ class CatchUp:
         behind = set()
         for hospital, node in nodes.items():
             self._take(hospital)
-            missing = Rounds(self._applied.get(hospital, 0) + 1, last)
+            missing = Rounds(self._applied.get(hospital, self._writer.plan.first_round - 1) + 1, last)
             page = self._writer.page(missing)
             if page == missing and hospital not in self._under_way:
                 continue
@@ -89,7 +89,9 @@ class CatchUp:
         return self._bytes.pop(hospital, 0)
 
     def _send(self, hospital: str, node: int, page: Rounds) -> None:
-        expected = expected_answer(self._writer.plan, self._writer.run, HELLO, attempt=0)
+        expected = expected_answer(
+            self._writer.plan, self._writer.run, HELLO, attempt=0, epoch=self._writer.epoch(HELLO)
+        )
         attempt = Attempt(HELLO, 0, {hospital: node}, Collection(expected, {}))
         frames = self._writer.write(HELLO, attempt=0, rounds={hospital: page})
         identifiers = self._grid.send(messages_of(attempt, frames, ttl_s=self._answer_within_s))

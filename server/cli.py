@@ -27,6 +27,7 @@ from common.supervise import supervise
 from server.coordinator_health import CoordinatorHealth
 from server.display import ProgressDisplay
 from server.guard import refuse_secret_key
+from server.key_store import OPERATOR
 from server.lock import COORDINATOR_LOCK, hold, is_held
 from server.processes import coordinator_children, forget_superlink_state, register_nodes
 from server.progress import read_progress
@@ -158,6 +159,52 @@ def status(config: ConfigOption) -> None:
                 f"{known.run} {known.state}, last complete round {store.last_complete_round(known.run)}{connected}"
                 f"{f', reason: {known.reason}' if known.reason else ''}"
             )
+
+
+RunId = Annotated[str | None, typer.Option("--run", help="The run. Default: the only one that is under way.")]
+
+
+@app.command()
+def rotate(config: ConfigOption, *, run_id: RunId = None) -> None:
+    """Have the hospitals deal themselves a new CKKS key before the next round of a run.
+
+    They do so by themselves whenever a key has served `encryption.epoch_rounds` rounds; this is for a suspicion.
+    """
+    with contextlib.closing(Store(_load(config).folder)) as store:
+        identifier = _under_way(store, run_id)
+        store.ask_rotation(identifier, OPERATOR)
+    typer.echo(f"run {identifier}: its next round is under a new key")
+
+
+@app.command()
+def pause(config: ConfigOption, *, run_id: RunId = None) -> None:
+    """Stop a run after its round, once all connected hospitals hold the model of that round.
+
+    Go on with `fedward-server run --run-id`, or change who takes part: `fedward revoke` and `fedward join` ask for run
+    and round, which this prints.
+    """
+    settings = _load(config)
+    with contextlib.closing(Store(settings.folder)) as store:
+        identifier = _under_way(store, run_id)
+        store.ask_pause(identifier)
+        typer.echo(f"run {identifier}: stops after its round", err=True)
+        while (known := store.run(identifier)) is not None and known.state == "running":
+            time.sleep(PROGRESS_POLL_S)
+        if known is not None and known.state == "finished":
+            raise DeploymentError(f"run {identifier}: came to its end before it could be paused; start a new run")
+        typer.echo(f"run {identifier} round {store.last_complete_round(identifier)}")
+        typer.echo(known.reason if known else "", err=True)
+
+
+def _under_way(store: Store, run_id: str | None) -> str:
+    running = [known.run for known in store.runs() if known.state == "running"]
+    if run_id is not None:
+        if run_id not in running:
+            raise DeploymentError(f"--run: seen {run_id}, which is not under way; see `fedward-server status`")
+        return run_id
+    if len(running) != 1:
+        raise DeploymentError(f"{len(running)} runs are under way; name one with --run, see `fedward-server status`")
+    return running[0]
 
 
 def main() -> None:

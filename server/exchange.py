@@ -66,6 +66,7 @@ class Collection:
         self.expected = expected
         self.total = RunningSum(expected.parameters, uploads)
         self.applied: dict[str, int] = {}
+        self.manifests: dict[str, SignedManifest] = {}
         self.catching_up = dict(catching_up or {})
         self._down_bytes = dict(down_bytes)
         self._heard = heard
@@ -98,7 +99,7 @@ class Collection:
             return self._outcomes[hospital]
         self._seen[hospital] = admitted.frame_digest
         manifest = admitted.signed.manifest
-        self.applied[hospital] = manifest.applied.round
+        self.applied[hospital], self.manifests[hospital] = manifest.applied.round, admitted.signed
         if self._heard is not None:
             self._heard(admitted.signed)
         if admitted.upload is not None:

@@ -116,7 +116,13 @@ class MaskExchange:
         self._liars |= hospitals
 
     def _adverts(self, round_number: int) -> dict[str, FullAdvert]:
-        return {name: one for name, one in self._masks.adverts(round_number).items() if name not in self._liars}
+        # Where the keys were renewed in between, some are for the key before.
+        epoch = self._writer.epoch(Step("keys", round_number))
+        return {
+            name: one
+            for name, one in self._masks.adverts(round_number).items()
+            if name not in self._liars and one.advert.epoch == epoch
+        }
 
     def _gather(self, round_number: int, nodes: Mapping[str, int], *, here: int) -> None:
         step, outcomes, started = Step("keys", round_number), dict[str, Outcome](), time.monotonic()
@@ -142,17 +148,18 @@ class MaskExchange:
         )
 
     def _take_advert(self, answer: bytes, name: str, round_number: int) -> str:
-        run = self._writer.run
-        self._masks.save_advert(read_advert(answer, name, plan=self._plan, run=run, round_number=round_number))
+        run, epoch = self._writer.run, self._writer.epoch(Step("keys", round_number))
+        full = read_advert(answer, name, plan=self._plan, run=run, round_number=round_number, epoch=epoch)
+        self._masks.save_advert(full)
         return ""
 
     def _take_shares(self, answer: bytes, name: str, unmasking: Unmasking) -> str:
         reveal = unmasking.take(answer, name)
         if reveal.next is not None:
-            number = reveal.round + 1
-            self._masks.save_advert(
-                check_advert(reveal.next, name, plan=self._plan, run=self._writer.run, round_number=number)
-            )
+            run, number, epoch = self._writer.run, reveal.round + 1, reveal.next.advert.epoch
+            # Of any epoch: which one the next round is under is settled when it opens.
+            full = check_advert(reveal.next, name, plan=self._plan, run=run, round_number=number, epoch=epoch)
+            self._masks.save_advert(full)
         return "" if any(reveal.shares) else "NothingRevealed"
 
     def _ask(  # noqa: PLR0913 -- one exchange: what goes out, and what is done with what comes back

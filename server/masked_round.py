@@ -49,7 +49,9 @@ class Opening:
         return tuple(one.delivered_to(position) for one in self.adverts)
 
 
-def read_advert(data: bytes, hospital: str, *, plan: Plan, run: str, round_number: int) -> FullAdvert:
+def read_advert(  # noqa: PLR0913 -- bytes, and all that they must be for
+    data: bytes, hospital: str, *, plan: Plan, run: str, round_number: int, epoch: int
+) -> FullAdvert:
     """Check an advert that a hospital sent.
 
     Raises:
@@ -57,14 +59,17 @@ def read_advert(data: bytes, hospital: str, *, plan: Plan, run: str, round_numbe
         BadSignature: If this hospital did not sign it.
         WrongRound: If it is for another run, plan, epoch or round.
     """
-    return check_advert(decode_document(data, FullAdvert), hospital, plan=plan, run=run, round_number=round_number)
+    full = decode_document(data, FullAdvert)
+    return check_advert(full, hospital, plan=plan, run=run, round_number=round_number, epoch=epoch)
 
 
-def check_advert(full: FullAdvert, hospital: str, *, plan: Plan, run: str, round_number: int) -> FullAdvert:
+def check_advert(  # noqa: PLR0913 -- see `read_advert`
+    full: FullAdvert, hospital: str, *, plan: Plan, run: str, round_number: int, epoch: int
+) -> FullAdvert:
     """The same for one that came in another message."""
     advert = full.advert
     seen = (advert.hospital, advert.run, advert.plan, advert.epoch, advert.round)
-    if seen != (hospital, run, plan.digest, plan.agreed.epoch, round_number):
+    if seen != (hospital, run, plan.digest, epoch, round_number):
         raise WrongRound(f"an advert of {hospital} is not one of round {round_number} of this run; refuse it")
     full.check(identity_of(hospital, {one.name: one.identity for one in plan.roster}), hospitals=len(plan.roster))
     # With a key that all others must refuse, no round that it opens would get an upload.

@@ -29,6 +29,8 @@ Deadline = Callable[[], float]
 MESSAGE_TYPES: dict[Kind, str] = {
     **dict.fromkeys(KEY_KINDS, MessageType.QUERY),
     "hello": MessageType.QUERY,
+    "checkpoint": MessageType.QUERY,
+    "restore": MessageType.QUERY,
     "keys": MessageType.QUERY,
     "unmask": MessageType.QUERY,
     "verify": MessageType.QUERY,

@@ -68,7 +68,7 @@ class PageLimits:
 
 def steps_after(plan: Plan, last_complete_round: int) -> tuple[Step, ...]:
     """What is left of a run: hello, the rounds behind `last_complete_round`, the closing eval if due, finish."""
-    rounds = range(last_complete_round + 1, plan.last_round + 1)
+    rounds = range(max(last_complete_round + 1, plan.first_round), plan.last_round + 1)
     kinds: list[Kind] = ["train" if number <= plan.training.rounds else "eval" for number in rounds]
     return (
         HELLO,
@@ -87,6 +87,7 @@ class RequestWriter:
         sign: Signs with the coordinator's identity key.
         history: The run's completed rounds.
         limits: What one request carries.
+        epoch_of: Number of the CKKS key that a step is under; None: what the plan asks for at least.
     """
 
     plan: Plan
@@ -94,6 +95,11 @@ class RequestWriter:
     sign: Callable[[bytes], bytes]
     history: History
     limits: PageLimits = PageLimits()
+    epoch_of: Callable[[Step], int] | None = None
+
+    def epoch(self, step: Step) -> int:
+        """Number of the CKKS key that a step is under."""
+        return self.plan.least_epoch(step.round) if self.epoch_of is None else self.epoch_of(step)
 
     def page(self, missing: Rounds) -> Rounds:
         """The first of the missing rounds, as many as fit into one request."""
@@ -167,13 +173,12 @@ class RequestWriter:
                 # Whoever takes it holds the only copy.
                 yield named.pop()
 
-    def write_plain(  # noqa: PLR0913 -- the fields of a request
+    def write_plain(
         self,
         step: Step,
         hospital: str,
         *,
         attempt: int = 0,
-        body: bytes = b"",
         survivors: Survivors = (),
         verdicts: Survivors = (),
     ) -> bytes:
@@ -183,11 +188,24 @@ class RequestWriter:
             step: What is asked for.
             hospital: The recipient.
             attempt: Attempt of that step.
-            body: What the key ceremony forwards.
             survivors: Whose uploads are to be unmasked.
             verdicts: Manifests with verdicts on the last sum.
         """
-        return self._encode(step, hospital, attempt=attempt, body=body, survivors=survivors, verdicts=verdicts)
+        return self._encode(step, hospital, attempt=attempt, body=b"", survivors=survivors, verdicts=verdicts)
+
+    def write_under(
+        self, kind: Kind, hospital: str, *, epoch: int, body: bytes = b"", survivors: Survivors = ()
+    ) -> bytes:
+        """A signed frame that belongs to a key and to no round: of a ceremony, or of a checkpoint.
+
+        Args:
+            kind: What is asked.
+            hospital: The recipient.
+            epoch: Number of the key.
+            body: What the coordinator forwards.
+            survivors: Who vouch for it.
+        """
+        return self._encode(Step(kind, 0), hospital, attempt=0, body=body, epoch=epoch, survivors=survivors)
 
     def _encode(  # noqa: PLR0913 -- the fields of a request
         self,
@@ -203,12 +221,13 @@ class RequestWriter:
         survivors: Survivors = (),
         check: ChunkCheck | None = None,
         verdicts: Survivors = (),
+        epoch: int | None = None,
     ) -> bytes:
         request = Request(
             kind=step.kind,
             run=self.run,
             plan=self.plan.digest,
-            epoch=self.plan.agreed.epoch,
+            epoch=self.epoch(step) if epoch is None else epoch,
             round=step.round,
             attempt=attempt,
             hospital=hospital,

@@ -6,13 +6,12 @@ import logging
 from collections.abc import Callable, Mapping
 
 from common.errors import BadShare, LocalProtocolError
-from common.plan import Plan
 from server.aggregate import RunningSum, skipped
 from server.ask import expected_answer
 from server.mask_exchange import MaskExchange
 from server.mask_store import MaskStore
 from server.masked_round import Unmasking
-from server.requests import Step
+from server.requests import RequestWriter, Step
 from server.store import Exchange, Outcome, Store
 from server.verify_exchange import VerifyExchange
 
@@ -23,8 +22,7 @@ class RoundEnd:
     """Ends rounds whose uploads are in.
 
     Args:
-        plan: The plan.
-        run: The run.
+        writer: Knows plan, run and the keys of its rounds.
         store: Where sums are kept.
         masks: What is kept of open rounds.
         exchange: Asks for shares.
@@ -34,8 +32,7 @@ class RoundEnd:
 
     def __init__(  # noqa: PLR0913 -- the parts of one run
         self,
-        plan: Plan,
-        run: str,
+        writer: RequestWriter,
         *,
         store: Store,
         masks: MaskStore,
@@ -43,10 +40,11 @@ class RoundEnd:
         verify: VerifyExchange,
         ready: Callable[[Step], Mapping[str, int]],
     ) -> None:
-        self._plan, self._run, self._store, self._masks = plan, run, store, masks
+        self._writer, self._store, self._masks = writer, store, masks
+        self._plan, self._run = writer.plan, writer.run
         self._exchange, self._ready = exchange, ready
         self._verify = verify
-        self._names = tuple(hospital.name for hospital in plan.roster)
+        self._names = tuple(hospital.name for hospital in writer.plan.roster)
 
     def resume(self, step: Step) -> None:
         """Go on with a round that was interrupted while its shares were asked for."""
@@ -54,7 +52,8 @@ class RoundEnd:
         if opened is None or opened.survivors is None:
             return
         digest = opened.opening.digest
-        expected = expected_answer(self._plan, self._run, step, attempt=opened.attempt, opening=digest)
+        epoch = self._writer.epoch(step)
+        expected = expected_answer(self._plan, self._run, step, attempt=opened.attempt, epoch=epoch, opening=digest)
         total = RunningSum(expected.parameters, self._masks.uploads(step.round, opened.attempt))
         for signed in opened.survivors:
             total.resume(signed)

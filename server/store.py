@@ -11,7 +11,7 @@ from common.errors import ConfigError, StoreError
 from common.messages import AggregateEntry, Kind
 from common.wire import header_bytes
 from server.aggregate import Aggregate
-from server.database import Database
+from server.key_store import KEY_SCHEMA, KeyStore
 
 RunState = Literal["running", "finished", "stopped"]
 OutcomeKind = Literal["contributed", "observed", "answered", "failed", "late", "diverged", "catching-up", "absent"]
@@ -23,7 +23,6 @@ CREATE TABLE IF NOT EXISTS runs (
 CREATE TABLE IF NOT EXISTS exchanges (
     run TEXT NOT NULL REFERENCES runs(run), round INTEGER NOT NULL, attempt INTEGER NOT NULL, kind TEXT NOT NULL,
     seconds REAL NOT NULL, outcomes TEXT NOT NULL, entry TEXT, body BLOB, PRIMARY KEY (run, round, attempt, kind));
-CREATE TABLE IF NOT EXISTS deals (plan_digest TEXT PRIMARY KEY, deal BLOB NOT NULL);
 """
 
 
@@ -74,11 +73,11 @@ class Run:
     reason: str
 
 
-class Store(Database):
+class Store(KeyStore):
     """Opens or makes the store in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, schema=_SCHEMA)
+        super().__init__(folder, schema=_SCHEMA + KEY_SCHEMA)
 
     def begin(self, run: str, *, plan_digest: str, plan_json: str, now: float) -> None:
         """Record a run as running, or take up one that was interrupted.
@@ -129,16 +128,6 @@ class Store(Database):
             added = self._connection.execute(query, row).lastrowid
             if aggregate and aggregate.body:
                 self._write_blob("exchanges", "body", added, aggregate.body)
-
-    def save_deal(self, plan_digest: str, deal: bytes) -> None:
-        """Keep the sealed CKKS key of a plan, as its dealer signed it."""
-        with self._transaction():
-            self._connection.execute("INSERT OR IGNORE INTO deals VALUES (?, ?)", (plan_digest, deal))
-
-    def deal(self, plan_digest: str) -> bytes | None:
-        """The sealed key of a plan, or None before its ceremony."""
-        rows = self._rows("SELECT deal FROM deals WHERE plan_digest = ?", (plan_digest,))
-        return bytes(rows[0][0]) if rows else None
 
     def run(self, run: str) -> Run | None:
         """One run, or None."""

@@ -14,16 +14,19 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from common.errors import DeploymentError, NobodyContributes
+from common.errors import DeploymentError, EpochClosed, NobodyContributes
 from common.plan import Plan
 from server.ask import Attempt, expected_answer
 from server.catch_up import CatchUp
+from server.checkpoints import Checkpoints
 from server.connections import Connections
+from server.epochs import Epochs
 from server.exchange import Collection, explain
 from server.key_exchange import KeyExchange
 from server.mask_exchange import MaskExchange
 from server.mask_store import MaskStore
 from server.one_by_one import OneByOneGrid, messages_of, take_replies
+from server.pause import pause
 from server.progress import ProgressFile
 from server.requests import RequestWriter, Rounds, Step
 from server.round_end import RoundEnd
@@ -58,6 +61,8 @@ class SecureAggregation(Strategy):
         progress: ProgressFile,
         connect_timeout_s: float,
     ) -> None:
+        self._epochs = Epochs(writer.plan, writer.run, store)
+        writer = replace(writer, epoch_of=self._epochs.of)
         self._writer, self._steps, self._grid = writer, steps, grid
         self._store, self._progress, self._connect_timeout_s = store, progress, connect_timeout_s
         self._masks = masks
@@ -67,7 +72,10 @@ class SecureAggregation(Strategy):
         self._open: Attempt | None = None
         answer_within_s = self._plan.cohort.round_timeout_s
         self._catch_up = CatchUp(writer, grid, applied=self._applied, answer_within_s=answer_within_s)
-        self._keys = KeyExchange(writer, grid, progress=progress, store=store, answer_within_s=answer_within_s)
+        self._keys = KeyExchange(
+            writer, grid, progress=progress, store=store, epochs=self._epochs, answer_within_s=answer_within_s
+        )
+        self._checkpoints = Checkpoints(writer, grid, progress=progress, store=store, answer_within_s=answer_within_s)
         self._connections = Connections(self._plan, grid, catch_up=self._catch_up, progress=progress)
         self._rounds = MaskExchange(writer, grid, store=store, masks=masks, progress=progress)
         self._verification = Verification(self._plan, writer.run, store=store, masks=masks)
@@ -75,8 +83,7 @@ class SecureAggregation(Strategy):
             writer, grid, verification=self._verification, store=store, progress=progress, applied=self._applied
         )
         self._round_end = RoundEnd(
-            self._plan,
-            writer.run,
+            writer,
             store=store,
             masks=masks,
             exchange=self._rounds,
@@ -102,6 +109,10 @@ class SecureAggregation(Strategy):
             nodes = self._connections.wait_for(step, len(self._names), timeout_s=self._connect_timeout_s)
         else:
             nodes = self._connections.wait_for(step, self._plan.needed, timeout_s=cohort.round_timeout_s)
+        if step.takes_uploads and opened is None:
+            if self._store.take_pause(self._writer.run):
+                pause(self._writer, self._grid, nodes=nodes, applied=self._applied, last=step.round - 1)
+            self._keys.renew(step.round, nodes)
         if step.kind == "finish" and cohort.attempts == 1:
             nodes = self._connections.wait_until_caught_up(step)
         if step.kind == "finish" and not self._verify.complete(step.round, lambda: self._connections.ready(step)):
@@ -129,15 +140,17 @@ class SecureAggregation(Strategy):
         while opened is not None:
             outcomes = self._close(step, opened, replies)
             wanted = self._still_wanted(step, opened)
-            if not dealt and self._keys.is_missing(outcomes):
+            missing = self._keys.missing(outcomes)
+            if missing and not dealt:
                 dealt = True
-                self._keys.bring(self._connections.now(), needed=bool(wanted))
+                self._keys.bring(missing, self._connections.now(), applied=self._applied, needed=bool(wanted))
                 if wanted:
                     # No attempt was spent: without the key nobody could answer.
                     again = self._request(step, self._connections.now(), attempt=opened.number)
                     replies = self._grid.send_and_receive(again, timeout=self._plan.cohort.round_timeout_s)
                     opened = self._open
                     continue
+            self._checkpoints.settle(opened.collection, outcomes, self._connections.now(), applied=self._applied)
             sitting_out = [o for o in outcomes if o.outcome == "observed" and opened.collection.expected.wants_uploads]
             hopeless = len(self._names) - len(sitting_out) < self._plan.needed
             last = opened.number + 1 == attempts
@@ -178,7 +191,12 @@ class SecureAggregation(Strategy):
                 self._verification.share(asked)
         collection = Collection(
             expected_answer(
-                self._plan, self._writer.run, step, attempt=attempt, opening=opening.digest if opening else ""
+                self._plan,
+                self._writer.run,
+                step,
+                attempt=attempt,
+                epoch=self._epochs.of(step),
+                opening=opening.digest if opening else "",
             ),
             {name: self._catch_up.sent_bytes(name) for name in asked},
             catching_up={name: self._catch_up.outcome(name) for name in behind},
@@ -190,7 +208,9 @@ class SecureAggregation(Strategy):
         for outcome in collection.catching_up.values():
             # Its bytes are counted when the exchange closes.
             self._progress.record(replace(outcome, down_bytes=0), step.round)
-        rounds = {name: Rounds(self._applied.get(name, 0) + 1, step.round - 1) for name in asked}
+        rounds = {
+            name: Rounds(self._applied.get(name, self._plan.first_round - 1) + 1, step.round - 1) for name in asked
+        }
         frames = self._writer.write(
             step, attempt=attempt, rounds=rounds, opening=opening, verification=self._verification
         )
@@ -226,6 +246,8 @@ class SecureAggregation(Strategy):
         exchange = Exchange(step.round, opened.number, step.kind, round(seconds, 3), outcomes)
         self._store.save(self._writer.run, exchange, None)
         for outcome in outcomes:
+            if outcome.code == EpochClosed.__name__:
+                self._store.ask_rotation(self._writer.run, outcome.hospital)
             if outcome.outcome in ("late", "absent", "diverged", "catching-up"):
                 self._progress.record(outcome, step.round)
         return outcomes

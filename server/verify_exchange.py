@@ -71,11 +71,15 @@ class VerifyExchange:
         timeout_s, run = self._plan.cohort.round_timeout_s, self._writer.run
         asked = {name: nodes[name] for name in nodes if name in self.verification.silent}
         collection = Collection(
-            expected_answer(self._plan, run, step, attempt=attempt), {}, heard=self.verification.hear
+            expected_answer(self._plan, run, step, attempt=attempt, epoch=self._writer.epoch(step)),
+            {},
+            heard=self.verification.hear,
         )
         opened = Attempt(step, attempt, asked, collection)
         self._progress.open(step.kind, step.round, attempt=attempt, connected=tuple(asked))
-        rounds = {name: Rounds(self._applied.get(name, 0) + 1, step.round - 1) for name in asked}
+        rounds = {
+            name: Rounds(self._applied.get(name, self._plan.first_round - 1) + 1, step.round - 1) for name in asked
+        }
         frames = self._writer.write(step, attempt=attempt, rounds=rounds, verification=self.verification)
         replies = self._grid.send_and_receive(messages_of(opened, frames, ttl_s=timeout_s), timeout=timeout_s)
         take_replies(opened, replies, self._progress)

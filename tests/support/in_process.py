@@ -120,7 +120,14 @@ class Coordinator:
             for name in sites.keys() - known.keys():
                 with suppress(BudgetExceeded):
                     answer = sites[name].answer(self.request("keys", round_number, name))
-                    known[name] = read_advert(answer, name, plan=self.plan, run=self.run, round_number=round_number)
+                    known[name] = read_advert(
+                        answer,
+                        name,
+                        plan=self.plan,
+                        run=self.run,
+                        round_number=round_number,
+                        epoch=self.plan.agreed.epoch,
+                    )
             names = [h.name for h in self.plan.roster]
             self.openings[round_number] = Opening(tuple(known[name] for name in names if name in known))
         return self.openings[round_number]

@@ -52,7 +52,7 @@ class KnownSecrets:
     @property
     def key(self) -> SecretKey:
         """The epoch's CKKS key, which every hospital holds."""
-        return next(iter(self.sites.values()))._keys.epoch().ckks
+        return next(iter(self.sites.values()))._keys.epoch(self.plan.agreed.epoch).ckks
 
     def member(self, name: str) -> Member:
         """A hospital's secrets, from its own files."""
@@ -65,7 +65,13 @@ class KnownSecrets:
         known, run = self.coordinator.adverts.setdefault(round_number, {}), self.coordinator.run
         for name in names or [hospital.name for hospital in self.plan.roster]:
             if name not in known:
-                made = own_advert(self.member(name), self.storage(name), run=run, round_number=round_number)
+                made = own_advert(
+                    self.member(name),
+                    self.storage(name),
+                    run=run,
+                    round_number=round_number,
+                    epoch=self.plan.agreed.epoch,
+                )
                 known[name] = made.full
         return self.coordinator.open(round_number, {})
 
@@ -74,7 +80,12 @@ class KnownSecrets:
         found = {}
         for name in names or [hospital.name for hospital in self.plan.roster]:
             run = self.coordinator.run
-            own = load_own_advert(self.member(name), self.storage(name), run=run, round_number=round_number)
+            own = load_own_advert(
+                self.member(name),
+                self.storage(name),
+                run=run,
+                round_number=round_number,
+            )
             assert own is not None
             found[name] = own.secrets
         return found

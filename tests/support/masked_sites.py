@@ -92,7 +92,7 @@ class MaskedSites:
 
     def advert(self, name: str, round_number: int) -> FullAdvert:
         """What it announces for a round."""
-        return own_advert(self.member(name), self.storage(name), run=RUN, round_number=round_number).full
+        return own_advert(self.member(name), self.storage(name), run=RUN, round_number=round_number, epoch=1).full
 
     def deal_badly(self, liar: str, round_number: int, *, about: str) -> None:
         """Have a hospital announce another `commitment` or `mask_key` than its shares give, or seal junk in each `box`.
@@ -120,7 +120,7 @@ class MaskedSites:
     def expected(self, opening: Opening, *, attempt: int = 0) -> OpenExchange:
         """What the coordinator takes as an upload."""
         step = Step("train", opening.adverts[0].advert.round)
-        return expected_answer(self.plan, RUN, step, attempt=attempt, opening=opening.digest)
+        return expected_answer(self.plan, RUN, step, attempt=attempt, epoch=1, opening=opening.digest)
 
     def request(self, kind: str, round_number: int, name: str, **changes: Any) -> Request:  # noqa: ANN401 -- any field
         """A request that was verified."""
@@ -182,6 +182,7 @@ class MaskedSites:
         expected = Expectation(
             member=member,
             run=RUN,
+            epoch=1,
             state_tag=tag_of(place.applied),
             applied=place.applied,
             opening=opening.digest if opening else None,

@@ -122,6 +122,7 @@ class TrivialSite:
         return Expectation(
             member=self._member,
             run=run,
+            epoch=self._plan.agreed.epoch,
             state_tag=tag_of(applied),
             applied=applied,
             opening=opening.digest if opening else None,
@@ -130,7 +131,7 @@ class TrivialSite:
         )
 
     def _advert(self, number: int, run: str, storage: RunStorage) -> FullAdvert:
-        return own_advert(self._member, storage, run=run, round_number=number).full
+        return own_advert(self._member, storage, run=run, round_number=number, epoch=self._plan.agreed.epoch).full
 
     def _reveal(self, request: Request, applied: Applied, storage: RunStorage) -> bytes:
         verdicts = (*request.survivors, *request.verdicts)

@@ -108,7 +108,7 @@ def test_readiness_is_seen_in_a_piece_of_a_line_and_through_colours(tmp_path: Pa
     assert not log.ready
 
 
-def test_what_a_full_disk_refuses_is_counted_and_said(tmp_path: Path) -> None:
+def test_what_a_full_disk_refused_is_counted_and_said(tmp_path: Path) -> None:
     """The child goes on; the log says what it lacks as soon as it can."""
     path = tmp_path / "child.log"
     path.symlink_to("/dev/full")

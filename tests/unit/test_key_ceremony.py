@@ -43,9 +43,9 @@ class Table:
             path = folder / f"{name}.vault"
             self.vaults[name] = Vault.create(path, hospital=name, unlock=Unlock("key-file", bytes(32)), held={BOX: box})
             self.ceremonies[name] = KeyCeremony(
-                plan, name, vault=self.vaults[name], identity=self.identities[name], min_cohort=3
+                plan, name, epoch=1, vault=self.vaults[name], identity=self.identities[name], min_cohort=3
             )
-        self.dealer = dealer_of(plan.digest, NAMES)
+        self.dealer = dealer_of(plan.digest, NAMES, epoch=1)
         self.others = tuple(name for name in NAMES if name != self.dealer)
 
     def deal(self) -> bytes:
@@ -80,7 +80,7 @@ class Table:
 
     def held(self, name: str) -> bytes | None:
         """The key in a hospital's vault."""
-        return self.vaults[name].get(epoch_key_name(self.plan))
+        return self.vaults[name].get(epoch_key_name(self.plan.digest, 1))
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_what_is_dealt_must_be_a_key_of_the_plan(table: Table) -> None:
 
 def test_only_the_dealer_deals(table: Table) -> None:
     """A coordinator cannot choose who makes the key."""
-    with pytest.raises(WrongPlan, match=f"the dealer of this plan is {table.dealer}"):
+    with pytest.raises(WrongPlan, match=f"its dealer is {table.dealer}"):
         table.ceremonies[table.others[0]].deal()
 
 
@@ -211,7 +211,7 @@ def test_a_key_in_force_is_never_replaced(table: Table) -> None:
     with pytest.raises(CeremonyError, match="another key than the one in force"):
         table.open(again, NAMES[0])
     with pytest.raises(AlreadyExists):
-        table.vaults[NAMES[0]].put(epoch_key_name(table.plan), a_key(table.plan))
+        table.vaults[NAMES[0]].put(epoch_key_name(table.plan.digest, 1), a_key(table.plan))
 
 
 def test_confirming_before_opening_is_refused(table: Table) -> None:
@@ -231,9 +231,9 @@ def test_hostile_documents_are_refused(table: Table, data: bytes) -> None:
 
 def test_the_dealer_changes_with_the_plan() -> None:
     """Nobody can be sure to deal: over many plans each hospital's share is fair."""
-    dealers = [dealer_of(f"{k:064x}", NAMES) for k in range(400)]
+    dealers = [dealer_of(f"{k:064x}", NAMES, epoch=1) for k in range(400)]
     assert all(70 < dealers.count(name) < 130 for name in NAMES)
-    assert dealer_of("0" * 64, NAMES) == dealer_of("0" * 64, NAMES[::-1])
+    assert dealer_of("0" * 64, NAMES, epoch=1) == dealer_of("0" * 64, NAMES[::-1], epoch=1)
 
 
 def test_a_box_key_that_is_none_is_refused() -> None:

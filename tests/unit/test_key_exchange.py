@@ -11,7 +11,7 @@ import pytest
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
-from common.errors import DeploymentError, KeyMissing
+from common.errors import KeyMissing
 from common.identity import Identity
 from common.key_messages import Confirmation, dealer_of, encode_document, sign_document
 from common.messages import decode_request
@@ -70,16 +70,22 @@ def test_a_run_without_a_key_begins_with_the_ceremony(federation: SmallFederatio
     assert rounds == {1: dict.fromkeys(NAMES, "contributed"), 2: dict.fromkeys(NAMES, "contributed")}
 
 
+def following(federation: SmallFederation, dealer: str) -> int:
+    """The first epoch that another hospital deals."""
+    return next(e for e in range(2, 99) if dealer_of(federation.plan.digest, NAMES, epoch=e) != dealer)
+
+
 def test_a_latecomer_gets_the_key_although_the_dealer_is_away(federation: SmallFederation, tmp_path: Path) -> None:
-    """Its sealed box was kept by the coordinator. The control is a first ceremony, which needs the dealer."""
-    dealer = dealer_of(federation.plan.digest, NAMES)
+    """Its sealed box was kept by the coordinator. Before any key was dealt, the next epoch has another dealer."""
+    dealer = dealer_of(federation.plan.digest, NAMES, epoch=1)
     late = next(name for name in NAMES if name != dealer)
     others = [name for name in NAMES if name != dealer]
-    with pytest.raises(DeploymentError, match=f"dealt by {dealer}, which is not connected"):
-        carry(federation, answers(federation, *others), tmp_path, "a" * 32)
+    first = carry(federation, answers(federation, *others), tmp_path, "a" * 32)
+    assert first[1] == dict.fromkeys(others, "contributed") | {dealer: "absent"}
+    assert federation.sites[late]._keys.held() == (following(federation, dealer),)
     carry(federation, answers(federation, *[n for n in NAMES if n != late]), tmp_path, "b" * 32)
     with pytest.raises(KeyMissing):
-        federation.sites[late]._keys.epoch()
+        federation.sites[late]._keys.epoch(1)
     rounds = carry(federation, answers(federation, *others), tmp_path, "c" * 32)
     assert rounds[1] == dict.fromkeys(others, "contributed") | {dealer: "absent"}
 
@@ -88,7 +94,7 @@ def test_one_hospital_that_lies_about_its_key_stops_nobody_who_has_it(
     federation: SmallFederation, tmp_path: Path
 ) -> None:
     """It says in every exchange that it has no key, and confirms one of its own making."""
-    dealer = dealer_of(federation.plan.digest, NAMES)
+    dealer = dealer_of(federation.plan.digest, NAMES, epoch=1)
     liar = next(name for name in NAMES if name != dealer)
     carry(federation, answers(federation, *NAMES), tmp_path, "a" * 32)
     plan, identity = federation.plan, site_identity(federation.folder / "federation" / liar)

@@ -264,7 +264,7 @@ def test_an_advert_is_taken_for_its_round_run_plan_and_hospital_only(tmp_path: P
     sign_it = sites.identities["hospital-1"].sign
 
     def read(one: FullAdvert, hospital: str = "hospital-1", number: int = 2) -> FullAdvert:
-        return read_advert(encode_document(one), hospital, plan=sites.plan, run=RUN, round_number=number)
+        return read_advert(encode_document(one), hospital, plan=sites.plan, run=RUN, round_number=number, epoch=1)
 
     assert read(full) == full
     unsigned = full.advert.model_copy(update={"mask_key": "9" * 64})
@@ -272,7 +272,7 @@ def test_an_advert_is_taken_for_its_round_run_plan_and_hospital_only(tmp_path: P
         (WrongRound, lambda: read(full, number=3)),
         (WrongRound, lambda: read(full, "hospital-2")),
         (MalformedMessage, lambda: read(full.model_copy(update={"shares": full.shares[::-1]}))),
-        (MalformedMessage, lambda: read_advert(b"{}", "hospital-1", plan=sites.plan, run=RUN, round_number=2)),
+        (MalformedMessage, lambda: read_advert(b"{}", "hospital-1", plan=sites.plan, run=RUN, round_number=2, epoch=1)),
         (BadSignature, lambda: read(full.model_copy(update={"advert": unsigned}))),
     ]
     for changes in ({"run": "a" * 32}, {"plan": "9" * 64}, {"epoch": 2}):
@@ -293,5 +293,10 @@ def test_a_mask_key_that_gives_no_secret_is_refused(tmp_path: Path) -> None:
         advert = sign(full.advert.model_copy(update={"mask_key": key}), sites.identities["hospital-1"].sign)
         with pytest.raises(MalformedMessage, match="low order"):
             check_advert(
-                full.model_copy(update={"advert": advert}), "hospital-1", plan=sites.plan, run=RUN, round_number=2
+                full.model_copy(update={"advert": advert}),
+                "hospital-1",
+                plan=sites.plan,
+                run=RUN,
+                round_number=2,
+                epoch=1,
             )

@@ -134,7 +134,7 @@ def test_memory_does_not_grow_with_the_number_of_hospitals(hospitals: int, monke
     plan = plan_of(hospitals)
     writer = RequestWriter(plan, RUN, COORDINATOR.sign, Generated(3, body_bytes=size))
     step, nodes = Step("train", 2), {hospital.name: index for index, hospital in enumerate(plan.roster)}
-    attempt = Attempt(step, 0, nodes, Collection(expected_answer(plan, RUN, step, attempt=0), {}))
+    attempt = Attempt(step, 0, nodes, Collection(expected_answer(plan, RUN, step, attempt=0, epoch=1), {}))
     sink = Sink()
     tracemalloc.start()
     try:

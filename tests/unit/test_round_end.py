@@ -70,8 +70,7 @@ class Coordinator:
             applied={},
         )
         self.end = RoundEnd(
-            plan,
-            RUN,
+            self.writer,
             store=self.store,
             masks=self.masks,
             exchange=self.exchange,
@@ -99,7 +98,7 @@ class Coordinator:
         """Open a round with all that are connected, and take the uploads of some."""
         opening = self.exchange.opening(step.round, self.nodes)
         self.masks.open(step.round, opening, attempt=attempt)
-        expected = expected_answer(self.sites.plan, RUN, step, attempt=attempt, opening=opening.digest)
+        expected = expected_answer(self.sites.plan, RUN, step, attempt=attempt, epoch=1, opening=opening.digest)
         collection = Collection(expected, {}, uploads=self.masks.uploads(step.round, attempt))
         rounds = dict.fromkeys(names, Rounds(1, step.round - 1))
         for name, frame in self.writer.write(step, attempt=attempt, rounds=rounds, opening=opening):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from common.errors import BadSignature, MalformedMessage, WrongPlan, WrongRound
+from common.errors import BadSignature, EpochExpired, KeyMissing, MalformedMessage, WrongPlan, WrongRound
 from common.identity import Identity
 from common.messages import Request, decode_request, encode_request
 from tests.support.site_keys import site_identity
@@ -36,7 +36,9 @@ def expect_no_trace(federation: SmallFederation) -> None:
     ("kind", "round_number", "changes", "error"),
     [
         ("train", 1, {"plan": "f" * 64}, WrongPlan),
-        ("train", 1, {"epoch": 2}, WrongPlan),
+        ("train", 1, {"epoch": 2}, KeyMissing),
+        ("train", 1, {"epoch": 0}, EpochExpired),
+        ("train", 1, {"epoch": 1000}, WrongPlan),
         ("train", 1, {"hospital": NAMES[1]}, WrongPlan),
         ("train", 0, {}, WrongRound),
         ("train", 2, {}, WrongRound),

@@ -1,0 +1,112 @@
+"""A run that the real coordinator carries to its end among real hospitals in one process, with events at its rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from flwr.app import ArrayRecord
+from flwr.serverapp import Grid
+
+from client.encode import encode_update
+from client.storage import RunStorage
+from common.messages import Request, decode_request
+from common.plan import Plan
+from server.history import StoredHistory
+from server.mask_store import MaskStore
+from server.one_by_one import OneByOneGrid
+from server.progress import Progress, ProgressFile
+from server.requests import RequestWriter, steps_after
+from server.store import Store
+from server.strategy import SecureAggregation
+from tests.support.in_process_grid import InProcessGrid
+from tests.support.small_federation import SmallFederation
+
+
+@dataclass
+class CarriedRun:
+    """A federation's run; `at` holds what happens before the first hospital is asked to train a round."""
+
+    federation: SmallFederation
+    folder: Path
+    at: dict[int, Callable[[], None]] = field(default_factory=dict)
+    seen: list[tuple[str, Request]] = field(default_factory=list)
+    grid: InProcessGrid = field(default_factory=lambda: InProcessGrid({}))
+
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+        return self.federation.plan
+
+    @property
+    def run(self) -> str:
+        """The run's id."""
+        return self.federation.coordinator.run
+
+    def connect(self, *names: str) -> None:
+        """Connect hospitals; what they are asked is noted."""
+
+        def watched(name: str) -> Callable[[bytes], bytes]:
+            def answer(frame: bytes) -> bytes:
+                request = decode_request(frame, self.plan.agreed.coordinator).request
+                if request.kind in ("train", "eval") and request.round in self.at:
+                    self.at.pop(request.round)()
+                self.seen.append((name, request))
+                return self.federation.sites[name].answer(frame)
+
+            return answer
+
+        self.grid.sites |= {name: watched(name) for name in names}
+
+    def leave(self, *names: str) -> None:
+        """Disconnect hospitals."""
+        for name in names:
+            del self.grid.sites[name]
+
+    def go(self) -> None:
+        """Carry the run to its end, or to its next stop."""
+        plan, run = self.plan, self.run
+        with closing(Store(self.folder)) as store, closing(MaskStore(self.folder, run)) as masks:
+            store.begin(run, plan_digest=plan.digest, plan_json="{}", now=1.0)
+            sign = self.federation.coordinator.identity.sign
+            writer = RequestWriter(plan, run, sign, StoredHistory(store, masks, run))
+            steps, grid = steps_after(plan, store.last_complete_round(run)), OneByOneGrid(self.grid)
+            progress = ProgressFile(self.folder, Progress(run, plan.name, plan.training.rounds))
+            strategy = SecureAggregation(
+                writer, steps, grid=grid, store=store, masks=masks, progress=progress, connect_timeout_s=0.0
+            )
+            timeout_s = plan.cohort.round_timeout_s
+            strategy.start(cast(Grid, grid), ArrayRecord(), num_rounds=len(steps), timeout=timeout_s)
+
+    def outcomes(self, name: str) -> dict[int, str]:
+        """What a hospital did in the last attempt of each round."""
+        with closing(Store(self.folder)) as store:
+            exchanges = [e for e in store.exchanges(self.run) if e.kind in ("train", "eval")]
+        return {e.round: o.outcome for e in exchanges for o in e.outcomes if o.hospital == name}
+
+    def epochs(self) -> dict[int, int]:
+        """Key epoch of each round, from the uploads that hospitals were asked for."""
+        return {r.round: r.epoch for _, r in self.seen if r.kind in ("train", "eval")}
+
+    def ask_for_new_key(self) -> None:
+        """What `fedward-server rotate` does."""
+        with closing(Store(self.folder)) as store:
+            store.ask_rotation(self.run, "the operator")
+
+
+def store_updates(federation: SmallFederation, names: Sequence[str], rounds: Sequence[int]) -> None:
+    """Put a round's updates on the hospitals' disks, as if they had trained already: the same in every federation."""
+    for at, name in enumerate(names):
+        size = federation.plan.agreed.trainable_parameters
+        declared = federation.plan.roster[federation.plan.agreed.position(name)].declared_units
+        storage = RunStorage(federation.run_folder(name), plan=federation.plan.digest)
+        for number in rounds:
+            update = np.random.default_rng([at, number]).normal(0.0, 1e-3, size)
+            slots = np.zeros(federation.plan.metric_slots, dtype=np.int64)
+            storage.save_update(
+                number, encode_update(update, declared_size=declared, slots=slots, grid=federation.grid)
+            )
