@@ -142,7 +142,7 @@ class Store(KeyStore):
         """All exchanges of a run in their order."""
         query = (
             "SELECT round, attempt, kind, seconds, outcomes FROM exchanges WHERE run = ? ORDER BY round, attempt, "
-            "CASE kind WHEN 'keys' THEN 0 WHEN 'verify' THEN 2 WHEN 'unmask' THEN 3 ELSE 1 END"
+            "CASE kind WHEN 'keys' THEN 0 WHEN 'verify' THEN 2 WHEN 'unmask' THEN 3 WHEN 'finish' THEN 4 ELSE 1 END"
         )
         return tuple(
             Exchange(number, attempt, kind, seconds, tuple(Outcome(**item) for item in json.loads(outcomes)))
