@@ -17,7 +17,7 @@ Path = tuple[str | int, ...]
 Wrong = dict[Path, Sequence[Any]]
 _PREFIX = struct.Struct(">8sI")
 # No field of any message takes one of these.
-_WRONG_VALUES: tuple[Any, ...] = (1.5, -1, 2**60, True, "\x00", "é", {"x": 1}, [[[]]], [1.5], "9" * 5000)
+_WRONG_VALUES: tuple[Any, ...] = (1.5, -1, 2**60, True, "\x00", "é", {"x": 1}, [[[]]], [1.5], "g" * 5000)
 _DEEP = 100_000
 
 
@@ -31,6 +31,8 @@ class Shape:
         label: What a document's signature is taken over begins with this.
         signed: Where the signed object is in a document.
         wrong: Values that are well-typed and must be refused under a right signature, by field.
+        digest: Puts a body's digest into the JSON, where a body is taken that must be refused under a right one.
+        owns_body: Whether the signer may choose the body's bits: a hospital its ciphertexts.
     """
 
     magic: bytes
@@ -38,6 +40,8 @@ class Shape:
     label: bytes = b""
     signed: Path = ()
     wrong: Wrong = field(default_factory=dict)
+    digest: Callable[[Any, bytes], None] | None = None
+    owns_body: bool = False
 
     def split(self, data: bytes) -> tuple[Any, bytes]:
         """The JSON and the body of a valid message."""
@@ -91,6 +95,8 @@ def mutate(data: bytes, shape: Shape, draw: random.Random) -> tuple[str, bytes]:
         "restructured": lambda: shape.seal_text(_restructured(header, draw), body),
         "wrong value": lambda: _with_wrong_value(data, header, body, shape, draw),
     }
+    if shape.digest is not None:
+        ways["other body"] = lambda: _with_other_body(header, body, shape, draw)
     done = draw.choice(list(ways))
     return done, ways[done]()
 
@@ -151,6 +157,19 @@ def _restructured(header: Any, draw: random.Random) -> bytes:  # noqa: ANN401 --
         lambda: text[: draw.randrange(1, len(text))],
     )
     return draw.choice(forms)()
+
+
+def _with_other_body(header: Any, body: bytes, shape: Shape, draw: random.Random) -> bytes:  # noqa: ANN401 -- any JSON
+    """Another body under a right signature: longer, shorter, flipped, or of words outside the ring."""
+    others = [body + draw.randbytes(draw.randint(1, 100)), body[: -draw.randint(1, 100)], b"\xff" * len(body)]
+    if body and not shape.owns_body:
+        others.append(_flipped(body, draw))
+    made = draw.choice(others)
+    if made == body:
+        made = b"\x00"
+    if shape.digest is not None:
+        shape.digest(header, made)
+    return shape.seal(header, made)
 
 
 def _with_wrong_value(data: bytes, header: Any, body: bytes, shape: Shape, draw: random.Random) -> bytes:  # noqa: ANN401 -- any JSON
