@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from client.apply import Opener, apply_aggregate
 from client.epochs import check_epoch
@@ -94,6 +95,7 @@ class History:
             opening=opening.digest if opening else None,
             revealed=reveal.survivors if reveal else None,
             own=decode_reply(own, self.member.identities) if own is not None else None,
+            revealed_before=storage.revealed_in(state.applied.round),
         )
 
     @contextmanager
@@ -119,14 +121,19 @@ class History:
         )
         # History first: after a crash in between the row is written again, with the aggregate that comes then.
         row = {"contributors": list(applied.contributors), "counts_before": applied.counts.tolist()}
-        self.storage.record_round(entry.round, row)
+        self._record(entry.round, row)
         self.storage.save_state(applied.state)
         log.info("applied aggregate %d of %d hospitals", entry.round, len(applied.contributors))
         return applied.state
 
+    def _record(self, number: int, row: dict[str, Any]) -> None:
+        """Keep what happened in a round; what we were asked to unmask in it is signed in the next."""
+        reveal = self.storage.load_reveal(number)
+        self.storage.record_round(number, row | {"revealed": reveal.survivors if reveal else ""})
+
     def _skip(self, entry: AggregateEntry, state: RunState) -> RunState:
         skipped = skip(state)
-        self.storage.record_round(entry.round, {"contributors": [], "counts_before": []})
+        self._record(entry.round, {"contributors": [], "counts_before": []})
         self.storage.save_state(skipped)
         log.warning("round %d was skipped: too few hospitals answered; its charge stays", entry.round)
         return skipped

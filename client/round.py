@@ -217,7 +217,7 @@ class Hospital:
     def _reply(self, request: Request, state: RunState, *, body: bytes, reason: str, opening: str = "") -> bytes:
         plan = self._plan
         parameters = PRESETS[plan.encryption.preset]
-        chunks = chunks_for(plan.upload_values, parameters) if body else 0
+        chunks, history = chunks_for(plan.upload_values, parameters) if body else 0, self._history(request)
         manifest = Manifest(
             kind=request.kind,
             run=request.run,
@@ -230,12 +230,13 @@ class Hospital:
             reason=reason,
             parameters=parameters.digest(),
             opening=opening,
+            revealed=history.storage.revealed_in(state.applied.round),
             state_tag=state_tag(state, self._keys.epoch(request.epoch).tag),
             applied=state.applied,
             ledger_sequence=self._contributor.ledger.sequence(),
             ledger_head=self._contributor.ledger.head(),
             chunks=chunks,
             root=merkle_root(body, chunks) if body else "",
-            verdict=self._history(request).recomputer.verdict(state.applied),
+            verdict=history.recomputer.verdict(state.applied),
         )
         return encode_reply(manifest, body, self._keys.identity.sign)

@@ -219,6 +219,10 @@ class RunStorage:
         self._write("rounds.json", json.dumps(rows, indent=1).encode())
         self.save_state(state)
 
+    def revealed_in(self, round_number: int) -> str:
+        """Digest of the survivors that shares were given for in a round that is over; empty if none were."""
+        return str(self.rounds().get(round_number, {}).get("revealed", ""))
+
     def rounds(self) -> dict[int, dict[str, Any]]:
         """The run's history by round."""
         data = self._read("rounds.json")

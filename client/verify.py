@@ -25,6 +25,7 @@ class Expectation:
         opening: Digest of the round's opening that it was shown, or None if it was shown none.
         revealed: Digest of the survivors that it gave shares for, or None.
         own: Its reply to the attempt in question, or None if it sent none or has it no more.
+        revealed_before: Digest of the survivors that it gave shares for in the round of `applied`, or empty.
     """
 
     member: Member
@@ -35,6 +36,7 @@ class Expectation:
     opening: str | None
     revealed: str | None
     own: SignedReply | None
+    revealed_before: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,8 @@ def check_survivors(survivors: Sequence[SignedManifest], *, attempt: int, expect
 
     Raises:
         TranscriptError: If they are too few, not distinct, not in roster order, or do not fit plan, round or our reply.
-        SplitViewError: If one of them was shown another opening than we, or than another one.
+        SplitViewError: If one of them was shown another opening than we, or than another one, or gave shares for other
+            survivors of the round before, whether that has a sum or was skipped.
         DivergenceError: If one of them started from another model.
         BadSignature: If a manifest was not signed by its hospital.
     """
@@ -82,6 +85,12 @@ def check_survivors(survivors: Sequence[SignedManifest], *, attempt: int, expect
         own = expected.own
         if own is not None and manifest.hospital == member.hospital and signed != own.signed:
             raise TranscriptError("the transcript holds another manifest of ours than the one we sent; refuse it")
+    before = {signed.manifest.revealed for signed in survivors} | {expected.revealed_before}
+    if len(before - {""}) > 1:
+        raise SplitViewError(
+            f"hospitals gave shares for different survivors of round {number - 1}, so its sum may have been opened for "
+            "fewer of them than they were told; refuse it, and stop the run"
+        )
     return names
 
 

@@ -75,6 +75,9 @@ class Manifest(Wire):
     reason: str = Field(pattern=r"^[A-Za-z]{0,40}$", description="code of the error that made it observe, or empty")
     parameters: Hex64 = Field(description="digest of the CKKS parameters")
     opening: OptionalHex64 = Field(description="digest of the adverts that the round was opened with, if it was")
+    revealed: OptionalHex64 = Field(
+        description="digest of the survivors that it was asked to give shares for in the round before, if it was"
+    )
     state_tag: Hex64
     applied: Applied
     ledger_sequence: Counter

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from common.ckks import EncryptedSum, add_in_place, encode_sum
-from common.errors import FedwardError, PeerError
+from common.errors import FedwardError
 from common.mask_messages import SHARE_BYTES, Reveal, decode_document
 from common.masks import MaskPlace, remove_masks
 from common.messages import AggregateEntry, Transcript
@@ -59,22 +59,31 @@ def attack_shrink(*, seed: int, say: Say) -> AttackResult:
         is_open = _is_sum_of(stage, total, honest)
         aggregate = _as_aggregate(made, total, seeds=seeds, secrets=secrets)
         sent = {name: _answer(stage, name, aggregate) for name in stage.names[:-COLLUDERS]}
-        hidden = {name: _answer(stage, name, skipped(1, 0)) for name in stage.names[:-COLLUDERS]}
-    took = sum(answer == "accepted" for answer in sent.values())
+        hidden = _hide(stage)
+    took = sum(answer == "accepted" for answer in (*sent.values(), *hidden.values()))
     return AttackResult(
         attack="tamper-shrunken-survivors",
         figure=took,
         control=len(honest) if is_open else 0,
         passed=took == 0 and is_open,
-        claim="hospitals that take a sum opened by split views, one round later: 0; control: honest updates in the sum "
-        f"that the coordinator does open: {len(honest)}",
+        claim="hospitals that take a sum opened by split views one round later, or go on if it is hidden as a skipped "
+        f"round: 0; control: honest updates in the sum that the coordinator does open: {len(honest)}",
         details={
             "detected_rounds_later": 1,
             "answers_to_the_sum": sent,
-            "answers_if_all_are_told_that_the_round_was_skipped": hidden,
+            "answers_to_the_next_unmasking_if_all_are_told_that_the_round_was_skipped": hidden,
             "honest_updates_promised_under_one_view": stage.plan.min_cohort - COLLUDERS,
         },
     )
+
+
+def _hide(stage: Stage) -> dict[str, str]:
+    """Tell all that the round was skipped, and go on honestly; what the honest hospitals say to the next unmasking."""
+    stage.aggregates.append(skipped(1, 0))
+    made = stage.collect(2)
+    survivors = made.total.survivors(stage.names)
+    frames = {name: stage.unmask_request(made, name, survivors) for name in stage.names[:-COLLUDERS]}
+    return {name: _outcome(stage, name, frame) for name, frame in frames.items()}
 
 
 def _views(names: tuple[str, ...]) -> dict[str, set[str]]:
@@ -166,10 +175,12 @@ def _as_aggregate(
 
 
 def _answer(stage: Stage, name: str, aggregate: Aggregate) -> str:
+    return _outcome(stage, name, stage.request("hello", 0, name, send=(aggregate,)))
+
+
+def _outcome(stage: Stage, name: str, frame: bytes) -> str:
     try:
-        stage.sites[name].hospital.answer(stage.request("hello", 0, name, send=(aggregate,)))
-    except PeerError as refusal:
-        return refusal.code
+        stage.sites[name].hospital.answer(frame)
     except FedwardError as error:
-        return f"failed: {error.code}"
+        return error.code
     return "accepted"

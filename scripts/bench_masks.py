@@ -150,6 +150,7 @@ class _Round:
             reason="",
             parameters=parameters.digest(),
             opening=opening.digest,
+            revealed="",
             state_tag=STATE_TAG,
             applied=NOTHING_APPLIED,
             ledger_sequence=0,
@@ -231,4 +232,5 @@ class _Round:
             opening=opening.digest,
             revealed=revealed,
             own=own,
+            revealed_before="",
         )

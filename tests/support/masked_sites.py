@@ -188,6 +188,7 @@ class MaskedSites:
             opening=opening.digest if opening else None,
             revealed=None,
             own=decode_reply(own, member.identities) if own else None,
+            revealed_before="",
         )
         request = self.request("unmask", place.round, name, attempt=place.attempt, survivors=survivors)
         return Revealer(member, storage, expected).answer(request, following)
@@ -241,6 +242,7 @@ class MaskedSites:
             reason="",
             parameters=PARAMETERS.digest(),
             opening=opening,
+            revealed="",
             state_tag=tag or tag_of(applied),
             applied=applied,
             ledger_sequence=request.round,

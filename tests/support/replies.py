@@ -56,6 +56,7 @@ class Hospitals:
             "reason": "",
             "parameters": PARAMETERS.digest(),
             "opening": OPENING,
+            "revealed": "",
             "state_tag": TAG,
             "applied": Applied(round=1, root="3" * 64, chain=EMPTY_CHAIN),
             "ledger_sequence": 1,

@@ -110,6 +110,8 @@ class TrivialSite:
                 Recomputer(self._member, storage).recheck(verified, entry, body, signed)
                 (self._folder / f"aggregate-{entry.round}.json").write_text(entry.model_dump_json())
                 (self._folder / f"aggregate-{entry.round}.bin").write_bytes(body[: entry.sum_bytes])
+            given = storage.load_reveal(entry.round)
+            storage.record_round(entry.round, {"revealed": given.survivors if given else ""})
             applied = applied.followed_by(root)
             self._state.write_text(applied.model_dump_json())
         Recomputer(self._member, storage).take(signed, applied)
@@ -128,6 +130,7 @@ class TrivialSite:
             opening=opening.digest if opening else None,
             revealed=reveal.survivors if reveal else None,
             own=decode_reply(own, self._member.identities) if own else None,
+            revealed_before=storage.revealed_in(applied.round),
         )
 
     def _advert(self, number: int, run: str, storage: RunStorage) -> FullAdvert:
@@ -185,6 +188,7 @@ class TrivialSite:
             reason="BudgetExceeded" if self._observes and request.kind in ("train", "eval") else "",
             parameters=parameters.digest(),
             opening=opening,
+            revealed=self._storage(request.run).revealed_in(applied.round),
             state_tag=tag_of(applied),
             applied=applied,
             ledger_sequence=request.round,

@@ -98,6 +98,8 @@ def test_a_sum_that_split_views_shrank_is_seen_one_round_later(tamper: Sequence[
     assert (shrunken.figure, shrunken.control, shrunken.passed) == (0, 2, True)
     assert shrunken.as_json()["detected_rounds_later"] == 1
     assert set(numbers(shrunken, "answers_to_the_sum").values()) == {"TranscriptError"}
+    hidden = numbers(shrunken, "answers_to_the_next_unmasking_if_all_are_told_that_the_round_was_skipped")
+    assert set(hidden.values()) == {"SplitViewError"}
 
 
 def test_malformed_messages_are_refused_by_name_in_little_memory(hostile: AttackResult) -> None:

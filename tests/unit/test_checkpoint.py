@@ -65,6 +65,7 @@ class Table:
             "reason": "",
             "parameters": PARAMETERS.digest(),
             "opening": "",
+            "revealed": "",
             "state_tag": state_tag(self.state, KEY),
             "applied": self.state.applied,
             "ledger_sequence": 2,

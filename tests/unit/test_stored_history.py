@@ -69,7 +69,7 @@ class Past:
         check_history(entries, roots, member=member, run=RUN, applied=applied)
         for entry, body, root in zip(entries, bodies, roots, strict=True):
             if entry.survivors:
-                expected = Expectation(member, RUN, 1, tag_of(applied), applied, None, None, None)
+                expected = Expectation(member, RUN, 1, tag_of(applied), applied, None, None, None, "")
                 verified = verify_aggregate(entry, body[: entry.sum_bytes], expected=expected)
                 if entry.transcript is not None:
                     recompute(verified, entry, entry.transcript, uploads=body[entry.sum_bytes :], member=member)
