@@ -176,7 +176,7 @@ def _template(options: StageOptions) -> Plan:
             "server_optimiser": {"kind": "fedavgm", "momentum": 0.5, "learning_rate": 1.0},
         },
         "privacy": {"mode": "local", "unit": "record", "epsilon": 8.0, "delta": 1.0e-5, "clip": 0.5},
-        "encryption": {"preset": "compact", "update_norm_bound": "auto"},
+        "encryption": {"preset": "compact", "update_norm_bound": "auto", "epoch_rounds": 50},
         "cohort": {
             "threshold": "auto",
             "min_cohort": "auto",

@@ -131,7 +131,7 @@ def _plan(federation: dict[str, object], hospitals: int) -> Plan:
             "server_optimiser": {"kind": "fedavg"},
         },
         "privacy": {"mode": "local", "unit": "record", "epsilon": 1.0, "delta": 1e-5, "clip": 1.0},
-        "encryption": {"preset": PRESET, "update_norm_bound": UPDATE_NORM_BOUND},
+        "encryption": {"preset": PRESET, "update_norm_bound": UPDATE_NORM_BOUND, "epoch_rounds": 50},
         "cohort": {
             "threshold": "auto",
             "min_cohort": "auto",
