@@ -110,10 +110,10 @@ class _Round:
     def _opening(self) -> Opening:
         adverts = []
         for name, member in self._parties.members.items():
-            make = partial(own_advert, member, self._parties.storages[name], run=self._run, round_number=1)
+            make = partial(own_advert, member, self._parties.storages[name], run=self._run, round_number=1, epoch=1)
             data = encode_document(self._costs.work("advert", make).full)
             self._costs.message_bytes["advert"] = len(data)
-            read = partial(read_advert, data, name, plan=self._plan, run=self._run, round_number=1)
+            read = partial(read_advert, data, name, plan=self._plan, run=self._run, round_number=1, epoch=1)
             adverts.append(self._costs.serve("read_adverts", read))
         return Opening(tuple(adverts))
 

@@ -149,7 +149,6 @@ def test_one_key_opens_the_sums_of_its_own_rounds_only(run: CarriedRun) -> None:
 def test_a_hospital_whose_key_has_refused_too_much_gets_a_new_one_for_all(run: CarriedRun) -> None:
     """By itself, and once for each hospital in a run: one that lies cannot have keys made for ever."""
     with closing(Store(run.folder)) as store:
-        run.folder.joinpath("x").mkdir()
         store.ask_rotation(run.run, NAMES[0])
         assert store.rotation_is_asked(run.run)
         store.begin_epoch(run.run, 2, first_round=2)
