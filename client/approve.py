@@ -16,7 +16,8 @@ from common.canonical import canonical_bytes
 from common.errors import ConfigError, KeyFileError
 from common.identity import Identity, read_secret
 from common.kit import Kit, KitManifest
-from common.plan import Hospital, Plan
+from common.plan import Plan
+from common.roster import Hospital
 from common.site_config import SiteConfig
 
 KIT_FILE = "kit.json"

@@ -17,7 +17,8 @@ from common.config import parse_settings
 from common.errors import PlanError
 from common.grid import plan_grid
 from common.identity import Identity
-from common.plan import Hospital, Plan
+from common.plan import Plan
+from common.roster import Hospital
 
 FIRST_EPOCH = 1
 

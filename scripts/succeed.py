@@ -11,8 +11,9 @@ from common.card import Card
 from common.config import parse_settings
 from common.errors import ConfigError, OperatorError
 from common.identity import Identity
-from common.plan import Hospital, Plan
+from common.plan import Plan
 from common.plan_bounds import default_threshold
+from common.roster import Hospital
 from common.server_config import ServerConfig, load_server
 from scripts.agree import checked, expected_update_norm
 from scripts.organise import write_kits

@@ -19,7 +19,7 @@ from common.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
 from common.errors import BadSignature, CheckpointRefused, MalformedMessage, PeerError
 from common.identity import Identity
 from common.messages import Applied, Manifest, Request, SignedManifest, decode_reply, encode_reply
-from common.plan import Continued
+from common.roster import Continued
 from common.transcript import EMPTY_CHAIN
 from tests.support.masked_sites import TRAINABLE_PARAMETERS, MaskedSites
 from tests.support.replies import NAMES, PARAMETERS, RUN

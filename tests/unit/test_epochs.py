@@ -12,7 +12,8 @@ from client.advert import own_advert
 from client.epochs import EpochBook
 from client.opening import open_round
 from common.errors import EpochExpired
-from common.plan import Continued, Plan
+from common.plan import Plan
+from common.roster import Continued
 from server.epochs import Epochs
 from server.requests import HELLO, Step
 from server.store import Store
