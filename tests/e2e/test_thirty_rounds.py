@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import signal
@@ -92,8 +93,10 @@ def kill(federation: Federation, name: str, *, whole: bool) -> None:
     family = supervisor.children(recursive=True)
     if not whole:
         for process in family:
-            if "serve" in process.cmdline():
-                process.kill()
+            # A ClientApp may end between two lines here.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "serve" in process.cmdline():
+                    process.kill()
         return
     federation.stop(name, signal.SIGKILL)
     psutil.wait_procs(family, timeout=20)
