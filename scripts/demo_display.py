@@ -141,7 +141,8 @@ def where(progress: Progress) -> str:
         "waiting": f"waiting for hospitals, {len(progress.connected)} connected",
         **dict.fromkeys(("deal", "open", "confirm"), ceremony),
         "hello": "asking the hospitals whether they are ready",
-        **dict.fromkeys(("keys", "train", "eval", "unmask"), a_round),
+        **dict.fromkeys(("checkpoint", "restore"), "bringing the model to hospitals that lack it"),
+        **dict.fromkeys(("keys", "train", "eval", "unmask", "verify"), a_round),
         "finish": "delivering the last aggregate",
         "done": progress.state,
     }

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.operations_page import NOT_RUN, PAGE, block_lines
+from tests.support.operations_page import PAGE, played_lines
 from tests.support.operations_players import HOSPITALS, Page
 
 pytestmark = [
@@ -23,9 +23,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """The whole page, and then another run by those who were restored and started again."""
     with Page(tmp_path_factory.mktemp("page")) as page:
         page.prepare()
-        for line in block_lines(PAGE.read_text(encoding="utf-8")):
-            if line not in NOT_RUN:
-                page.play(line)
+        for line in played_lines(PAGE.read_text(encoding="utf-8")):
+            page.play(line)
         restored = "fedward-server {} --config restored/coordinator/server.yaml"
         page.do(restored.format("run organised/plan.yaml"), page.organiser)
         page.do(restored.format("status"), page.organiser)
@@ -34,8 +33,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 def test_every_line_of_the_page_was_run_or_is_excepted_by_name(played: Page) -> None:
     """Each succeeded, or the test would have ended there."""
-    lines = block_lines(PAGE.read_text(encoding="utf-8"))
-    assert [line for line in lines if line not in NOT_RUN] == played.seen
+    assert played_lines(PAGE.read_text(encoding="utf-8")) == played.seen
     assert len(played.seen) >= 20
 
 

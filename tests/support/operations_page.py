@@ -33,11 +33,24 @@ NOT_RUN = {
 }
 """Lines that tests/e2e/test_operations.py does not run, and why."""
 
+RUN_ELSEWHERE = {
+    "Rotate the key": "tests/e2e/test_revoke.py",
+    "Revoke a hospital": "tests/e2e/test_revoke.py",
+    "A hospital joins later": "tests/unit/test_succession.py",
+}
+"""Sections of the page whose way another test goes, with runs, rounds and hospitals of its own."""
+
 
 def block_lines(text: str) -> list[str]:
     """Lines of the `sh` blocks of a page, in order."""
     lines = [line.strip() for block in _FENCE.findall(text) for line in block.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def played_lines(text: str) -> list[str]:
+    """Lines that tests/e2e/test_operations.py runs, in order."""
+    kept = [one for one in re.split(r"^## ", text, flags=re.MULTILINE) if one.split("\n")[0] not in RUN_ELSEWHERE]
+    return [line for one in kept for line in block_lines(one) if line not in NOT_RUN]
 
 
 def inline_lines(text: str) -> list[str]:

@@ -353,7 +353,7 @@ def test_a_clock_that_runs_backwards_stops_charging(tmp_path: Path, identity: Id
         assert ledger.sequence() == 2
 
 
-def test_a_full_disk_refused_the_charge_and_loses_none(tmp_path: Path, identity: Identity) -> None:
+def test_a_full_disk_refuses_the_charge_and_loses_none(tmp_path: Path, identity: Identity) -> None:
     """The limit is the kernel's own on this process's files; after it nothing is charged until a restart."""
     with contextlib.closing(open_ledger(tmp_path, identity, epsilon=100.0)) as ledger:
         charge(ledger, 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from tests.support.operations_page import NOT_RUN, PAGE, block_lines, inline_lines, ours, parse
+from tests.support.operations_page import NOT_RUN, PAGE, RUN_ELSEWHERE, block_lines, inline_lines, ours, parse
 
 TEXT = PAGE.read_text(encoding="utf-8")
 OURS = [line for line in (*block_lines(TEXT), *inline_lines(TEXT)) if ours(line)]
@@ -61,6 +61,15 @@ def test_exceptions_are_lines_of_the_page_and_none_of_our_commands() -> None:
     assert set(NOT_RUN) <= set(lines)
     assert not [line for line in NOT_RUN if ours(line)]
     assert all(NOT_RUN.values())
+
+
+def test_sections_that_another_test_goes_through_are_on_the_page() -> None:
+    """And that test calls each command of theirs."""
+    for heading, test in RUN_ELSEWHERE.items():
+        section = TEXT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+        source = (PAGE.parents[1] / test).read_text(encoding="utf-8")
+        for line in block_lines(section):
+            assert parse(line)[-1] in source, line
 
 
 def test_what_is_named_in_a_sentence_is_run_from_a_block() -> None:

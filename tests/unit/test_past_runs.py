@@ -147,7 +147,7 @@ def test_a_site_keeps_the_newest_runs_of_many_and_can_still_replay_an_old_one(fe
     assert sorted(path.name for path in (home / "results").iterdir()) == runs
     for run in kept:
         names = {path.name for path in (home / "state" / "runs" / run).iterdir()}
-        assert names == {"plan", "state.npz", "rounds.json", "finished"}
+        assert names == {"plan", "state.npz", "rounds.json", "epoch.json", "finished"}
     charged = federation.charges(OURS)
     federation.coordinator.switch(runs[0])
     assert federation.catch_up(OURS)[0].manifest.state_tag == tags[runs[0]]

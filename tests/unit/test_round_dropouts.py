@@ -195,7 +195,7 @@ def test_what_a_round_leaves_on_the_disks_is_gone_once_it_was_applied(federation
             assert not any(needle in content for needle in needles), path.name
     for name in NAMES:
         names = {path.name for path in federation.run_folder(name).iterdir()}
-        assert names == {"plan", "state.npz", "rounds.json", "round-2.masks"}
+        assert names == {"plan", "state.npz", "rounds.json", "epoch.json", "round-2.masks"}
 
 
 def skip(federation: SmallFederation) -> None:
@@ -221,7 +221,7 @@ def test_a_skipped_round_stays_skipped_and_a_summed_one_summed(federation: Small
     assert state.applied.round == 1
     assert state.optimiser.parameters.tobytes() == initial(federation).parameters.tobytes()
     assert federation.tag(OURS) != before
-    assert federation.storage(OURS).rounds()[1] == {"contributors": [], "counts_before": []}
+    assert federation.storage(OURS).rounds()[1] == {"contributors": [], "counts_before": [], "revealed": ""}
     assert federation.charges(OURS) == 1
 
 
