@@ -12,9 +12,11 @@ from client.approval import check_approved
 from client.data import held_out, load_table
 from client.doctor_finding import Finding, Verdict, examine, failed, noted, passed
 from client.doctor_processes import running_service
+from client.freshness import lacks_entry, ledger_name, read_shown
 from client.keys import open_keys
 from client.ledger import Ledger
 from client.ledger_cap import Cap
+from client.peers_seen import PeersSeen
 from client.unlock import find_unlock
 from client.vault import BOX, IDENTITY, Vault
 from common.errors import LedgerError
@@ -148,12 +150,13 @@ class SiteDoctor:
                 )
             return passed(f"{config.ledger} is made at the first start; nothing is spent")
         cap = Cap(epsilon=config.privacy.cap_epsilon, delta=config.privacy.cap_delta)
+        identity = Identity.from_seed(self._vault.require(IDENTITY))
         try:
             ledger = Ledger.open(
                 config.ledger,
                 source=config.privacy.source,
                 hospital=config.hospital,
-                identity=Identity.from_seed(self._vault.require(IDENTITY)),
+                identity=identity,
                 cap=cap,
             )
         except LedgerError as error:
@@ -164,9 +167,21 @@ class SiteDoctor:
         try:
             spent = ledger.spent(cap.delta)
             seen = f"{ledger.sequence()} entries; epsilon {spent:.4f} of {cap.epsilon:g} spent at delta {cap.delta:g}"
+            lacking = self._lacking(ledger, identity.public_hex)
         finally:
             ledger.close()
+        if lacking:
+            return failed(
+                f"{seen}; peers have seen entry {lacking} of it: it was restored from an older copy",
+                "restore the newest backup of ledger and state folder, or retire this data source",
+            )
         return passed(seen)
+
+    def _lacking(self, ledger: Ledger, identity: str) -> int:
+        """The last entry of this ledger that peers have shown and that is not in it; 0 if there is none."""
+        shown = PeersSeen(self._config.state).of(identity, run="", ledger=ledger_name(ledger))
+        manifests = [read_shown(one, hospital=self._config.hospital, identity=identity).manifest for one in shown]
+        return max((one.ledger_sequence for one in manifests if lacks_entry(ledger, one)), default=0)
 
 
 def _is_held(error: LedgerError) -> bool:

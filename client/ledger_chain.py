@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 from client.accountant import epsilon_of
@@ -15,6 +16,11 @@ from common.errors import LedgerError
 def genesis(source: str, public_key: str) -> str:
     """What the first entry's `previous` is: it ties the chain to one source of one site."""
     return sha256_hex(b"fedward/ledger-genesis/1", source.encode(), public_key.encode())
+
+
+def head_at(entries: Sequence[LedgerEntry], sequence: int) -> str | None:
+    """Hash of the entry with that number, from 1, hex; None if there is no such entry."""
+    return entries[sequence - 1].hash if 0 < sequence <= len(entries) else None
 
 
 def read_entries(connection: sqlite3.Connection, path: Path, *, source: str, public_key: str) -> list[LedgerEntry]:

@@ -14,6 +14,7 @@ from client.opening import known_opening
 from client.storage import RunStorage
 from client.verify import Expectation, check_survivors
 from common.errors import AlreadyRevealed, BadBox, TranscriptError, WrongRound
+from common.freshness_messages import FreshnessAnswer
 from common.mask_messages import SHARE_BYTES, DeliveredAdvert, FullAdvert, Reveal, encode_document, share_digest, sign
 from common.messages import Request, survivors_digest
 from common.pair_box import open_share, pair_secret
@@ -35,12 +36,22 @@ class Revealer:
     storage: RunStorage
     expected: Expectation
 
-    def answer(self, request: Request, next_advert: FullAdvert | None) -> bytes:
+    def answer(
+        self,
+        request: Request,
+        next_advert: FullAdvert | None,
+        *,
+        answers: tuple[FreshnessAnswer, ...] = (),
+        nonce: str = "",
+    ) -> bytes:
         """Answer an `unmask` request; the answer is on the disk when this returns.
 
         Args:
             request: A request that was verified.
             next_advert: This hospital's advert for the next round, if it takes part in it.
+            answers: What this hospital has seen of those that ask.
+            nonce: If it was started and waits for answers itself, its nonce, hex: then it gives no share and fixes
+                nothing, so that the same request may get shares later.
 
         Returns:
             A signed `Reveal`; the same request gets the same bytes.
@@ -75,8 +86,9 @@ class Revealer:
             raise TranscriptError(f"round {request.round} has survivors that it was not opened with; refuse them")
         gives = own.manifest.role == "contribute" and self.member.hospital in names
         observes = self.member.hospital not in opening.hospitals
+        may = (gives or observes) and not nonce
         shares = tuple(
-            self._share(one, survived=one.advert.hospital in names, request=request) if gives or observes else ""
+            self._share(one, survived=one.advert.hospital in names, request=request) if may else ""
             for one in opening.delivered
         )
         reveal = Reveal(
@@ -89,9 +101,12 @@ class Revealer:
             survivors=digest,
             shares=shares,
             next=next_advert,
+            answers=answers,
+            nonce=nonce,
         )
         reply = encode_document(sign(reveal, self.member.identity.sign))
-        self.storage.save_reveal(request.round, attempt=request.attempt, survivors=digest, reply=reply)
+        if not nonce:
+            self.storage.save_reveal(request.round, attempt=request.attempt, survivors=digest, reply=reply)
         return reply
 
     def _share(self, one: DeliveredAdvert, *, survived: bool, request: Request) -> str:

@@ -11,16 +11,18 @@ from client.asked import check_asked
 from client.checkpoint import continued_state, make_checkpoint, open_checkpoint
 from client.contribute import Contributor
 from client.epochs import EpochBook
+from client.freshness import Freshness
 from client.history import History
 from client.keys import Keys
 from client.opening import Opening, open_round
 from client.past_runs import plans_of_runs, remove_past_runs
+from client.peers_seen import PeersSeen
 from client.reveal import Revealer
 from client.state import RunState, initial_state, state_tag
 from client.status import StatusFile
 from client.storage import RunStorage
 from common.ckks import PRESETS, chunks_for, encode_upload
-from common.errors import AlreadyRevealed, BudgetExceeded, LedgerError, WrongRound
+from common.errors import AlreadyRevealed, BudgetExceeded, LedgerError, LedgerRolledBack, NotFresh, WrongRound
 from common.mask_messages import encode_document
 from common.messages import KEY_KINDS, Manifest, Request, decode_request, encode_reply
 from common.site_config import SiteConfig
@@ -40,6 +42,7 @@ class Hospital:
         self._config, self._contributor, self._keys = config, contributor, keys
         self._status, self._finish = status, finish
         self._plan = contributor.plan
+        self._freshness = Freshness(keys.member, contributor.ledger, PeersSeen(config.state))
 
     def answer(self, frame: bytes) -> bytes:
         """Answer one request of the coordinator.
@@ -66,8 +69,10 @@ class Hospital:
         self._keys.epoch(request.epoch)
         if request.kind == "restore":
             return self._restore(request, signed.body, storage=storage)
-        state = history.catch_up(signed, storage.load_state() or self._first_state(storage))
-        return self._go_on(request, state, history=history)
+        state = storage.load_state() or self._first_state(storage)
+        self._freshness.learn(request)
+        self._freshness.take(request, storage, applied=state.applied.round)
+        return self._go_on(request, history.catch_up(signed, state), history=history)
 
     def _go_on(self, request: Request, state: RunState, *, history: History) -> bytes:
         storage = history.storage
@@ -142,12 +147,11 @@ class Hospital:
         """This hospital's advert for a round; none if its budget does not reach that far."""
         if request.round <= state.applied.round:
             raise WrongRound(f"an advert for round {request.round} was asked for, which is over; refuse it")
+        self._freshness.check_copy(request.run, storage, applied=state.applied.round)
         self._contributor.check_budget(request.run, request.round)
         EpochBook(self._plan, storage).note(request)
-        advert = own_advert(
-            self._keys.member, storage, run=request.run, round_number=request.round, epoch=request.epoch
-        )
-        return encode_document(advert.full)
+        own = own_advert(self._keys.member, storage, run=request.run, round_number=request.round, epoch=request.epoch)
+        return encode_document(own.full.model_copy(update={"answers": self._freshness.answers(request)}))
 
     def _reveal(self, request: Request, state: RunState, *, history: History) -> bytes:
         number, storage = request.round + 1, history.storage
@@ -157,14 +161,16 @@ class Hospital:
                 f"round {request.round} attempt {request.attempt} is to be unmasked, this site answered "
                 f"{'none' if latest is None else f'attempt {latest}'} last; refuse it"
             )
-        verdicts = (*request.survivors, *request.verdicts)
-        history.recomputer.require_verdicts(verdicts, run=request.run, applied=state.applied)
+        self._freshness.check_copy(request.run, storage, applied=state.applied.round)
+        given = (*request.survivors, *request.verdicts)
+        history.recomputer.require_verdicts(given, run=request.run, applied=state.applied)
         following = None
         if number <= self._plan.last_round and self._sits_out(request.run, number) is None:
             epoch = EpochBook(self._plan, storage).epoch_of_next(number)
             following = own_advert(self._keys.member, storage, run=request.run, round_number=number, epoch=epoch).full
         expected = history.expectation(state, attempt=request.attempt, epoch=request.epoch)
-        return Revealer(self._keys.member, storage, expected).answer(request, following)
+        answers, nonce = self._freshness.answers(request), self._freshness.nonce(request.run)
+        return Revealer(self._keys.member, storage, expected).answer(request, following, answers=answers, nonce=nonce)
 
     def _upload(self, request: Request, state: RunState, *, storage: RunStorage) -> bytes:
         opening = open_round(request, self._keys.member, storage)
@@ -183,23 +189,23 @@ class Hospital:
         return reply
 
     def _contribute(self, request: Request, state: RunState, *, opening: Opening, storage: RunStorage) -> bytes:
-        if opening.own is None:
-            spent = self._sits_out(request.run, request.round)
-            message = str(spent) if spent else "joins with the next round"
-            self._status.update(phase="observing", run=request.run, message=message)
-            reason = spent.code if spent else ""
-            return self._reply(request, state, body=b"", reason=reason, opening=opening.digest)
         phase = "training" if request.kind == "train" else "evaluating"
-        self._status.update(phase=phase, run=request.run, round=min(request.round, self._plan.training.rounds))
-        integers = storage.load_update(request.round)
-        if integers is None:
-            try:
+        try:
+            self._freshness.check_copy(request.run, storage, applied=state.applied.round)
+            self._contributor.check_budget(request.run, request.round)
+            if opening.own is None:
+                self._status.update(phase="observing", run=request.run, message="joins with the next round")
+                return self._reply(request, state, body=b"", reason="", opening=opening.digest)
+            self._freshness.check(request.run)
+            self._status.update(phase=phase, run=request.run, round=min(request.round, self._plan.training.rounds))
+            integers = storage.load_update(request.round)
+            if integers is None:
                 integers = self._contributor.make_integers(request, state, storage=storage)
-            except (BudgetExceeded, LedgerError) as refusal:
-                log.warning("sitting out round %d: %s", request.round, refusal)
-                self._status.update(phase="observing", message=str(refusal))
-                return self._reply(request, state, body=b"", reason=refusal.code, opening=opening.digest)
-            storage.save_update(request.round, integers)
+                storage.save_update(request.round, integers)
+        except (BudgetExceeded, LedgerError, LedgerRolledBack, NotFresh) as refusal:
+            log.warning("sitting out round %d: %s", request.round, refusal)
+            self._status.update(phase="observing", run=request.run, message=str(refusal))
+            return self._reply(request, state, body=b"", reason=refusal.code, opening=opening.digest)
         self._status.update(phase="encrypting", epsilon_spent=self._contributor.spent())
         vector = self._keys.epoch(request.epoch).ckks.encrypt(integers, self._contributor.grid)
         opening.mask(vector, self._keys.member, run=request.run, attempt=request.attempt)
@@ -215,8 +221,7 @@ class Hospital:
         return None
 
     def _reply(self, request: Request, state: RunState, *, body: bytes, reason: str, opening: str = "") -> bytes:
-        plan = self._plan
-        parameters = PRESETS[plan.encryption.preset]
+        plan, parameters = self._plan, PRESETS[self._plan.encryption.preset]
         chunks, history = chunks_for(plan.upload_values, parameters) if body else 0, self._history(request)
         manifest = Manifest(
             kind=request.kind,
@@ -234,7 +239,9 @@ class Hospital:
             state_tag=state_tag(state, self._keys.epoch(request.epoch).tag),
             applied=state.applied,
             ledger_sequence=self._contributor.ledger.sequence(),
+            ledger=self._freshness.ledger,
             ledger_head=self._contributor.ledger.head(),
+            nonce=self._freshness.nonce(request.run) if request.kind in ("hello", "train", "eval") else "",
             chunks=chunks,
             root=merkle_root(body, chunks) if body else "",
             verdict=history.recomputer.verdict(state.applied),

@@ -17,6 +17,8 @@ The tree is split by who must act::
     │   ├── DataError            its data folder or index
     │   ├── BudgetExceeded       the charge would pass the cap
     │   ├── LedgerError          the ledger cannot be trusted or written
+    │   ├── LedgerRolledBack     peers have seen more of this site than it knows: it runs on an old copy
+    │   ├── NotFresh             too few peers have said yet what they have seen of this site since its start
     │   ├── KeyFileError         a key file is missing, open to others, or not a key
     │   ├── KeyMissing           the epoch's CKKS key has not been dealt to this site yet
     │   ├── CheckpointMissing    the run goes on from a model that this site does not hold
@@ -119,6 +121,14 @@ class BudgetExceeded(HospitalError):
 
 class LedgerError(HospitalError):
     """The ledger cannot be trusted or written."""
+
+
+class LedgerRolledBack(HospitalError):
+    """Peers have seen more of this site than its ledger or state knows: it runs on an old copy of them."""
+
+
+class NotFresh(HospitalError):
+    """Too few peers have said yet what they have seen of this site since its service was started."""
 
 
 class KeyFileError(HospitalError):

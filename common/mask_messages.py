@@ -13,6 +13,7 @@ from pydantic import Field, StringConstraints
 from common.canonical import canonical_bytes, sha256_hex
 from common.card import HospitalName
 from common.errors import BadSignature, MalformedMessage
+from common.freshness_messages import FreshnessAnswers
 from common.identity import verify
 from common.transcript import merkle_path, merkle_root, root_of_path
 from common.wire import Counter, Hex32, Hex64, OptionalHex64, Signature, Wire, header_bytes, parse_header
@@ -21,8 +22,9 @@ SHARE_BYTES = 32
 BOX_BYTES = 12 + 2 * SHARE_BYTES + 16
 """Of both shares: nonce, ciphertext, tag."""
 
-# Sixty hospitals, the most there are, take 27 KiB; a document is parsed before its signature can be checked.
-MAX_DOCUMENT_BYTES = 64 << 10
+# Sixty hospitals, the most there are, take 27 KiB, and 265 KiB if all were started at once and have seen each other
+# before; a document is parsed before its signature can be checked.
+MAX_DOCUMENT_BYTES = 320 << 10
 _UNSIGNED = "0" * 128
 _MOST_HOSPITALS = 1000
 
@@ -58,6 +60,7 @@ class FullAdvert(Wire):
 
     advert: Advert
     shares: tuple[SealedShares, ...] = Field(min_length=3, max_length=_MOST_HOSPITALS, strict=False)
+    answers: FreshnessAnswers = Field(default=(), description="to the nonces in the request; no part of the advert")
 
     def check(self, public_hex: str, *, hospitals: int) -> None:
         """Verify the signature, and that the shares are the signed ones.
@@ -112,6 +115,8 @@ class Reveal(Wire):
         description="in the opening's order: of a survivor the seed's share, of another the mask key's; empty: none",
     )
     next: FullAdvert | None
+    answers: FreshnessAnswers = Field(default=(), description="to the nonces in the request")
+    nonce: OptionalHex64 = Field(default="", description="no share is given before peers have answered it; or empty")
     signature: Signature = _UNSIGNED
 
     def check(self, public_hex: str) -> None:

@@ -15,6 +15,7 @@ from pydantic import Field
 from common.canonical import sha256_hex
 from common.card import HospitalName
 from common.errors import BadSignature, MalformedMessage
+from common.freshness_messages import FreshnessAnswers, OpenNonces
 from common.identity import verify
 from common.mask_messages import Advert, DeliveredAdvert
 from common.transcript import EMPTY_CHAIN, extend_chain
@@ -81,7 +82,9 @@ class Manifest(Wire):
     state_tag: Hex64
     applied: Applied
     ledger_sequence: Counter
+    ledger: Hex64 = Field(description="which ledger: hash of source and site")
     ledger_head: Hex64
+    nonce: OptionalHex64 = Field(description="asks what peers have seen of this site since its start; empty: it knows")
     chunks: Counter
     root: OptionalHex64 = Field(description="Merkle root of the body; empty without one")
     verdict: Verdict | None = Field(default=None, description="of the last sum, where verification is sampled")
@@ -159,6 +162,8 @@ class Request(Wire):
     verdicts: tuple[SignedManifest, ...] = Field(
         default=(), max_length=1000, strict=False, description="with verdicts on the last sum; for unmask and finish"
     )
+    nonces: OpenNonces = ()
+    answers: FreshnessAnswers = ()
     body_sha256: Hex64
 
 

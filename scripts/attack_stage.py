@@ -22,6 +22,7 @@ from common.identity import Identity
 from common.mask_messages import FullAdvert, Reveal
 from common.messages import Kind, Request, SignedManifest, encode_request
 from common.plan import Plan
+from scripts.attack_freshness import nothing_seen
 from scripts.attack_hospitals import Site, StageOptions, provision_sites
 from server.admit import AdmittedReply, OpenExchange, admit
 from server.aggregate import Aggregate, RunningSum
@@ -103,6 +104,7 @@ class Stage:
     ) -> bytes:
         """A request that the coordinator signs, whatever it says."""
         body = b"".join(one.body for one in send) or body
+        asks = kind in ("train", "eval", "unmask")
         usual: dict[str, Any] = {
             "kind": kind,
             "run": self.run,
@@ -114,6 +116,7 @@ class Stage:
             "aggregates": tuple(one.entry for one in send),
             "adverts": (),
             "survivors": (),
+            "answers": nothing_seen(self.sites, hospital, self.request("hello", 0, hospital)) if asks else (),
             "body_sha256": hashlib.sha256(body).hexdigest(),
         }
         return encode_request(Request(**usual | changes), body, self.identity.sign)

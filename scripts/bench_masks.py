@@ -155,6 +155,8 @@ class _Round:
             applied=NOTHING_APPLIED,
             ledger_sequence=0,
             ledger_head=EMPTY_CHAIN,
+            ledger=EMPTY_CHAIN,
+            nonce="",
             chunks=chunks,
             root=merkle_root(body, chunks),
         )

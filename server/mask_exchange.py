@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from common.errors import DeploymentError, NobodyContributes, PeerError
+from common.errors import DeploymentError, NobodyContributes, NotFresh, PeerError
 from common.mask_messages import FullAdvert
 from common.messages import SignedManifest
 from server.exchange import NodeError, explain
@@ -54,6 +54,7 @@ class MaskExchange:
             DeploymentError: If too few hospitals send an advert.
             NobodyContributes: If too few have budget for the round.
         """
+        self.freshen(round_number, nodes)
         opened = self._masks.opened(round_number)
         if opened is not None:
             return opened.opening
@@ -62,9 +63,20 @@ class MaskExchange:
         here = adverts.keys() & nodes.keys()
         if len(here) < self._plan.needed:
             others = {name: node for name, node in nodes.items() if name not in adverts}
-            self._gather(round_number, others, here=len(here))
+            outcomes = self._ask_keys(round_number, others, here=len(here))
             adverts = self._adverts(round_number)
+            self._check_enough(round_number, frozenset(adverts), outcomes)
         return Opening(tuple(adverts[name] for name in self._names if name in adverts))
+
+    def freshen(self, round_number: int, nodes: Mapping[str, int]) -> None:
+        """Have hospitals that were started answered by the others, if there are any; their adverts come again with it.
+
+        Args:
+            round_number: The round that is open or opens next.
+            nodes: Node ids of the hospitals that can be asked.
+        """
+        if self._writer.freshness.is_open(nodes):
+            self._ask_keys(round_number, nodes, here=0)
 
     def unmask(
         self,
@@ -91,8 +103,11 @@ class MaskExchange:
             end = time.monotonic() + self._plan.cohort.round_timeout_s
             nodes: Mapping[str, int] = {}
             while not nodes and time.monotonic() < end:
-                nodes = {name: node for name, node in connected().items() if not _answered(outcomes.get(name))}
+                here = connected()
+                nodes = {name: node for name, node in here.items() if not _answered(outcomes.get(name))}
                 time.sleep(0.0 if nodes else RECONNECT_POLL_S)
+            if self._writer.freshness.is_open(nodes.keys() & set(unmasking.names)):
+                self.freshen(place.round, here)
             frames = {
                 name: self._writer.write_plain(
                     step, name, attempt=place.attempt, survivors=unmasking.survivors, verdicts=others
@@ -124,7 +139,7 @@ class MaskExchange:
             if name not in self._liars and one.advert.epoch == epoch
         }
 
-    def _gather(self, round_number: int, nodes: Mapping[str, int], *, here: int) -> None:
+    def _ask_keys(self, round_number: int, nodes: Mapping[str, int], *, here: int) -> dict[str, Outcome]:
         step, outcomes, started = Step("keys", round_number), dict[str, Outcome](), time.monotonic()
         frames = {name: self._writer.write_plain(step, name) for name in nodes}
         self._ask(
@@ -137,10 +152,16 @@ class MaskExchange:
         )
         exchange = self._exchange(step, outcomes, attempt=0, seconds=time.monotonic() - started)
         self._store.save(self._writer.run, exchange, None)
-        found = frozenset(self._adverts(round_number))
+        return outcomes
+
+    def _check_enough(self, round_number: int, found: frozenset[str], outcomes: Mapping[str, Outcome]) -> None:
         if len(found) >= self._plan.needed:
             return
-        spent = [outcome for outcome in outcomes.values() if outcome.code in ("BudgetExceeded", "LedgerError")]
+        spent = [
+            outcome
+            for outcome in outcomes.values()
+            if outcome.code in ("BudgetExceeded", "LedgerError", "LedgerRolledBack")
+        ]
         stop = NobodyContributes if len(self._names) - len(spent) < self._plan.needed else DeploymentError
         raise stop(
             f"round {round_number} cannot be opened: {len(found)} of {len(self._names)} hospitals take part, "
@@ -150,17 +171,21 @@ class MaskExchange:
     def _take_advert(self, answer: bytes, name: str, round_number: int) -> str:
         run, epoch = self._writer.run, self._writer.epoch(Step("keys", round_number))
         full = read_advert(answer, name, plan=self._plan, run=run, round_number=round_number, epoch=epoch)
-        self._masks.save_advert(full)
+        self._writer.freshness.take(full.answers, name, epoch=epoch)
+        self._masks.save_advert(full.model_copy(update={"answers": ()}))
         return ""
 
     def _take_shares(self, answer: bytes, name: str, unmasking: Unmasking) -> str:
         reveal = unmasking.take(answer, name)
+        self._writer.freshness.take(reveal.answers, name, epoch=reveal.epoch)
+        if reveal.nonce:
+            self._writer.freshness.note(name, reveal.nonce)
         if reveal.next is not None:
             run, number, epoch = self._writer.run, reveal.round + 1, reveal.next.advert.epoch
             # Of any epoch: which one the next round is under is settled when it opens.
             full = check_advert(reveal.next, name, plan=self._plan, run=run, round_number=number, epoch=epoch)
             self._masks.save_advert(full)
-        return "" if any(reveal.shares) else "NothingRevealed"
+        return "" if any(reveal.shares) else NotFresh.__name__ if reveal.nonce else "NothingRevealed"
 
     def _ask(  # noqa: PLR0913 -- one exchange: what goes out, and what is done with what comes back
         self,
@@ -208,4 +233,4 @@ class MaskExchange:
 
 
 def _answered(outcome: Outcome | None) -> bool:
-    return outcome is not None and outcome.outcome == "answered"
+    return outcome is not None and outcome.outcome == "answered" and outcome.code != NotFresh.__name__

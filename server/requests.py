@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from common.mask_messages import DeliveredAdvert
@@ -12,6 +12,7 @@ from common.messages import AggregateEntry, Kind, Request, SignedManifest, encod
 from common.plan import Plan
 from common.verdicts import ChunkCheck
 from server.aggregate import Aggregate
+from server.freshness import FreshnessDesk
 from server.masked_round import Opening
 from server.verification import Verification
 
@@ -88,6 +89,7 @@ class RequestWriter:
         history: The run's completed rounds.
         limits: What one request carries.
         epoch_of: Number of the CKKS key that a step is under; None: what the plan asks for at least.
+        freshness: What hospitals that were started ask of others, and what those answer; new for each writer.
     """
 
     plan: Plan
@@ -96,6 +98,10 @@ class RequestWriter:
     history: History
     limits: PageLimits = PageLimits()
     epoch_of: Callable[[Step], int] | None = None
+    freshness: FreshnessDesk = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "freshness", FreshnessDesk(self.plan, self.run))
 
     def epoch(self, step: Step) -> int:
         """Number of the CKKS key that a step is under."""
@@ -234,6 +240,8 @@ class RequestWriter:
             aggregates=aggregates,
             adverts=adverts,
             survivors=survivors,
+            nonces=self.freshness.nonces_for(hospital, step.kind),
+            answers=self.freshness.answers_for(hospital, step.kind),
             check=check,
             verdicts=verdicts,
             body_sha256=digest or hashlib.sha256(body).hexdigest(),

@@ -14,7 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from common.errors import DeploymentError, EpochClosed, NobodyContributes
+from common.errors import DeploymentError, EpochClosed, NobodyContributes, NotFresh
 from common.plan import Plan
 from server.ask import Attempt, expected_answer
 from server.catch_up import CatchUp
@@ -151,7 +151,9 @@ class SecureAggregation(Strategy):
                     opened = self._open
                     continue
             self._checkpoints.settle(opened.collection, outcomes, self._connections.now(), applied=self._applied)
-            sitting_out = [o for o in outcomes if o.outcome == "observed" and opened.collection.expected.wants_uploads]
+            takes = opened.collection.expected.wants_uploads
+            # Whoever was started in between takes part again once its peers have answered.
+            sitting_out = [o for o in outcomes if takes and o.outcome == "observed" and o.code != NotFresh.__name__]
             hopeless = len(self._names) - len(sitting_out) < self._plan.needed
             last = opened.number + 1 == attempts
             if wanted and step.kind != "finish" and (hopeless or last):
@@ -241,6 +243,8 @@ class SecureAggregation(Strategy):
         collection = opened.collection
         take_replies(opened, replies, self._progress)
         self._applied |= collection.applied
+        for hospital, signed in collection.manifests.items():
+            self._writer.freshness.note(hospital, signed.manifest.nonce, ledger=signed.manifest.ledger)
         seconds = time.monotonic() - opened.started
         outcomes = collection.outcomes(seconds)
         exchange = Exchange(step.round, opened.number, step.kind, round(seconds, 3), outcomes)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from common.canonical import canonical_bytes
 from common.errors import BadSignature, MalformedMessage, PeerError
+from common.freshness_messages import FreshnessAnswer, OpenNonce
 from common.identity import Identity
 from common.mask_messages import BOX_BYTES, Advert, DeliveredAdvert, SealedShares
 from common.messages import (
@@ -67,7 +68,9 @@ manifests = st.builds(
     state_tag=hexes(64),
     applied=applied,
     ledger_sequence=counters,
+    ledger=hexes(64),
     ledger_head=hexes(64),
+    nonce=st.one_of(st.just(""), hexes(64)),
     chunks=counters,
     root=st.one_of(st.just(""), hexes(64)),
 )
@@ -108,6 +111,21 @@ entries = st.builds(
 )
 
 
+nonces = st.builds(OpenNonce, hospital=names, nonce=hexes(64), ledger=hexes(64))
+answers = st.builds(
+    FreshnessAnswer,
+    run=hexes(32),
+    plan=hexes(64),
+    epoch=counters,
+    nonce=hexes(64),
+    asker=names,
+    ledger=hexes(64),
+    hospital=names,
+    seen=st.lists(st.binary(min_size=1, max_size=50).map(bytes.hex), max_size=2).map(tuple),
+    signature=hexes(128),
+)
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[Request, bytes]:
     """A request and its body."""
@@ -123,6 +141,8 @@ def requests(draw: st.DrawFn) -> tuple[Request, bytes]:
         aggregates=tuple(draw(st.lists(entries, max_size=2))),
         adverts=tuple(draw(st.lists(delivered, max_size=2))),
         survivors=tuple(draw(st.lists(signed_manifests, max_size=2))),
+        nonces=tuple(draw(st.lists(nonces, max_size=2))),
+        answers=tuple(draw(st.lists(answers, max_size=2))),
         body_sha256=hashlib.sha256(body).hexdigest(),
     )
     return request, body
@@ -210,6 +230,8 @@ def a_manifest(**changes: Any) -> Manifest:  # noqa: ANN401 -- any field
         "applied": Applied(round=1, root="4" * 64, chain="5" * 64),
         "ledger_sequence": 1,
         "ledger_head": "6" * 64,
+        "ledger": "8" * 64,
+        "nonce": "",
         "chunks": 1,
         "root": "7" * 64,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,9 +14,10 @@ from client.round import Hospital
 from client.site import open_hospital
 from client.status import StatusFile
 from common.ckks import PRESETS, chunks_for
-from common.errors import BudgetExceeded
+from common.errors import BudgetExceeded, LedgerRolledBack
+from common.freshness_messages import FreshnessAnswer, OpenNonce
 from common.identity import Identity
-from common.mask_messages import FullAdvert
+from common.mask_messages import FullAdvert, decode_document
 from common.messages import Kind, Request, SignedManifest, SignedReply, decode_reply, encode_request
 from common.plan import Plan
 from common.site_config import load_site
@@ -24,6 +25,7 @@ from scripts.federation import FederationOptions, provision
 from scripts.split import split_dataset
 from server.admit import OpenExchange, admit
 from server.aggregate import Aggregate, RunningSum
+from server.freshness import FreshnessDesk
 from server.masked_round import Opening, Unmasking, read_advert
 
 Wire = Callable[[str, bytes], bytes]
@@ -64,6 +66,8 @@ class Coordinator:
     aggregates: list[Aggregate] = field(default_factory=list)
     adverts: dict[int, dict[str, FullAdvert]] = field(default_factory=dict)
     openings: dict[int, Opening] = field(default_factory=dict)
+    absent: Callable[[OpenNonce], Sequence[FreshnessAnswer]] = lambda _: ()
+    desks: dict[str, FreshnessDesk] = field(default_factory=dict)
     _runs: dict[str, tuple[list[Aggregate], dict[int, dict[str, FullAdvert]], dict[int, Opening]]] = field(
         default_factory=dict
     )
@@ -109,16 +113,39 @@ class Coordinator:
             "aggregates": (),
             "adverts": (),
             "survivors": (),
+            "nonces": self.desk.nonces_for(fields["hospital"], fields["kind"]),
+            "answers": self.desk.answers_for(fields["hospital"], fields["kind"]),
             "body_sha256": hashlib.sha256(body).hexdigest(),
         }
         return encode_request(Request(**usual | fields), body, self.identity.sign)
 
+    @property
+    def desk(self) -> FreshnessDesk:
+        """Nonces and answers of the current run."""
+        return self.desks.setdefault(self.run, FreshnessDesk(self.plan, self.run))
+
+    def freshen(self, round_number: int, sites: Mapping[str, Hospital]) -> None:
+        """Have those of `sites` that were started answered by the others, and by what `absent` says for who is away."""
+        identities = {h.name: h.identity for h in self.plan.roster}
+        for name, site in sites.items():
+            hello = decode_reply(site.answer(self.sign(b"", kind="hello", round=0, hospital=name)), identities).manifest
+            self.desk.note(name, hello.nonce, ledger=hello.ledger)
+        for name, site in (sites if self.desk.is_open(sites) else {}).items():
+            with suppress(BudgetExceeded, LedgerRolledBack):
+                answer = site.answer(self.request("keys", round_number, name))
+                self.desk.take(decode_document(answer, FullAdvert).answers, name, epoch=self.plan.agreed.epoch)
+        for asked in self.desk.nonces_for("", "keys"):
+            for one in self.absent(asked):
+                if one.hospital not in sites:
+                    self.desk.take((one,), one.hospital, epoch=one.epoch)
+
     def open(self, round_number: int, sites: Mapping[str, Hospital]) -> Opening:
         """Fix a round's opening; hospitals of `sites` whose advert is missing are asked, and may lack the budget."""
+        self.freshen(round_number, sites)
         if round_number not in self.openings:
             known = self.adverts.setdefault(round_number, {})
             for name in sites.keys() - known.keys():
-                with suppress(BudgetExceeded):
+                with suppress(BudgetExceeded, LedgerRolledBack):
                     answer = sites[name].answer(self.request("keys", round_number, name))
                     known[name] = read_advert(
                         answer,
@@ -156,6 +183,7 @@ class Coordinator:
             frame = site.answer(self.request(kind, round_number, name, attempt=attempt))
             admitted = admit(frame, name, expected=expected, seen=seen)
             replies.append(decode_reply(frame, identities))
+            self.desk.note(name, replies[-1].manifest.nonce, ledger=replies[-1].manifest.ledger)
             if admitted is not None and admitted.upload is not None:
                 total.add(admitted.signed, admitted.upload)
         return replies, total
@@ -175,15 +203,26 @@ class Coordinator:
         """Have `sites` take the masks off the sum; the aggregate comes with its transcript."""
         survivors = total.survivors([h.name for h in self.plan.roster])
         unmasking = Unmasking(self.plan, self.run, self.openings[round_number], survivors)
-        for name, site in sites.items():
-            reveal = unmasking.take(site.answer(self.unmask_request(survivors, name)), name)
-            if reveal.next is not None:
-                self.adverts.setdefault(round_number + 1, {})[name] = reveal.next
+        if any(self._reveal(unmasking, name, site) for name, site in sites.items()):
+            # Some were started after their upload: they give no shares before the others have answered them.
+            self.freshen(round_number, sites)
+            for name, site in sites.items():
+                self._reveal(unmasking, name, site)
         assert unmasking.is_enough
         aggregate, transcript = total.unmasked(unmasking)
         bodies = {reply.manifest.hospital: reply.body for reply in replies}
         entry = aggregate.entry.model_copy(update={"transcript": transcript})
         return Aggregate(entry, b"".join([aggregate.body, *(bodies[name] for name in unmasking.names)]))
+
+    def _reveal(self, unmasking: Unmasking, name: str, site: Hospital) -> bool:
+        """Take one site's shares; whether it withheld them."""
+        reveal = unmasking.take(site.answer(self.unmask_request(unmasking.survivors, name)), name)
+        self.desk.take(reveal.answers, name, epoch=reveal.epoch)
+        if reveal.next is not None:
+            self.adverts.setdefault(reveal.round + 1, {})[name] = reveal.next
+        if reveal.nonce:
+            self.desk.note(name, reveal.nonce)
+        return bool(reveal.nonce)
 
     def unmask_request(self, survivors: tuple[SignedManifest, ...], hospital: str, **changes: Any) -> bytes:  # noqa: ANN401
         """Ask one hospital for its shares."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,12 @@ from client.round import Hospital
 from client.storage import RunStorage
 from client.vault import BOX, IDENTITY
 from common.ckks import PRESETS, EncryptedSum, EncryptedVector, add_in_place, decode_upload, encode_sum
+from common.freshness_messages import FreshnessAnswer, OpenNonce, sign_answer
 from common.grid import Grid
 from common.identity import Identity
 from common.mask_stream import add_mask, subtract_mask
 from common.masks import MaskPlace, remove_masks
-from common.messages import AggregateEntry, SignedReply, Transcript
+from common.messages import AggregateEntry, SignedReply, Transcript, decode_reply
 from common.pair_box import pair_secret
 from common.plan import Plan
 from server.aggregate import Aggregate
@@ -59,6 +61,35 @@ class KnownSecrets:
         vault = site_vault(self.folder / "federation" / name)
         identity = Identity.from_seed(vault.require(IDENTITY))
         return Member(self.plan, name, identity, vault.require(BOX), self.plan.min_cohort)
+
+    def freshen(self, name: str, answer: Callable[[bytes], bytes] | None = None) -> None:
+        """Have an open site, or what `answer` reaches, answered by the others, whose keys sign: nothing seen."""
+        coordinator = self.coordinator
+        frame = coordinator.sign(b"", kind="hello", round=0, hospital=name)
+        told = answer(frame) if answer else self.sites[name].answer(frame)
+        hello = decode_reply(told, {h.name: h.identity for h in self.plan.roster}).manifest
+        coordinator.desk.note(name, hello.nonce, ledger=hello.ledger)
+        for asked in coordinator.desk.nonces_for("", "keys"):
+            for one in self.nothing_seen(asked):
+                coordinator.desk.take((one,), one.hospital, epoch=one.epoch)
+
+    def nothing_seen(self, asked: OpenNonce) -> list[FreshnessAnswer]:
+        """What the others sign of a hospital that asks."""
+        return [self.signed_answer(asked, h.name) for h in self.plan.roster if h.name != asked.hospital]
+
+    def signed_answer(self, asked: OpenNonce, peer: str, **changes: Any) -> FreshnessAnswer:  # noqa: ANN401 -- any field
+        """What one hospital signs of another."""
+        usual: dict[str, Any] = {
+            "run": self.coordinator.run,
+            "plan": self.plan.digest,
+            "epoch": self.plan.agreed.epoch,
+            "nonce": asked.nonce,
+            "asker": asked.hospital,
+            "ledger": asked.ledger,
+            "hospital": peer,
+            "seen": (),
+        }
+        return sign_answer(FreshnessAnswer(**usual | changes), self.member(peer).identity.sign)
 
     def opened(self, round_number: int, names: Sequence[str] = ()) -> Opening:
         """Fix a round's opening with these hospitals, whether they are open or not."""

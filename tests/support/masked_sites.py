@@ -247,6 +247,8 @@ class MaskedSites:
             applied=applied,
             ledger_sequence=request.round,
             ledger_head=EMPTY_CHAIN,
+            ledger=EMPTY_CHAIN,
+            nonce="",
             chunks=CHUNKS if body else 0,
             root=merkle_root(body, CHUNKS) if body else "",
         )

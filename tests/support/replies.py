@@ -61,6 +61,8 @@ class Hospitals:
             "applied": Applied(round=1, root="3" * 64, chain=EMPTY_CHAIN),
             "ledger_sequence": 1,
             "ledger_head": "4" * 64,
+            "ledger": "8" * 64,
+            "nonce": "",
             "chunks": CHUNKS if body else 0,
             "root": merkle_root(body, CHUNKS) if body else "",
         }

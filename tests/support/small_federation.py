@@ -106,6 +106,7 @@ class SmallFederation(KnownSecrets):
         plan = parse_settings(text, Plan, source="plan.yaml")
         coordinator = Coordinator(plan, Identity.load(root / "coordinator" / "identity.key"))
         federation = cls(folder, plan, coordinator)
+        coordinator.absent = federation.nothing_seen
         for name in sites:
             federation.open(name)
         return federation
@@ -184,6 +185,8 @@ class SmallFederation(KnownSecrets):
         body = b"".join(aggregate.body for aggregate in send)
         entries = tuple(aggregate.entry for aggregate in send)
         usual: dict[str, Any] = {"kind": kind, "round": round_number, "hospital": to, "aggregates": entries}
+        if kind in ("train", "eval") and to in self.sites:
+            self.freshen(to)
         opening = self.coordinator.openings.get(round_number)
         if opening is not None and kind in ("train", "eval"):
             usual["adverts"] = opening.delivered_to(self.plan.agreed.position(to))

@@ -31,6 +31,7 @@ from common.child import Child, ChildEvent
 from common.ckks import PRESETS, EncryptedVector, chunks_for, encode_upload
 from common.config import load_settings
 from common.errors import BudgetExceeded, FedwardError, WrongPlan, WrongRound
+from common.freshness_messages import FreshnessAnswer, sign_answer
 from common.identity import Identity
 from common.mask_messages import FullAdvert, encode_document
 from common.messages import (
@@ -71,7 +72,8 @@ class TrivialSite:
         if request.kind == "keys":
             if self._observes:
                 raise BudgetExceeded("this site only observes")
-            return encode_document(self._advert(request.round, request.run, storage))
+            advert = self._advert(request.round, request.run, storage)
+            return encode_document(advert.model_copy(update={"answers": self._answers(request)}))
         if request.kind == "finish":
             Recomputer(self._member, storage).require_verdicts(request.verdicts, run=request.run, applied=applied)
         if request.kind in ("hello", "finish", "verify"):
@@ -143,7 +145,26 @@ class TrivialSite:
         if request.round < self._plan.last_round and not self._observes:
             following = self._advert(request.round + 1, request.run, storage)
         expected = self._expected(request.run, applied, storage, attempt=request.attempt)
-        return Revealer(self._member, storage, expected).answer(request, following)
+        return Revealer(self._member, storage, expected).answer(request, following, answers=self._answers(request))
+
+    def _answers(self, request: Request) -> tuple[FreshnessAnswer, ...]:
+        """To hospitals that were started: nothing seen of them."""
+        return tuple(
+            sign_answer(
+                FreshnessAnswer(
+                    run=request.run,
+                    plan=request.plan,
+                    epoch=request.epoch,
+                    nonce=one.nonce,
+                    asker=one.hospital,
+                    ledger=one.ledger,
+                    hospital=self._name,
+                    seen=(),
+                ),
+                self._member.identity.sign,
+            )
+            for one in request.nonces
+        )
 
     def _applied(self) -> Applied:
         if self._state.exists():
@@ -193,6 +214,8 @@ class TrivialSite:
             applied=applied,
             ledger_sequence=request.round,
             ledger_head=EMPTY_CHAIN,
+            ledger=EMPTY_CHAIN,
+            nonce="",
             chunks=chunks,
             root=merkle_root(body, chunks) if chunks else "",
             verdict=Recomputer(self._member, self._storage(request.run)).verdict(applied),

@@ -62,6 +62,7 @@ class Released:
         key = (coordinator.run, number)
         if kind == "unmask":
             survivors = coordinator.aggregates[number - 1].entry.survivors
+            self.federation.freshen(OURS)
             frame = self.federation.sites[OURS].answer(coordinator.unmask_request(survivors, OURS))
             self.reveals.setdefault(key, set()).add(frame)
             return ""

@@ -143,6 +143,7 @@ def test_a_whole_site_answers_over_its_socket(tmp_path: Path) -> None:
         ready = re.compile(r"site ready on (.*)")
         with running(command, site / "site.sock") as (call, log):
             assert ready.search(log[-1])
+            federation.freshen(NAMES[0], lambda frame: call(frame, timeout=60))
             reply = call(federation.frame("train", 1, NAMES[0]), timeout=60)
             assert federation.reply(reply).manifest.role == "contribute"
             assert call(federation.frame("train", 1, NAMES[0]), timeout=60) == reply
