@@ -285,8 +285,8 @@ def test_too_few_hospitals_stop_the_run_with_a_reason_and_stopping_leaves_no_pro
     done = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 2
     reason = done.stderr.splitlines()[-1]
-    assert "train 1 stopped at attempt 1 of 2: 0 of 4 hospitals answered as asked, 3 are needed" in reason
-    assert "hospital-1 observed (BudgetExceeded), hospital-2 observed (BudgetExceeded)" in reason
+    assert "round 1 cannot be opened: 0 of 4 hospitals take part, 3 are needed" in reason
+    assert "hospital-1 failed (BudgetExceeded), hospital-2 failed (BudgetExceeded)" in reason
     families = [psutil.Process(p.pid).children(recursive=True) for p in federation.processes.values()]
     assert sum(len(family) for family in families) >= 2 + 4 * len(NAMES)
     federation.close()
