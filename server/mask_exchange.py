@@ -165,7 +165,7 @@ class MaskExchange:
         stop = NobodyContributes if len(self._names) - len(spent) < self._plan.needed else DeploymentError
         raise stop(
             f"round {round_number} cannot be opened: {len(found)} of {len(self._names)} hospitals take part, "
-            f"{self._plan.needed} are needed; {explain(tuple(outcomes.values()), found)}; mend these hospitals"
+            f"{self._plan.needed} are needed; {explain(exchange.outcomes, found)}; mend these hospitals"
         )
 
     def _take_advert(self, answer: bytes, name: str, round_number: int) -> str:
