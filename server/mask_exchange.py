@@ -165,7 +165,7 @@ class MaskExchange:
         stop = NobodyContributes if len(self._names) - len(spent) < self._plan.needed else DeploymentError
         raise stop(
             f"round {round_number} cannot be opened: {len(found)} of {len(self._names)} hospitals take part, "
-            f"{self._plan.needed} are needed; {explain(exchange.outcomes, found)}; mend these hospitals"
+            f"{self._plan.needed} are needed; {explain(self._outcomes(outcomes), found)}; mend these hospitals"
         )
 
     def _take_advert(self, answer: bytes, name: str, round_number: int) -> str:
@@ -227,9 +227,12 @@ class MaskExchange:
                     outcomes[name] = Outcome(name, "failed", refusal.code, len(answer), down, seconds)
             self._progress.record(outcomes[name], step.round)
 
+    def _outcomes(self, outcomes: Mapping[str, Outcome]) -> tuple[Outcome, ...]:
+        """In the roster's order."""
+        return tuple(outcomes.get(name, Outcome(name, "absent", "", 0, 0, 0.0)) for name in self._names)
+
     def _exchange(self, step: Step, outcomes: Mapping[str, Outcome], *, attempt: int, seconds: float) -> Exchange:
-        all_outcomes = tuple(outcomes.get(name, Outcome(name, "absent", "", 0, 0, 0.0)) for name in self._names)
-        return Exchange(step.round, attempt, step.kind, round(seconds, 3), all_outcomes)
+        return Exchange(step.round, attempt, step.kind, round(seconds, 3), self._outcomes(outcomes))
 
 
 def _answered(outcome: Outcome | None) -> bool:
