@@ -1,6 +1,6 @@
 """What this version does not protect against yet: every run says it."""
 
 NOT_COVERED = (
-    "not covered yet: a site that is restored from an old backup does not ask its peers how far it was; "
-    "see docs/threat-model.md for this and for what the masks do not hide"
+    "not covered yet: the sum of a round, which a coordinator together with a hospital can read and which only the "
+    "hospitals' own noise protects; poisoned updates; model and open rounds on the sites' disks (docs/threat-model.md)"
 )
