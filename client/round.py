@@ -148,7 +148,11 @@ class Hospital:
         if request.round <= state.applied.round:
             raise WrongRound(f"an advert for round {request.round} was asked for, which is over; refuse it")
         self._freshness.check_copy(request.run, storage, applied=state.applied.round)
-        self._contributor.check_budget(request.run, request.round)
+        spent = self._sits_out(request.run, request.round)
+        if spent is not None:
+            log.warning("sitting out round %d: %s", request.round, spent)
+            self._status.update(phase="observing", run=request.run, message=str(spent))
+            raise spent
         EpochBook(self._plan, storage).note(request)
         own = own_advert(self._keys.member, storage, run=request.run, round_number=request.round, epoch=request.epoch)
         return encode_document(own.full.model_copy(update={"answers": self._freshness.answers(request)}))

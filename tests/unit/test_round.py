@@ -260,6 +260,10 @@ def test_spending_survives_into_a_new_run(federation: SmallFederation) -> None:
     for name in NAMES:
         with pytest.raises(BudgetExceeded):
             federation.sites[name].answer(federation.coordinator.request("keys", 1, name))
+        # A run of spent hospitals ends here: nothing else tells the operator.
+        status = read_status(federation.folder / "federation" / name / "state" / "status.json")
+        assert status is not None
+        assert "> cap" in status.message
     # Also if it had announced them before.
     federation.opened(1)
     replies, _ = federation.coordinator.collect("train", 1, federation.sites)
