@@ -48,6 +48,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
         tmp_path_factory.mktemp("thirty"), NAMES, rounds=ROUNDS, attempts=3, round_timeout_s=60.0, patience_s=600.0
     )
     federation.write()
+    for name in NAMES:
+        # Flower refuses a node that died for over a minute; its supervisor must not give up before.
+        path = federation.folder / name / "site.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"connect_timeout_s": 180.0}))
     done = Finished(federation)
     chance = random.Random(20261122)  # noqa: S311 -- chooses whom to kill
     rounds = sorted(chance.sample(range(2, ROUNDS), KILLS))
