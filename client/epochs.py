@@ -53,7 +53,10 @@ class EpochBook:
             SiteStorageError: If the disk refuses.
         """
         known = self.storage.load_epoch()
-        if request.kind in _OF_A_ROUND and (known is None or request.epoch > known[0]):
+        if request.kind not in _OF_A_ROUND:
+            return
+        # A later round may be named first; a key's rounds count from the earliest that it was used for.
+        if known is None or request.epoch > known[0] or (request.epoch == known[0] and request.round < known[1]):
             self.storage.save_epoch(request.epoch, request.round)
 
     def epoch_of_next(self, round_number: int) -> int:

@@ -24,7 +24,7 @@ from client.storage import RunStorage
 from common.ckks import PRESETS, chunks_for, encode_upload
 from common.errors import AlreadyRevealed, BudgetExceeded, LedgerError, LedgerRolledBack, NotFresh, WrongRound
 from common.mask_messages import encode_document
-from common.messages import KEY_KINDS, Manifest, Request, decode_request, encode_reply
+from common.messages import KEY_KINDS, Manifest, Request, decode_reply, decode_request, encode_reply
 from common.site_config import SiteConfig
 from common.transcript import merkle_root
 
@@ -179,11 +179,12 @@ class Hospital:
     def _upload(self, request: Request, state: RunState, *, storage: RunStorage) -> bytes:
         opening = open_round(request, self._keys.member, storage)
         EpochBook(self._plan, storage).note(request)
-        stored = storage.load_reply(request.round, request.attempt)
-        if stored is not None:
+        stored, revealed = storage.load_reply(request.round, request.attempt), storage.load_reveal(request.round)
+        # Why a site sat a round out may have passed. What it said then went out without masks, so it may say another.
+        if stored is not None and (revealed is not None or not self._sat_out(stored)):
             log.info("round %d attempt %d asked for again; the stored reply goes out", request.round, request.attempt)
             return stored
-        if storage.load_reveal(request.round) is not None:
+        if revealed is not None:
             # Its masks are known to the coordinator: under them nothing may go out any more.
             raise AlreadyRevealed(f"another attempt of round {request.round} after its unmasking; refuse it")
         if request.attempt < (storage.last_attempt(request.round) or 0):
@@ -191,6 +192,10 @@ class Hospital:
         reply = self._contribute(request, state, opening=opening, storage=storage)
         storage.save_reply(request.round, request.attempt, reply)
         return reply
+
+    def _sat_out(self, reply: bytes) -> bool:
+        manifest = decode_reply(reply, self._keys.member.identities).manifest
+        return manifest.role == "observe" and bool(manifest.reason)
 
     def _contribute(self, request: Request, state: RunState, *, opening: Opening, storage: RunStorage) -> bytes:
         phase = "training" if request.kind == "train" else "evaluating"

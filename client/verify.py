@@ -116,7 +116,7 @@ def check_history(
     """
     history = [applied]
     for entry, root in zip(entries, roots, strict=True):
-        if entry.round != history[-1].round + 1:
+        if entry.round != history[-1].round + 1 or entry.round > member.plan.last_round:
             raise WrongRound(
                 f"seen aggregate {entry.round} after {history[-1].round}; the next one is allowed, send what lies "
                 "between"

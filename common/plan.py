@@ -66,6 +66,11 @@ class Plan(Settings):
             )
         if self.federation:
             self.cohort.check(len(self.federation.hospitals))
+        if self.first_round > 1 and self.verification == "sampled":
+            raise PlanError(
+                "federation.continues: seen with encryption.verification 'sampled'; only 'full' is allowed there: the "
+                "last sum of the earlier run was not recomputed by enough hospitals when it paused; begin a new run"
+            )
         return self
 
     @property

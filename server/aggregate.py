@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -129,4 +130,8 @@ class RunningSum:
 
     def _largest(self) -> dict[str, SignedManifest]:
         key = max(self._groups, key=lambda k: (len(self._groups[k]), k[1].round, k[0]))
-        return self._groups[key]
+        members = self._groups[key]
+        # One that names other survivors of the round before than most would make all others refuse to unmask.
+        told = Counter(signed.manifest.revealed for signed in members.values() if signed.manifest.revealed)
+        believed = {"", *(digest for digest, _ in told.most_common(1))}
+        return {name: signed for name, signed in members.items() if signed.manifest.revealed in believed}

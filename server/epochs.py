@@ -20,7 +20,8 @@ class Epochs:
 
     def __init__(self, plan: Plan, run: str, store: KeyStore) -> None:
         self._plan, self._run, self._store = plan, run, store
-        self._served = [(plan.first_round, plan.agreed.epoch), *store.epochs(run)]
+        # Of several that begin with one round the last one serves: the others' dealers were away.
+        self._served = list(dict([(plan.first_round, plan.agreed.epoch), *store.epochs(run)]).items())
 
     @property
     def newest(self) -> int:
@@ -49,4 +50,4 @@ class Epochs:
     def begin(self, round_number: int, epoch: int) -> None:
         """Note that hospitals hold a new key, which serves from that round on."""
         self._store.begin_epoch(self._run, epoch, first_round=round_number)
-        self._served.append((round_number, epoch))
+        self._served = list((dict(self._served) | {round_number: epoch}).items())

@@ -75,6 +75,7 @@ class RoundEnd:
         if not self._verify.complete(step.round, lambda: self._among(answered, step)):
             unverified = tuple(Outcome(name, "absent", "UnverifiedChunks", 0, 0, 0.0) for name in self._names)
             exchange = Exchange(step.round, attempt, "unmask", 0.0, unverified)
+            self._masks.drop_transcript(step.round)
             self._store.save(self._run, exchange, skipped(step.round, attempt))
             return
         survivors = total.survivors(self._names)

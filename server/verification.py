@@ -94,9 +94,13 @@ class Verification:
 
     def hear(self, signed: SignedManifest) -> None:
         """Take the verdict in an admitted manifest, if it holds one on the last sum."""
-        last, verdict = self._find(), signed.manifest.verdict
-        if last is not None and verdict is not None and (verdict.round, verdict.sample) == (last.round, last.sample):
-            last.verdicts[signed.manifest.hospital] = signed
+        last, verdict, hospital = self._find(), signed.manifest.verdict, signed.manifest.hospital
+        if last is None or verdict is None or (verdict.round, verdict.sample) != (last.round, last.sample):
+            return
+        # No honest hospital shares with fewer than can, or signs for others alone.
+        can = can_share(verdict.present, hospitals=len(self._names), verifiers=self._plan.verifiers)
+        if can and self._plan.agreed.position(hospital) in verdict.present:
+            last.verdicts[hospital] = signed
 
     def check_for(self, hospital: str) -> tuple[ChunkCheck | None, bytes]:
         """What a hospital is to recompute, and the records for it; nothing if it need not, or has done so."""

@@ -72,6 +72,16 @@ def test_a_new_key_is_due_after_its_rounds_or_when_it_was_asked_for(sites: Maske
     assert again.since(0) == (1, 2, 3, 4, 5)
 
 
+def test_a_key_whose_dealer_is_away_serves_no_round(sites: MaskedSites, store: Store) -> None:
+    """Else it would be asked for whenever a hospital needs the keys of all rounds, also after a restart."""
+    epochs = Epochs(sites.plan, RUN, store)
+    epochs.begin(1, 2)
+    for same in (epochs, Epochs(sites.plan, RUN, store)):
+        assert same.since(0) == (2,)
+        assert same.since(1) == (2,)
+        assert same.newest == 2
+
+
 def test_a_site_keeps_the_keys_of_a_run_in_order(sites: MaskedSites) -> None:
     """What it used is on its disk, so a restart changes nothing; the controls are the requests in order."""
 
