@@ -124,7 +124,8 @@ def organise(base: Path, folder: Path) -> dict[str, bytes]:
 def test_the_dealer_is_the_one_that_the_plan_fixes_and_all_hold_its_key(joined: Joined) -> None:
     """Each opened its own box; the vaults end with one key."""
     dealer = dealer_of(joined.plan.digest, HOSPITALS, epoch=1)
-    assert f"key ceremony: {dealer} dealt, hospital-1, hospital-2, hospital-3 hold the key; no error" in joined.log
+    held = "now held by hospital-1, hospital-2, hospital-3; no error"
+    assert f"key ceremony of epoch 1: dealt by {dealer}, {held}" in joined.log
     keys = {joined.vault(name).require(epoch_key_name(joined.plan.digest, 1)) for name in HOSPITALS}
     assert len(keys) == 1
 
