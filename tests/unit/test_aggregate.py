@@ -94,6 +94,22 @@ def test_a_skipped_round_has_nobody_and_no_bytes() -> None:
     assert (aggregate.entry.survivors, aggregate.entry.body_bytes, aggregate.body) == ((), 0, b"")
 
 
+def test_one_that_names_other_survivors_of_the_round_before_is_left_out() -> None:
+    """With it among the survivors all others would refuse to unmask; one that names none is no liar."""
+    hospitals = Hospitals()
+    collection = Collection(hospitals.open(), dict.fromkeys(NAMES, 100))
+    told = {"hospital-1": "a" * 64, "hospital-2": "a" * 64, "hospital-3": "b" * 64, "hospital-4": ""}
+    take_all(
+        collection,
+        {
+            name: hospitals.frame(body_of(random_words(index)), hospital=name, revealed=digest)
+            for index, (name, digest) in enumerate(told.items())
+        },
+    )
+    assert collection.total.largest == {"hospital-1", "hospital-2", "hospital-4"}
+    assert collection.total.outside == {"hospital-3"}
+
+
 def test_equal_tags_over_other_histories_are_not_added_up() -> None:
     """The tag alone does not make a group."""
     hospitals = Hospitals()

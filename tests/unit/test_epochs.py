@@ -137,3 +137,15 @@ def test_an_advert_for_another_key_replaces_one_that_is_not_in_use(sites: Masked
     with pytest.raises(EpochExpired, match="round 1 was opened under key epoch 2"):
         advert(3)
     assert advert(2) == second
+
+
+def test_a_key_that_was_named_for_a_late_round_first_serves_no_longer(sites: MaskedSites) -> None:
+    """Its rounds count from the earliest that it was used for: else `keys` for the last round would lift the bound."""
+    storage = sites.storage(NAMES[0])
+    book = EpochBook(sites.plan, storage)
+    book.note(sites.request("keys", 6, NAMES[0], epoch=4))
+    assert storage.load_epoch() == (4, 6)
+    book.note(sites.request("train", 2, NAMES[0], epoch=4))
+    assert storage.load_epoch() == (4, 2)
+    with pytest.raises(EpochExpired):
+        book.check(sites.request("train", 4, NAMES[0], epoch=4))
