@@ -81,7 +81,8 @@ def _hide(stage: Stage) -> dict[str, str]:
     """Tell all that the round was skipped, and go on honestly; what the honest hospitals say to the next unmasking."""
     stage.aggregates.append(skipped(1, 0))
     made = stage.collect(2)
-    survivors = made.total.survivors(stage.names)
+    # An honest coordinator would leave out those that were shown another set; then too few are left.
+    survivors = made.survivors(*stage.names)
     frames = {name: stage.unmask_request(made, name, survivors) for name in stage.names[:-COLLUDERS]}
     return {name: _outcome(stage, name, frame) for name, frame in frames.items()}
 
