@@ -68,6 +68,8 @@ class Table:
             "revealed": "",
             "state_tag": state_tag(self.state, KEY),
             "applied": self.state.applied,
+            "ledger": "8" * 64,
+            "nonce": "",
             "ledger_sequence": 2,
             "ledger_head": EMPTY_CHAIN,
             "chunks": 0,
