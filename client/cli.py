@@ -35,6 +35,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Reflows the paragraphs of docstrings.
+    rich_markup_mode="markdown",
     help="Run one hospital's site: its data and keys stay in the site service, its gateway owns nothing.",
 )
 app.command()(keygen)

@@ -10,7 +10,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +25,8 @@ from common.errors import LocalProtocolError
 from common.packing import BLOCK_CHUNKS
 
 MaskLabel = Literal["fedward/pair/1", "fedward/self/1"]
+Block = tuple[NDArray[np.uint64], NDArray[Any]]
+"""Rows of an upload's words and of the stream, of one shape (at most BLOCK_CHUNKS, N)."""
 
 SECRET_BYTES = 32
 KEY_BYTES = 32
@@ -99,37 +101,28 @@ def add_mask(
     Raises:
         LocalProtocolError: If the key or the words have another shape.
     """
-    modulus = np.uint64(parameters.modulus)
-    for block, mask in _blocks(words, key, parameters, chunks):
-        np.add(block, mask, out=block)
-        # Where the sum is below q the subtraction wraps to a huge number, so the smaller one is the residue.
-        np.minimum(block, block - modulus, out=block)
+    # Where the sum is below q the subtraction wraps to a huge number, so the smaller one is the residue.
+    _combine(_blocks(words, key, parameters, chunks), parameters, do=np.add, undo=np.subtract)
 
 
 def subtract_mask(
     words: NDArray[np.uint64], key: bytes, parameters: CkksParameters, *, chunks: Sequence[int] | None = None
 ) -> None:
-    """Subtract a stream from `words` modulo q, in place; the inverse of `add_mask`.
+    """Subtract a stream from `words` modulo q, in place: the inverse of `add_mask`, which see."""
+    # Where the mask is the larger one the difference has wrapped to a huge number, and adding q wraps it back.
+    _combine(_blocks(words, key, parameters, chunks), parameters, do=np.subtract, undo=np.add)
 
-    Args:
-        words: Changed in place.
-        key: The stream's.
-        parameters: The CKKS parameters.
-        chunks: Which chunk of the stream each row takes; None: row k takes chunk k.
 
-    Raises:
-        LocalProtocolError: If the key or the words have another shape.
-    """
+def _combine(blocks: Iterable[Block], parameters: CkksParameters, *, do: np.ufunc, undo: np.ufunc) -> None:
     modulus = np.uint64(parameters.modulus)
-    for block, mask in _blocks(words, key, parameters, chunks):
-        np.subtract(block, mask, out=block)
-        # Where the mask is the larger one the difference has wrapped to a huge number, and adding q wraps it back.
-        np.minimum(block, block + modulus, out=block)
+    for block, mask in blocks:
+        do(block, mask, out=block)
+        np.minimum(block, undo(block, modulus), out=block)
 
 
 def _blocks(
     words: NDArray[np.uint64], key: bytes, parameters: CkksParameters, chunks: Sequence[int] | None
-) -> Iterator[tuple[NDArray[np.uint64], NDArray[Any]]]:
+) -> Iterator[Block]:
     """Per block of chunks: its rows of `words`, and the stream's words for them, which live until the next block."""
     degree = parameters.ring_degree
     if len(key) != KEY_BYTES or words.ndim != 2 or words.shape[1] != degree or words.dtype != np.uint64:

@@ -23,12 +23,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Reflows the paragraphs of docstrings.
+    rich_markup_mode="markdown",
     help="Train one model at several hospitals; images, updates and keys stay where they belong.",
 )
-app.add_typer(bench_app, name="bench")
-app.command()(attack)
-app.command()(revoke)
-app.command()(join)
 
 
 def main() -> None:
@@ -42,7 +40,7 @@ def demo(  # noqa: PLR0913 -- one parameter per option
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Image folder: Train/<class>/*.jpg or <class>/*.jpg. Without it synthetic lesions are drawn."
+            help="Image folder: `Train/<class>/*.jpg` or `<class>/*.jpg`. Without it synthetic lesions are drawn."
         ),
     ] = None,
     plan: Annotated[
@@ -91,8 +89,8 @@ def demo(  # noqa: PLR0913 -- one parameter per option
 @app.command()
 def split(
     *,
-    source: Annotated[Path, typer.Argument(help="Image folder: Train/<class>/*.jpg or <class>/*.jpg.")],
-    out: Annotated[Path, typer.Option(help="New folder; gets hospital-1/data/<class>/ and so on.")],
+    source: Annotated[Path, typer.Argument(help="Image folder: `Train/<class>/*.jpg` or `<class>/*.jpg`.")],
+    out: Annotated[Path, typer.Option(help="New folder; gets `hospital-1/data/<class>/` and so on.")],
     hospitals: Annotated[int, typer.Option(min=1, max=1000, help="Number of parts.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the dealing.")] = 0,
     refuse_unreadable: Annotated[
@@ -235,3 +233,9 @@ def evaluate(
     typer.echo(f"accuracy {score.accuracy:.3f}, balanced accuracy {score.balanced_accuracy:.3f}")
     if json_file is not None:
         write_json(json_file, score.as_json())
+
+
+app.command()(join)
+app.command()(revoke)
+app.command()(attack)
+app.add_typer(bench_app, name="bench")

@@ -46,6 +46,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Reflows the paragraphs of docstrings.
+    rich_markup_mode="markdown",
 )
 
 ConfigOption = Annotated[
