@@ -67,7 +67,7 @@ class VerifyExchange:
         return not self.verification.is_due
 
     def _ask(self, step: Step, nodes: Mapping[str, int], *, attempt: int) -> frozenset[str]:
-        """One exchange; the hospitals that did not answer as asked."""
+        """One exchange; the hospitals that gave no verdict."""
         timeout_s, run = self._plan.cohort.round_timeout_s, self._writer.run
         asked = {name: nodes[name] for name in nodes if name in self.verification.silent}
         collection = Collection(
@@ -87,4 +87,5 @@ class VerifyExchange:
         seconds = time.monotonic() - opened.started
         exchange = Exchange(step.round, attempt, step.kind, round(seconds, 3), collection.outcomes(seconds))
         self._store.save(run, exchange, None)
-        return frozenset(asked) - collection.answered
+        # Also one that answers without the verdict that it was asked for is not waited for again.
+        return frozenset(asked) & self.verification.silent

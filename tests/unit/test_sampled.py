@@ -20,7 +20,7 @@ from common.ckks import PRESETS, decode_sum, decode_upload, encode_sum
 from common.config import load_settings
 from common.errors import DeploymentError
 from common.identity import Identity
-from common.messages import AggregateEntry, Request, SignedManifest
+from common.messages import REPLY_MAGIC, AggregateEntry, Request, SignedManifest, decode_reply, encode_reply
 from common.plan import Plan
 from common.verdicts import assigned_chunks
 from server.aggregate import Aggregate
@@ -244,6 +244,28 @@ def test_missing_verifiers_are_replaced_before_unmasking(run: WholeRun) -> None:
     assert all(check.known == (0, 1, 2, 3, 4) and check.present == (0, 1, 2, 3) for check in again.values())
     extra = sum(check.record_bytes for check in again.values())
     assert extra == pytest.approx(first[NAMES[4]].record_bytes, rel=0.02)
+
+
+@pytest.mark.parametrize("present", [(0,), (0, 1), (0, 2**39)], ids=["too few", "without it", "nobody"])
+def test_a_hospital_that_signs_a_verdict_of_nobody_stops_no_run(run: WholeRun, present: tuple[int, ...]) -> None:
+    """Round and sample are right, so that it is looked at; the others recompute its chunks."""
+    liar, honest = NAMES[4], run.sites[NAMES[4]]
+    identity = Identity.load(run.folder / liar / "identity.key")
+
+    def lying(frame: bytes) -> bytes:
+        answer = honest(frame)
+        if not answer.startswith(REPLY_MAGIC):
+            return answer
+        reply = decode_reply(answer, {h.name: h.identity for h in run.plan.roster})
+        verdict = reply.manifest.verdict
+        if verdict is None:
+            return answer
+        changed = reply.manifest.model_copy(update={"verdict": verdict.model_copy(update={"present": present})})
+        return encode_reply(changed, bytes(reply.body), identity.sign)
+
+    run.sites[liar] = lying
+    run.go()
+    assert all(np.array_equal(sum_at(run, NAMES[0], n), plain_sum(run, n)) for n in range(1, ROUNDS + 1))
 
 
 def test_a_round_without_all_verdicts_is_skipped_and_the_next_goes_on(run: WholeRun) -> None:
