@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ class WholeRun:
     folder: Path
     plan: Plan
     identity: Identity
-    sites: Mapping[str, Answer]
+    sites: dict[str, Answer]
     run: str = "a" * 32
     lie: Callable[[SecureAggregation], None] = lambda _: None
     before: Callable[[Request], None] = lambda _: None

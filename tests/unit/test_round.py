@@ -252,6 +252,21 @@ def test_the_status_says_why_a_hospital_sits_out(federation: SmallFederation) ->
     assert federation.charges(NAMES[0]) == 0
 
 
+def test_what_kept_a_hospital_from_a_round_may_pass(federation: SmallFederation) -> None:
+    """Asked again for the same attempt it contributes; from then on the same request gets the same bytes."""
+    federation.opened(1)
+    for cap, reason in ((0.5, "BudgetExceeded"), (8.0, "")):
+        federation.close(NAMES[0])
+        federation.change_site(NAMES[0], cap_epsilon=cap)
+        federation.open(NAMES[0])
+        replies, _ = federation.coordinator.collect("train", 1, federation.sites)
+        assert [reply.manifest.reason for reply in replies] == [reason, "", "", ""]
+    assert federation.charges(NAMES[0]) == 1
+    again, total = federation.coordinator.collect("train", 1, federation.sites)
+    assert again == replies
+    assert total.largest == set(NAMES)
+
+
 def test_spending_survives_into_a_new_run(federation: SmallFederation) -> None:
     """The ledger is one per data source: a second run finds the budget gone, and announces no masks."""
     federation.coordinator.whole_run(federation.sites)

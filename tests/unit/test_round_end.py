@@ -249,6 +249,19 @@ def test_a_round_that_is_skipped_after_all_leaves_no_transcript(coordinator: Coo
         assert again.history.aggregates(Rounds(1, 1)) != (skipped(1, 0),)
 
 
+def test_a_round_that_cannot_begin_to_unmask_leaves_no_transcript(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, where the sum before has not been recomputed by enough when the coordinator is there again."""
+    total = coordinator.collect(*THREE).total
+    coordinator.end.unmask(STEP, total, attempt=0, answered=frozenset(NAMES))
+    assert coordinator.masks.transcript(1) is not None
+    monkeypatch.setattr(coordinator.end._verify, "complete", lambda *_: False)
+    coordinator.end.unmask(STEP, total, attempt=0, answered=frozenset(NAMES))
+    assert coordinator.aggregate == skipped(1, 0)
+    assert coordinator.masks.transcript(1) is None
+
+
 @pytest.mark.parametrize(("liar", "about"), [("hospital-2", "commitment"), (GONE, "mask_key"), ("hospital-2", "box")])
 def test_a_dealer_of_bad_shares_costs_one_round_and_is_left_out_of_the_next(
     coordinator: Coordinator, liar: str, about: str
