@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from common.errors import BadShare, LocalProtocolError
 from server.aggregate import RunningSum, skipped
@@ -60,6 +61,15 @@ class RoundEnd:
             self._verify.verification.hear(signed)
         self.unmask(step, total, attempt=opened.attempt, answered=frozenset(self._names))
 
+    def skip(self, step: Step, attempt: int, outcomes: tuple[Outcome, ...]) -> None:
+        """End a round without a sum; no later sum of it is asked for."""
+        log.warning("round %d is skipped: it cannot come to a sum; its charges stay", step.round)
+        # Bytes were counted where they moved.
+        nothing = tuple(replace(one, up_bytes=0, down_bytes=0) for one in outcomes)
+        exchange = Exchange(step.round, attempt, "unmask", 0.0, nothing)
+        self._masks.drop_transcript(step.round)
+        self._store.save(self._run, exchange, skipped(step.round, attempt))
+
     def unmask(self, step: Step, total: RunningSum, *, attempt: int, answered: frozenset[str]) -> None:
         """Have the masks of the largest group taken off and record its sum, or that the round is skipped.
 
@@ -74,9 +84,7 @@ class RoundEnd:
             raise LocalProtocolError(f"round {step.round} is to be unmasked and was never opened")
         if not self._verify.complete(step.round, lambda: self._among(answered, step)):
             unverified = tuple(Outcome(name, "absent", "UnverifiedChunks", 0, 0, 0.0) for name in self._names)
-            exchange = Exchange(step.round, attempt, "unmask", 0.0, unverified)
-            self._masks.drop_transcript(step.round)
-            self._store.save(self._run, exchange, skipped(step.round, attempt))
+            self.skip(step, attempt, unverified)
             return
         survivors = total.survivors(self._names)
         self._masks.ask_for(step.round, survivors)

@@ -14,14 +14,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from common.errors import DeploymentError, EpochClosed, NobodyContributes, NotFresh
+from common.errors import DeploymentError, EpochClosed, NobodyContributes
 from common.plan import Plan
 from server.ask import Attempt, expected_answer
 from server.catch_up import CatchUp
 from server.checkpoints import Checkpoints
 from server.connections import Connections
 from server.epochs import Epochs
-from server.exchange import Collection, explain
+from server.exchange import Collection
 from server.key_exchange import KeyExchange
 from server.mask_exchange import MaskExchange
 from server.mask_store import MaskStore
@@ -31,6 +31,7 @@ from server.progress import ProgressFile
 from server.requests import RequestWriter, Rounds, Step
 from server.round_end import RoundEnd
 from server.store import Exchange, Outcome, Store
+from server.sufficiency import done, is_hopeless, is_stuck, stop_reason
 from server.verification import Verification
 from server.verify_exchange import VerifyExchange
 
@@ -151,15 +152,12 @@ class SecureAggregation(Strategy):
                     opened = self._open
                     continue
             self._checkpoints.settle(opened.collection, outcomes, self._connections.now(), applied=self._applied)
-            takes = opened.collection.expected.wants_uploads
-            # Whoever was started in between takes part again once its peers have answered.
-            sitting_out = [o for o in outcomes if takes and o.outcome == "observed" and o.code != NotFresh.__name__]
-            hopeless = len(self._names) - len(sitting_out) < self._plan.needed
             last = opened.number + 1 == attempts
-            if wanted and step.kind != "finish" and (hopeless or last):
-                stop = NobodyContributes if hopeless else DeploymentError
-                raise stop(self._stop_reason(step, outcomes, opened))
+            if wanted and step.kind != "finish":
+                self._check_hope(opened, outcomes, last=last)
             self._open = None
+            if wanted and last and step.takes_uploads:
+                self._round_end.skip(step, opened.number, outcomes)
             if step.takes_uploads and not wanted:
                 self._round_end.unmask(
                     step, opened.collection.total, attempt=opened.number, answered=opened.collection.answered
@@ -235,8 +233,17 @@ class SecureAggregation(Strategy):
         """Hospitals whose answer to this step is still needed; empty if the step is complete."""
         if step.kind == "finish":
             return (frozenset(opened.nodes) | opened.collection.catching_up.keys()) - opened.collection.answered
-        done = _done(opened.collection)
-        return frozenset() if len(done) >= self._plan.needed else frozenset(self._names) - done
+        answered = done(opened.collection)
+        return frozenset() if len(answered) >= self._plan.needed else frozenset(self._names) - answered
+
+    def _check_hope(self, opened: Attempt, outcomes: tuple[Outcome, ...], *, last: bool) -> None:
+        """End the run's work if asking again cannot help, or is not allowed; a round that is stuck is skipped."""
+        needed, attempts = self._plan.needed, self._plan.cohort.attempts
+        reason = stop_reason(opened, outcomes, attempts=attempts, needed=needed)
+        if is_hopeless(outcomes, opened.collection, needed=needed):
+            raise NobodyContributes(reason)
+        if last and not is_stuck(outcomes, opened.collection, needed=needed):
+            raise DeploymentError(reason)
 
     def _close(self, step: Step, opened: Attempt, replies: Iterable[Message]) -> tuple[Outcome, ...]:
         """Take all replies and record the exchange."""
@@ -255,15 +262,3 @@ class SecureAggregation(Strategy):
             if outcome.outcome in ("late", "absent", "diverged", "catching-up"):
                 self._progress.record(outcome, step.round)
         return outcomes
-
-    def _stop_reason(self, step: Step, outcomes: tuple[Outcome, ...], opened: Attempt) -> str:
-        done, needed = _done(opened.collection), self._plan.needed
-        return (
-            f"{step.kind} {step.round} stopped at attempt {opened.number + 1} of {self._plan.cohort.attempts}: "
-            f"{len(done)} of {len(self._names)} hospitals answered as asked, {needed} are needed; "
-            f"{explain(outcomes, done)}; mend these hospitals"
-        )
-
-
-def _done(collection: Collection) -> frozenset[str]:
-    return collection.total.largest if collection.expected.wants_uploads else collection.answered

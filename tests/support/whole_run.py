@@ -11,6 +11,7 @@ from typing import cast
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
+from common.config import load_settings
 from common.errors import FedwardError
 from common.identity import Identity
 from common.messages import Request, decode_request
@@ -22,7 +23,9 @@ from server.progress import Progress, ProgressFile
 from server.requests import RequestWriter, steps_after
 from server.store import Exchange, Store
 from server.strategy import SecureAggregation
+from tests.support.flower_federation import Federation
 from tests.support.in_process_grid import Answer, InProcessGrid
+from tests.support.trivial_site import TrivialSite
 
 
 @dataclass
@@ -89,3 +92,28 @@ class WholeRun:
                 raise
 
         return noting
+
+
+def trivial_run(
+    folder: Path,
+    names: tuple[str, ...],
+    *,
+    rounds: int,
+    verification: str = "full",
+    attempts: int = 2,
+    trainable_parameters: int = 5000,
+) -> WholeRun:
+    """A run of hospitals without data, whose signatures, masks and checks are real; an answer is due in two seconds."""
+    files = Federation(
+        folder,
+        names,
+        rounds=rounds,
+        round_timeout_s=2.0,
+        attempts=attempts,
+        trainable_parameters=trainable_parameters,
+        verification=verification,
+    )
+    files.write()
+    plan = load_settings(files.plan_file, Plan)
+    sites: dict[str, Answer] = {name: TrivialSite(name, folder / name, plan).answer for name in names}
+    return WholeRun(folder, plan, Identity.load(files.server_file.parent / "identity.key"), sites)

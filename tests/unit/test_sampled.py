@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 import client.recompute
 import client.sampled
 from common.ckks import PRESETS, decode_sum, decode_upload, encode_sum
-from common.config import load_settings
 from common.errors import DeploymentError
 from common.identity import Identity
 from common.messages import REPLY_MAGIC, AggregateEntry, Request, SignedManifest, decode_reply, encode_reply
@@ -25,10 +24,8 @@ from common.plan import Plan
 from common.verdicts import assigned_chunks
 from server.aggregate import Aggregate
 from server.strategy import SecureAggregation
-from tests.support.flower_federation import Federation
 from tests.support.in_process_grid import as_server_app
-from tests.support.trivial_site import TrivialSite
-from tests.support.whole_run import WholeRun
+from tests.support.whole_run import WholeRun, trivial_run
 
 NAMES = tuple(f"hospital-{k}" for k in range(1, 6))
 ROUNDS = 3
@@ -39,19 +36,9 @@ CHUNKS = -(-(VALUES + 1) // PARAMETERS.values_per_chunk)
 
 def make_run(folder: Path, *, verification: str = "sampled", attempts: int = 2) -> WholeRun:
     """Five hospitals of which four are needed, one of them a colluder's."""
-    files = Federation(
-        folder,
-        NAMES,
-        rounds=ROUNDS,
-        round_timeout_s=2.0,
-        attempts=attempts,
-        trainable_parameters=VALUES,
-        verification=verification,
+    return trivial_run(
+        folder, NAMES, rounds=ROUNDS, verification=verification, attempts=attempts, trainable_parameters=VALUES
     )
-    files.write()
-    plan = load_settings(files.plan_file, Plan)
-    sites = {name: TrivialSite(name, folder / name, plan).answer for name in NAMES}
-    return WholeRun(folder, plan, Identity.load(files.server_file.parent / "identity.key"), sites)
 
 
 @pytest.fixture
