@@ -94,7 +94,7 @@ class WholeRun:
         return noting
 
 
-def trivial_run(
+def trivial_run(  # noqa: PLR0913 -- keyword-only from the third on
     folder: Path,
     names: tuple[str, ...],
     *,

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from client.durable import read_durable, write_durably
+from client.open_rounds import GivenReveal
 from client.optimiser import OptimiserState
 from client.refused import MOST_REFUSED, RefusedAggregates
 from client.state import RunState
-from client.storage import GivenReveal, RunStorage
+from client.storage import RunStorage
 from common.errors import DecryptionError, EpochClosed, SiteStorageError, WrongPlan
 from common.messages import Applied
 
