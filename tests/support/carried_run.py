@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import numpy as np
-from flwr.app import ArrayRecord
-from flwr.serverapp import Grid
 
 from client.encode import encode_update
 from client.storage import RunStorage
 from common.messages import Request, decode_request
 from common.plan import Plan
-from server.history import StoredHistory
-from server.mask_store import MaskStore
-from server.one_by_one import OneByOneGrid
-from server.progress import Progress, ProgressFile
-from server.requests import RequestWriter, steps_after
 from server.store import Store
-from server.strategy import SecureAggregation
 from tests.support.in_process_grid import InProcessGrid
-from tests.support.small_federation import SmallFederation
+from tests.support.small_federation import NAMES, SmallFederation
+from tests.support.whole_run import carry
 
 
 @dataclass
@@ -69,18 +61,7 @@ class CarriedRun:
 
     def go(self) -> None:
         """Carry the run to its end, or to its next stop."""
-        plan, run = self.plan, self.run
-        with closing(Store(self.folder)) as store, closing(MaskStore(self.folder, run)) as masks:
-            store.begin(run, plan_digest=plan.digest, plan_json="{}", now=1.0)
-            sign = self.federation.coordinator.identity.sign
-            writer = RequestWriter(plan, run, sign, StoredHistory(store, masks, run))
-            steps, grid = steps_after(plan, store.last_complete_round(run)), OneByOneGrid(self.grid)
-            progress = ProgressFile(self.folder, Progress(run, plan.name, plan.training.rounds))
-            strategy = SecureAggregation(
-                writer, steps, grid=grid, store=store, masks=masks, progress=progress, connect_timeout_s=0.0
-            )
-            timeout_s = plan.cohort.round_timeout_s
-            strategy.start(cast(Grid, grid), ArrayRecord(), num_rounds=len(steps), timeout=timeout_s)
+        carry(self.plan, self.run, self.federation.coordinator.identity, folder=self.folder, grid=self.grid)
 
     def outcomes(self, name: str) -> dict[int, str]:
         """What a hospital did in the last attempt of each round."""
@@ -96,6 +77,17 @@ class CarriedRun:
         """What `fedward-server rotate` does."""
         with closing(Store(self.folder)) as store:
             store.ask_rotation(self.run, "the operator")
+
+
+@contextmanager
+def carried_run(provisioned: Path, folder: Path, *, rounds: int) -> Iterator[CarriedRun]:
+    """The run of a copy of a federation whose updates are on its hospitals' disks already; all are connected."""
+    with SmallFederation.copy_of(provisioned, folder / "sites") as federation:
+        store_updates(federation, NAMES, range(1, rounds + 1))
+        (folder / "work").mkdir()
+        run = CarriedRun(federation, folder / "work")
+        run.connect(*NAMES)
+        yield run
 
 
 def store_updates(federation: SmallFederation, names: Sequence[str], rounds: Sequence[int]) -> None:

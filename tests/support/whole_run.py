@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +39,7 @@ class WholeRun:
     folder: Path
     plan: Plan
     identity: Identity
-    sites: dict[str, Answer]
+    sites: Mapping[str, Answer]
     run: str = "a" * 32
     lie: Callable[[SecureAggregation], None] = lambda _: None
     before: Callable[[Request], None] = lambda _: None
@@ -49,17 +49,7 @@ class WholeRun:
     def go(self) -> None:
         """Carry the run to its end, or to its next stop, as the ServerApp does."""
         grid = InProcessGrid({name: self._noting(name, answer) for name, answer in self.sites.items()})
-        with closing(Store(self.folder)) as store, closing(MaskStore(self.folder, self.run)) as masks:
-            store.begin(self.run, plan_digest=self.plan.digest, plan_json="{}", now=1.0)
-            writer = RequestWriter(self.plan, self.run, self.identity.sign, StoredHistory(store, masks, self.run))
-            steps, one_by_one = steps_after(self.plan, store.last_complete_round(self.run)), OneByOneGrid(grid)
-            progress = ProgressFile(self.folder, Progress(self.run, self.plan.name, self.plan.training.rounds))
-            strategy = SecureAggregation(
-                writer, steps, grid=one_by_one, store=store, masks=masks, progress=progress, connect_timeout_s=0.0
-            )
-            self.lie(strategy)
-            timeout_s = self.plan.cohort.round_timeout_s
-            strategy.start(cast(Grid, one_by_one), ArrayRecord(), num_rounds=len(steps), timeout=timeout_s)
+        carry(self.plan, self.run, self.identity, folder=self.folder, grid=grid, lie=self.lie)
 
     def asked(self, kind: str, round_number: int) -> list[str]:
         """Who was asked for that, in order."""
@@ -94,6 +84,38 @@ class WholeRun:
         return noting
 
 
+def carry(  # noqa: PLR0913 -- the parts of one run
+    plan: Plan,
+    run: str,
+    identity: Identity,
+    *,
+    folder: Path,
+    grid: InProcessGrid,
+    lie: Callable[[SecureAggregation], None] = lambda _: None,
+) -> None:
+    """Carry a run to its end, or to its next stop, as the ServerApp does.
+
+    Args:
+        plan: The plan.
+        run: Run id.
+        identity: The coordinator's.
+        folder: The coordinator's.
+        grid: Reaches the hospitals.
+        lie: Changes the strategy's parts before it starts.
+    """
+    with closing(Store(folder)) as store, closing(MaskStore(folder, run)) as masks:
+        store.begin(run, plan_digest=plan.digest, plan_json="{}", now=1.0)
+        writer = RequestWriter(plan, run, identity.sign, StoredHistory(store, masks, run))
+        steps, one_by_one = steps_after(plan, store.last_complete_round(run)), OneByOneGrid(grid)
+        progress = ProgressFile(folder, Progress(run, plan.name, plan.training.rounds))
+        strategy = SecureAggregation(
+            writer, steps, grid=one_by_one, store=store, masks=masks, progress=progress, connect_timeout_s=0.0
+        )
+        lie(strategy)
+        timeout_s = plan.cohort.round_timeout_s
+        strategy.start(cast(Grid, one_by_one), ArrayRecord(), num_rounds=len(steps), timeout=timeout_s)
+
+
 def trivial_run(  # noqa: PLR0913 -- keyword-only from the third on
     folder: Path,
     names: tuple[str, ...],
@@ -115,5 +137,5 @@ def trivial_run(  # noqa: PLR0913 -- keyword-only from the third on
     )
     files.write()
     plan = load_settings(files.plan_file, Plan)
-    sites: dict[str, Answer] = {name: TrivialSite(name, folder / name, plan).answer for name in names}
+    sites = {name: TrivialSite(name, folder / name, plan).answer for name in names}
     return WholeRun(folder, plan, Identity.load(files.server_file.parent / "identity.key"), sites)

@@ -13,7 +13,7 @@ from common.ckks import PRESETS, chunks_for, decode_sum
 from common.errors import DecryptionError, EpochExpired, WrongPlan
 from common.key_messages import dealer_of
 from server.store import Store
-from tests.support.carried_run import CarriedRun, store_updates
+from tests.support.carried_run import CarriedRun, carried_run, store_updates
 from tests.support.in_process_grid import as_server_app
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
 
@@ -40,11 +40,7 @@ def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(provisioned: Path, tmp_path: Path) -> Iterator[CarriedRun]:
     """Their run, whose updates are on their disks already."""
-    with SmallFederation.copy_of(provisioned, tmp_path / "sites") as federation:
-        store_updates(federation, NAMES, range(1, ROUNDS + 1))
-        (tmp_path / "work").mkdir()
-        carried = CarriedRun(federation, tmp_path / "work")
-        carried.connect(*NAMES)
+    with carried_run(provisioned, tmp_path, rounds=ROUNDS) as carried:
         yield carried
 
 

@@ -250,7 +250,7 @@ def test_a_hospital_that_signs_a_verdict_of_nobody_stops_no_run(run: WholeRun, p
         changed = reply.manifest.model_copy(update={"verdict": verdict.model_copy(update={"present": present})})
         return encode_reply(changed, bytes(reply.body), identity.sign)
 
-    run.sites[liar] = lying
+    run.sites = {**run.sites, liar: lying}
     run.go()
     assert all(np.array_equal(sum_at(run, NAMES[0], n), plain_sum(run, n)) for n in range(1, ROUNDS + 1))
 

@@ -20,7 +20,7 @@ from common.errors import CeremonyError, ConfigError, DecryptionError, OperatorE
 from common.key_messages import Deal, box_purpose, decode_document
 from scripts.succeed import admit_nodes, succeed
 from server.store import Store
-from tests.support.carried_run import CarriedRun, store_updates
+from tests.support.carried_run import CarriedRun, carried_run, store_updates
 from tests.support.in_process_grid import as_server_app
 from tests.support.site_keys import site_vault
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
@@ -47,11 +47,7 @@ def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def paused(provisioned: Path, tmp_path: Path) -> Iterator[CarriedRun]:
     """Their run, paused after two of four rounds."""
-    with SmallFederation.copy_of(provisioned, tmp_path / "sites") as federation:
-        store_updates(federation, NAMES, range(1, ROUNDS + 1))
-        (tmp_path / "work").mkdir()
-        run = CarriedRun(federation, tmp_path / "work")
-        run.connect(*NAMES)
+    with carried_run(provisioned, tmp_path, rounds=ROUNDS) as run:
 
         def ask() -> None:
             with closing(Store(run.folder)) as store:
