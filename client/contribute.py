@@ -81,6 +81,7 @@ class Contributor:
                 event=self.learner.event(self.sigma),
                 clip=self.plan.privacy.clip,
                 mode="local",
+                shares=1,
             )
         )
 
@@ -151,6 +152,8 @@ class Contributor:
             clip=self.plan.privacy.clip if kind == "train" else 1.0,
             units_digest=self.units_digest,
             held_out_rule=self.plan.held_out_rule,
+            mode="local",
+            shares=1,
         )
 
     def _slots(self, state: RunState) -> NDArray[np.int64]:
