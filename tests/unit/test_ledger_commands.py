@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,90 +19,20 @@ from typer.testing import CliRunner
 from client import ledger_copy
 from client.accountant import PrivacyEvent, epsilon_of
 from client.cli import app
-from client.ledger import Ledger
 from client.ledger_cap import Cap, charges_left
 from client.ledger_copy import copy_ledger
 from client.ledger_entry import Charge
-from common.config import load_settings
 from common.errors import AlreadyExists, ConfigError, FedwardError, LedgerError, LedgerRolledBack, SiteStorageError
 from common.identity import Identity
-from common.plan import Plan
-from common.site_config import SiteConfig, load_site
-from tests.support.in_process import Coordinator
-from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
+from tests.support.trained_site import OURS, STEP, Trained, train_once
 
 ROOT = Path(__file__).parents[2]
-OURS = NAMES[0]
-STEP = PrivacyEvent(1.0, 20.0, 1)
-RUN = "5" * 32
-
-
-@dataclass
-class Trained:
-    """Hospital-1 after a training round that nobody has unmasked yet; nothing runs."""
-
-    folder: Path
-    key: str
-
-    @property
-    def site(self) -> SiteConfig:
-        """Its site file."""
-        return load_site(self.config)
-
-    @property
-    def config(self) -> Path:
-        """Path of that file."""
-        return self.folder / "federation" / OURS / f"{OURS}.yaml"
-
-    @property
-    def federation(self) -> SmallFederation:
-        """On its own files."""
-        root = self.folder / "federation"
-        plan = load_settings(root / "plan.yaml", Plan)
-        return SmallFederation(
-            self.folder, plan, Coordinator(plan, Identity.load(root / "coordinator" / "identity.key"))
-        )
-
-    def charge(self, count: int, *, shares: int = 1) -> None:
-        """Charge rounds of another plan, beside the site's back."""
-        federation = self.federation
-        ledger = Ledger.open(
-            self.site.ledger,
-            hospital=OURS,
-            source=self.site.privacy.source,
-            identity=federation.member(OURS).identity,
-            cap=Cap(1000.0, self.site.privacy.cap_delta),
-        )
-        with closing(ledger):
-            for number in range(ledger.sequence() + 1, ledger.sequence() + 1 + count):
-                ledger.charge(
-                    kind="train",
-                    run=RUN,
-                    round_number=number,
-                    plan_hash="aa" * 32,
-                    event=STEP,
-                    clip=0.5,
-                    units_digest="bb" * 32,
-                    held_out_rule=federation.plan.held_out_rule,
-                    mode="local" if shares == 1 else "distributed",
-                    shares=shares,
-                )
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Files of that site, and its ledger before the round as `before.sqlite`."""
-    folder = tmp_path_factory.mktemp("base")
-    provision_small(folder / "new", template())
-    with SmallFederation.copy_of(folder / "new", folder / "trained", sites=[OURS]) as federation:
-        key = federation.plan.roster[0].identity
-        trained = Trained(folder / "trained", key)
-        federation.opened(1)
-        federation.close(OURS)
-        shutil.copy(trained.site.ledger, folder / "trained" / "before.sqlite")
-        federation.open(OURS)
-        assert federation.reply(federation.sites[OURS].answer(federation.frame("train", 1, OURS))).body
-    return trained
+    return train_once(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture
