@@ -1,14 +1,14 @@
-"""Local training under differential privacy: Opacus' per-unit gradients, our own clipping sum, noise and sampling.
+"""Local training under differential privacy: Opacus' optimizer, with our own clipped sum, noise and sampling.
 
-What Opacus does here: per-unit gradients of any supported module (`GradSampleModule`) and the optimizer's life cycle.
-What it must not do: draw noise or batches from torch's global generator (a `manual_seed` would make them predictable),
-divide by its own expected batch size (it comes from the real number of units), or let one NaN spoil the sum.
+What Opacus does here: it says which layers can be trained (`ModuleValidator`), is the optimizer, and makes the per-unit
+gradients where hooks are the fastest way (`client.clipped_sum`). What it must not do: draw noise or batches from
+torch's global generator (a `manual_seed` would make them predictable), divide by its own expected batch size (it comes
+from the real number of units), or let one NaN spoil the sum.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -16,22 +16,17 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus import PrivacyEngine
-from opacus.grad_sample import GradSampleModule
 from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
 
 from client.accountant import PrivacyEvent
-from client.batches import CoinSampler, Units, unit_loader
+from client.batches import CoinSampler, Inputs, UnitSampler
+from client.clipped_sum import choose_clipped_sum
 from client.grid_optimizer import MOST_UNITS, GridOptimizer, NoiseSampler
 from client.model import compute_in_full_precision, trainable_vector
 from client.noise import bernoulli, discrete_gaussian
 from common.errors import LocalProtocolError, PlanError, UnsupportedLayer
-
-# Per-unit gradients, as float64 and as integers, take about 16 bytes per parameter and unit; this bounds them.
-_GRADIENT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +97,7 @@ CSPRNG = Randomness()
 
 def train_local(  # noqa: PLR0913 -- keyword-only
     model: nn.Module,
-    x: Tensor,
+    x: Inputs,
     y: Tensor,
     *,
     settings: TrainingSettings,
@@ -114,7 +109,8 @@ def train_local(  # noqa: PLR0913 -- keyword-only
 
     Args:
         model: Its parameters are float64, and trained from where they are; no hook is left on it.
-        x: One row per unit, shape (units, ...), on the model's device, floating; converted to float64 chunk by chunk.
+        x: One row per unit, shape (units, ...), on the model's device, floating. Indexed once per batch, with the list
+            of its units, unless the model is a linear head.
         y: Class of each unit, shape (units,), int64.
         settings: See `TrainingSettings`.
         sigma: Noise standard deviation in units of the sensitivity, > 0: the one that was charged.
@@ -143,14 +139,12 @@ def train_local(  # noqa: PLR0913 -- keyword-only
     _train_mode(model)
     refuse_unsupported_layers(model)
     before = trainable_vector(model)
-    module, optimizer, batches = _make_private(model, Units(x, y), settings, sigma=sigma, randomness=randomness)
-    chunk = max(1, _GRADIENT_BYTES // (16 * len(before)))
-    try:
-        for step, (inputs, labels) in enumerate(batches, start=1):
-            _step(module, optimizer, inputs, labels=labels, chunk=chunk)
-            on_step(step)
-    finally:
-        module.to_standard_module()
+    sums = choose_clipped_sum(model, x, y, clip=settings.clip)
+    optimizer = _optimizer(model, settings, sigma=sigma, noise=randomness.noise)
+    batches = UnitSampler(len(y), steps=settings.steps, rate=settings.rate, coins=randomness.coins)
+    for step, chosen in enumerate(batches, start=1):
+        optimizer.step_on(sums(chosen))
+        on_step(step)
     return trainable_vector(model) - before
 
 
@@ -170,56 +164,16 @@ def refuse_unsupported_layers(model: nn.Module) -> None:
         raise UnsupportedLayer(f"a trained layer is not supported by Opacus: {error}") from error
 
 
-def _make_private(
-    model: nn.Module, units: Units, settings: TrainingSettings, *, sigma: float, randomness: Randomness
-) -> tuple[GradSampleModule, GridOptimizer, DataLoader[tuple[Tensor, Tensor]]]:
+def _optimizer(model: nn.Module, settings: TrainingSettings, *, sigma: float, noise: NoiseSampler) -> GridOptimizer:
     trained = [p for p in model.parameters() if p.requires_grad]
-    sgd = torch.optim.SGD(trained, lr=settings.learning_rate, momentum=settings.momentum)
-    loader = unit_loader(units, steps=settings.steps, rate=settings.rate, coins=randomness.coins)
-    with warnings.catch_warnings():
-        # It says that Opacus' own generator is not secure; neither its noise nor its sampler is used below.
-        warnings.filterwarnings("ignore", message="Secure RNG turned off")
-        engine = PrivacyEngine(accountant="rdp")
-    module, theirs, batches = engine.make_private(
-        module=model,
-        optimizer=sgd,
-        data_loader=loader,
-        noise_multiplier=sigma,
-        max_grad_norm=settings.clip,
-        poisson_sampling=False,  # `_Batches` samples already
-        clipping="flat",
-        loss_reduction="sum",
-    )
-    ours = GridOptimizer(
-        theirs.original_optimizer,
+    return GridOptimizer(
+        torch.optim.SGD(trained, lr=settings.learning_rate, momentum=settings.momentum),
         sigma=sigma,
         clip=settings.clip,
         rate=settings.rate,
         declared_units=settings.declared_units,
-        noise=randomness.noise,
+        noise=noise,
     )
-    return module, ours, batches
-
-
-def _step(module: GradSampleModule, optimizer: GridOptimizer, inputs: Tensor, *, labels: Tensor, chunk: int) -> None:
-    """One step on one batch, in chunks that bound the memory; an empty batch is a step of pure noise."""
-    optimizer.zero_grad()
-    if len(labels) == 0:
-        for p in optimizer.params:
-            p.grad_sample = torch.zeros((0, *p.shape), dtype=p.dtype, device=p.device)
-        optimizer.step()
-        return
-    for start in range(0, len(labels), chunk):
-        stop = start + chunk
-        optimizer.signal_skip_step(do_skip=stop < len(labels))
-        # A sum, not a mean: with a mean Opacus would scale each unit's gradient by the size of its chunk.
-        # Inputs that require gradients: else torch warns at each backward hook of a first layer.
-        logits = module(inputs[start:stop].double().detach().requires_grad_())
-        loss = nn.functional.cross_entropy(logits, labels[start:stop], reduction="sum")
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if stop < len(labels):
-            optimizer.zero_grad()
 
 
 def _train_mode(model: nn.Module) -> None:
