@@ -17,14 +17,20 @@ from torch import Tensor, nn
 from client.accountant import PrivacyEvent
 from client.backbone import choose_compute
 from client.data import ImageTable, held_out, load_pixels, load_table
-from client.dpsgd import CSPRNG, Randomness, TrainingSettings, refuse_unsupported_layers, train_local
+from client.dpsgd import (
+    CSPRNG,
+    Randomness,
+    TrainingSettings,
+    gradient_totals,
+    refuse_unsupported_layers,
+    train_local,
+)
 from client.evaluate import confusion
 from client.feature_process import extract_apart
 from client.features import FeatureRecipe
 from client.grid_optimizer import MOST_UNITS
 from client.model import build_model, load_vector, one_per_unit, trainable_vector
-from client.totals import gradient_total, row_total
-from client.unit_features import centred, unit_features
+from client.unit_features import centred, row_total, unit_features
 from common.errors import DataError, PlanError
 from common.plan import Plan
 from common.plan_settings import FrozenBackboneModel, SmallCnnModel
@@ -116,7 +122,8 @@ class Learner:
         """Exact sum of clipped gradients over one batch, in steps of C*2^-44, int64, shape (d,)."""
         load_vector(self._model, parameters)
         x, y = centred(self._train.x, feature_mean), self._train.y
-        return gradient_total(self._model, x, y, settings=self._settings, randomness=self._randomness)
+        (total,) = gradient_totals(self._model, x, y, settings=self._settings, coins=self._randomness.coins)
+        return total
 
     def feature_total(self) -> NDArray[np.int64]:
         """Exact sum of all units' features, in steps of 2^-44, int64, shape (k,)."""
