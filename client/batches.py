@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,20 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 CoinSampler = Callable[[int, float], NDArray[np.bool_]]
 
 
+class Inputs(Protocol):
+    """Inputs by unit: a tensor, or `client.unit_images.UnitImages`, which draws a unit's image each time."""
+
+    def __len__(self) -> int:
+        """How many units."""
+
+    def __getitem__(self, chosen: list[int], /) -> Tensor:
+        """One row for each chosen unit, on the model's device, floating."""
+
+
 class Units(Dataset[tuple[Tensor, Tensor]]):
     """Inputs and labels by unit, fetched as whole batches."""
 
-    def __init__(self, x: Tensor, y: Tensor) -> None:
+    def __init__(self, x: Inputs, y: Tensor) -> None:
         self._x, self._y = x, y
 
     def __len__(self) -> int:

@@ -32,6 +32,7 @@ class Learning(Protocol):
     initial: NDArray[np.float64]
     training_units: int
     held_out_units: int
+    held_out_rule: str
 
     def event(self, sigma: float) -> PrivacyEvent:
         """What one call of `train` costs."""
@@ -77,7 +78,7 @@ class Contributor:
                 kind="train",
                 plan_hash=self.plan.digest,
                 units_digest=self.units_digest,
-                held_out_rule=self.plan.held_out_rule,
+                held_out_rule=self.learner.held_out_rule,
                 event=self.learner.event(self.sigma),
                 clip=self.plan.privacy.clip,
                 mode="local",
@@ -150,7 +151,7 @@ class Contributor:
             event=event,
             clip=self.plan.privacy.clip if kind == "train" else 1.0,
             units_digest=self.units_digest,
-            held_out_rule=self.plan.held_out_rule,
+            held_out_rule=self.learner.held_out_rule,
         )
 
     def _slots(self, state: RunState) -> NDArray[np.int64]:

@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from client.accountant import PrivacyEvent
-from client.batches import CoinSampler, Units, unit_loader
+from client.batches import CoinSampler, Inputs, Units, unit_loader
 from client.grid_optimizer import MOST_UNITS, GridOptimizer, NoiseSampler
 from client.model import compute_in_full_precision, trainable_vector
 from client.noise import bernoulli, discrete_gaussian
@@ -102,7 +102,7 @@ CSPRNG = Randomness()
 
 def train_local(  # noqa: PLR0913 -- keyword-only
     model: nn.Module,
-    x: Tensor,
+    x: Inputs,
     y: Tensor,
     *,
     settings: TrainingSettings,
@@ -115,6 +115,7 @@ def train_local(  # noqa: PLR0913 -- keyword-only
     Args:
         model: Its parameters are float64, and trained from where they are; no hook is left on it.
         x: One row per unit, shape (units, ...), on the model's device, floating; converted to float64 chunk by chunk.
+            Indexed once per batch, with the list of its units.
         y: Class of each unit, shape (units,), int64.
         settings: See `TrainingSettings`.
         sigma: Noise standard deviation in units of the sensitivity, > 0: the one that was charged.

@@ -79,7 +79,9 @@ def seen(rows: list[tuple[int, Row]]) -> Seen:
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), rows)
         try:
-            return by_unit(load_table(Path(folder), CLASSES, on_undecodable="skip", unit="patient"))
+            return by_unit(
+                load_table(Path(folder), CLASSES, on_undecodable="skip", unit="patient", patient_column="auto")
+            )
         except DataError:  # nothing is left
             return {}
 
@@ -102,10 +104,10 @@ def test_the_rule_across_units_that_was_here_before_fails() -> None:
     first = Candidate("mole/1.png", "mole", "lesion:A", "1" * 64, keep_clean=None)
     copy = Candidate("wart/1.png", "wart", "lesion:B", "1" * 64, keep_clean=None)
     warnings: list[str] = []
-    kept, left_out = left_after_duplicates([first, copy], warnings)
+    kept, left_out = left_after_duplicates([first, copy], warnings, owner="lesion")
     assert kept == [first, copy]
     assert not left_out
     assert "(1 mole = wart): index.csv's keep_clean decides 0, 1 stay with each of their lesions" in warnings[0]
     assert "1 images lie byte-identical in several lesions" in warnings[1]
     as_one_unit = [Candidate(c.path, c.label, "lesion:A", c.sha256, c.keep_clean) for c in (first, copy)]
-    assert left_after_duplicates(as_one_unit, []) == ([], {"conflicting_label": 2})
+    assert left_after_duplicates(as_one_unit, [], owner="lesion") == ([], {"conflicting_label": 2})

@@ -141,7 +141,7 @@ def words(base: Path, site: Path, *, unit: Literal["patient", "record"]) -> str:
     plan = plan_of(base)
     plan = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"unit": unit})})
     privacy = load_site(site / "site.yaml").privacy
-    units = site_units(site.parent / "images", plan)
+    units = site_units(site.parent / "images", plan, patient_column="auto")
     return "\n".join(plan_in_words(plan, hospital="hospital-1", privacy=privacy, units=units))
 
 
