@@ -57,7 +57,9 @@ def load_table(  # noqa: PLR0913 -- keyword-only
     names = _class_names(base, classes)
     files, passed_over = _list_images(base, names)
     warnings = [f"passed over {sentence}: they are not used" for sentence in _named(passed_over)]
-    candidates = [_candidate(path, origin, index.rows, unit=unit, patients=patients) for path in files]
+    candidates = [_candidate(path, origin, index.rows, unit=unit) for path in files]
+    if patients:
+        _refuse_unlisted(candidates, index.rows, column=patients)
     if index.rows:
         warnings += _index_warnings(candidates, index.rows, prefix=base.relative_to(origin).as_posix())
     kept, left_out = left_after_duplicates(candidates, warnings, owner=owner)
@@ -175,9 +177,7 @@ def _named(passed_over: Mapping[str, int]) -> list[str]:
     return [f"{passed_over[reason]} {words}" for reason, words in sentences.items() if passed_over[reason]]
 
 
-def _candidate(
-    path: Path, origin: Path, index: dict[str, IndexRow], *, unit: PrivacyUnit, patients: str | None
-) -> Candidate:
+def _candidate(path: Path, origin: Path, index: dict[str, IndexRow], *, unit: PrivacyUnit) -> Candidate:
     relative = path.relative_to(origin).as_posix()
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -188,11 +188,6 @@ def _candidate(
         raise DataError(
             f"{INDEX_NAME} calls {relative} {row.label!r} but its folder says otherwise; correct one of the two"
         )
-    if row is None and patients is not None:
-        raise DataError(
-            f"the image {relative} is not in {INDEX_NAME}, whose column '{patients}' must say whose each image is; add "
-            "a line, or delete the image"
-        )
     ids = _ids(row) if row is not None else ()
     # The first is the patient where there is such a column.
     name = ids[0] if unit == "patient" and ids else f"sha256:{digest}"
@@ -202,6 +197,16 @@ def _candidate(
 def _ids(row: IndexRow) -> tuple[str, ...]:
     named = (("patient", row.patient), ("lesion", row.lesion_id), ("isic", row.isic_id))
     return tuple(f"{kind}:{identifier}" for kind, identifier in named if identifier)
+
+
+def _refuse_unlisted(candidates: Sequence[Candidate], index: dict[str, IndexRow], *, column: str) -> None:
+    """An image of nobody would be a unit of its own: one more budget for somebody."""
+    unlisted = sum(candidate.path not in index for candidate in candidates)
+    if unlisted:
+        raise DataError(
+            f"{INDEX_NAME} does not list {unlisted} of {len(candidates)} images, so its column '{column}' does not say "
+            "whose they are; add their lines, or delete the images"
+        )
 
 
 def _index_warnings(candidates: list[Candidate], index: dict[str, IndexRow], *, prefix: str) -> list[str]:
