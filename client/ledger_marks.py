@@ -45,9 +45,13 @@ def image_marks(identity: Identity, table: ImageTable) -> tuple[Marks, ...]:
     def mark(name: str) -> bytes:
         return hmac.digest(key, name.encode(), "sha256")[:_MARK_BYTES]
 
-    ids = {name: mark(f"unit/{name}") for record in table.records for name in record.ids}
+    names = [
+        {name for name in (*record.ids, record.unit) if not name.startswith("sha256:")} for record in table.records
+    ]
+    ids = {name: mark(f"unit/{name}") for each in names for name in each}
     return tuple(
-        frozenset((mark(f"image/{record.sha256}"), *(ids[name] for name in record.ids))) for record in table.records
+        frozenset((mark(f"image/{record.sha256}"), *(ids[name] for name in each)))
+        for record, each in zip(table.records, names, strict=True)
     )
 
 

@@ -31,8 +31,7 @@ def table(pictures: Sequence[str], *, lesions: Sequence[str] = ()) -> ImageTable
     """Images whose digests are made of their names; each of its own lesion, or of none."""
     units = lesions or [f"sha256:{name}" for name in pictures]
     records = tuple(
-        ImageRecord(f"mole/{n}.png", 0, unit, name, () if unit.startswith("sha256:") else (unit,))
-        for n, (name, unit) in enumerate(zip(pictures, units, strict=True))
+        ImageRecord(f"mole/{n}.png", 0, unit, name) for n, (name, unit) in enumerate(zip(pictures, units, strict=True))
     )
     return ImageTable(Path("unused"), records, ("mole",), "lesion" if lesions else "image", None, (), {})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from common.plan import Plan
 from common.site_config import load_site
 from scripts.split import split_dataset
 from tests.support.in_process import open_site
-from tests.support.small_federation import NAMES, provision_small, template
+from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
 
 SKIN9 = Path(__file__).parents[2].parent / "shared" / "data" / "skin9"
 OWNER = "Jane-Doe-1970"
@@ -239,6 +240,20 @@ def test_a_patients_site_says_so_and_charges_under_its_own_rule(site: Path) -> N
         assert contributor.learner.training_units + contributor.learner.held_out_units == 6
     finally:
         contributor.ledger.close()
+
+
+def test_a_run_of_patients_says_so_in_its_results_and_charges_under_that_rule(tmp_path: Path) -> None:
+    """Whole rounds of four hospitals; every charge stands under the rule of the column, and not the plan's alone."""
+    provision_small(tmp_path / "base", template(privacy={"unit": "patient"}, data={"held_out": 0.2}))
+    for name in NAMES:
+        write_patients(tmp_path / "base" / "shards" / name, "patient_id")
+    with SmallFederation.copy_of(tmp_path / "base", tmp_path / "run") as federation:
+        federation.coordinator.whole_run(federation.sites)
+        for name, site in federation.sites.items():
+            charges = [entry.charge for entry in site._contributor.ledger.entries()]
+            assert {charge.held_out_rule for charge in charges} == {held_out_rule(federation.plan, "patient_id")}
+            (metrics,) = (tmp_path / "run" / "federation" / name / "results").glob("*/metrics.json")
+            assert json.loads(metrics.read_text())["privacy"]["unit"] == "patient"
 
 
 def test_another_column_of_patients_is_another_held_out_rule() -> None:

@@ -84,6 +84,15 @@ def test_each_step_draws_anew_and_no_seed_reaches_it() -> None:
     assert all(torch.equal(a, b) for a, b in zip(repeated, again, strict=True))
 
 
+def test_an_empty_poisson_batch_holds_no_image() -> None:
+    """It is a step like any other, of pure noise."""
+    x, _, _ = images(["A", "A", "B"])
+    loader = unit_loader(
+        Units(x, torch.zeros(2, dtype=torch.int64)), steps=2, rate=0.5, coins=lambda count, _: np.zeros(count, np.bool_)
+    )
+    assert [tuple(inputs.shape) for inputs, _ in loader] == [(0, 3, SIDE, SIDE)] * 2
+
+
 def test_draws_are_uniform_below_each_count() -> None:
     """A hundred thousand draws below 1, 2, 7 and 50 pass chi-square; it fails once in 10^9 tests."""
     # The quantiles of chi-square with count - 1 degrees of freedom at 10^-9.
