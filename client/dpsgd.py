@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -98,6 +98,7 @@ class Randomness:
 
 
 CSPRNG = Randomness()
+AnyOptimizer = TypeVar("AnyOptimizer", bound=GridOptimizer)
 
 
 def train_local(  # noqa: PLR0913 -- keyword-only
@@ -135,6 +136,28 @@ def train_local(  # noqa: PLR0913 -- keyword-only
         data: (epsilon, delta) as `epsilon_of([settings.event(sigma)], delta)` says, per unit, under add/remove. The
         noise is sigma times `client.grid_optimizer.sensitivity_steps`, which also pays for all rounding.
     """
+    before = trainable_vector(model)
+    steps = take_steps(model, x, y, settings=settings, sigma=sigma, randomness=randomness, optimizer_type=GridOptimizer)
+    for step, _ in enumerate(steps, start=1):
+        on_step(step)
+    return trainable_vector(model) - before
+
+
+def take_steps(  # noqa: PLR0913 -- keyword-only
+    model: nn.Module,
+    x: Inputs,
+    y: Tensor,
+    *,
+    settings: TrainingSettings,
+    sigma: float,
+    randomness: Randomness,
+    optimizer_type: type[AnyOptimizer],
+) -> Iterator[AnyOptimizer]:
+    """Train `model` in place step by step; the arguments are those of `train_local`.
+
+    Yields:
+        The optimizer after each step.
+    """
     if len(x) != len(y) or not 0 < sigma < math.inf:
         raise LocalProtocolError(f"{len(x)} inputs, {len(y)} labels, sigma {sigma}; equal lengths and sigma > 0 needed")
     if any(p.dtype != torch.float64 for p in model.parameters()) or len(y) > MOST_UNITS:
@@ -143,16 +166,16 @@ def train_local(  # noqa: PLR0913 -- keyword-only
     compute_in_full_precision()
     _train_mode(model)
     refuse_unsupported_layers(model)
-    before = trainable_vector(model)
-    module, optimizer, batches = _make_private(model, Units(x, y), settings, sigma=sigma, randomness=randomness)
-    chunk = max(1, _GRADIENT_BYTES // (16 * len(before)))
+    module, optimizer, batches = _make_private(
+        model, Units(x, y), settings, sigma=sigma, randomness=randomness, optimizer_type=optimizer_type
+    )
+    chunk = max(1, _GRADIENT_BYTES // (16 * sum(p.numel() for p in optimizer.params)))
     try:
-        for step, (inputs, labels) in enumerate(batches, start=1):
+        for inputs, labels in batches:
             _step(module, optimizer, inputs, labels=labels, chunk=chunk)
-            on_step(step)
+            yield optimizer
     finally:
         module.to_standard_module()
-    return trainable_vector(model) - before
 
 
 def refuse_unsupported_layers(model: nn.Module) -> None:
@@ -171,9 +194,15 @@ def refuse_unsupported_layers(model: nn.Module) -> None:
         raise UnsupportedLayer(f"a trained layer is not supported by Opacus: {error}") from error
 
 
-def _make_private(
-    model: nn.Module, units: Units, settings: TrainingSettings, *, sigma: float, randomness: Randomness
-) -> tuple[GradSampleModule, GridOptimizer, DataLoader[tuple[Tensor, Tensor]]]:
+def _make_private(  # noqa: PLR0913 -- keyword-only
+    model: nn.Module,
+    units: Units,
+    settings: TrainingSettings,
+    *,
+    sigma: float,
+    randomness: Randomness,
+    optimizer_type: type[AnyOptimizer],
+) -> tuple[GradSampleModule, AnyOptimizer, DataLoader[tuple[Tensor, Tensor]]]:
     trained = [p for p in model.parameters() if p.requires_grad]
     sgd = torch.optim.SGD(trained, lr=settings.learning_rate, momentum=settings.momentum)
     loader = unit_loader(units, steps=settings.steps, rate=settings.rate, coins=randomness.coins)
@@ -191,7 +220,7 @@ def _make_private(
         clipping="flat",
         loss_reduction="sum",
     )
-    ours = GridOptimizer(
+    ours = optimizer_type(
         theirs.original_optimizer,
         sigma=sigma,
         clip=settings.clip,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +18,17 @@ NoiseSampler = Callable[[int, float], NDArray[np.int64]]
 
 # Units are summed on a grid this much finer than the noise's: what tips over in its roundings is next to nothing.
 _FINER_BITS = 24
+FINEST_BITS = GRID_BITS + _FINER_BITS
 # Up to here a sum of units on the finer grid fits into 63 bits, whatever they hold.
 MOST_UNITS = 1 << 18
+
+
+def other_units_shift(parameters: int, units: int) -> float:
+    """What float64's roundings of the other units' gradients may move when a unit comes or goes, in units of C.
+
+    See `sensitivity_steps`, which explains it.
+    """
+    return max(1.0, units * math.sqrt(parameters) * 2.0**-23) * 2.0**-GRID_BITS
 
 
 def sensitivity_steps(parameters: int, units: int) -> float:
@@ -36,7 +46,15 @@ def sensitivity_steps(parameters: int, units: int) -> float:
         steps: covered for rho up to sqrt(d) 2^-44, 4e-12 at d = 4608, and more where n is small. Also for twice the
         declared units while rho is a tenth of that; the error of the clip factor, 1e-15, is far below.
     """
-    return 2.0**GRID_BITS + math.sqrt(parameters) + max(1.0, units * math.sqrt(parameters) * 2.0**-23)
+    return 2.0**GRID_BITS * (1 + other_units_shift(parameters, units)) + math.sqrt(parameters)
+
+
+Steps = TypeVar("Steps", torch.Tensor, NDArray[np.int64])
+
+
+def to_noise_grid(total: Steps) -> Steps:
+    """An exact sum in steps of C*2^-44, rounded to steps of C*2^-20."""
+    return (total + (1 << (_FINER_BITS - 1))) >> _FINER_BITS
 
 
 class GridOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -60,7 +78,7 @@ class GridOptimizer(DPOptimizer):  # type: ignore[misc]
             optimizer, noise_multiplier=sigma, max_grad_norm=clip, expected_batch_size=None, loss_reduction="sum"
         )
         self._noise_sd = sigma * sensitivity_steps(sum(p.numel() for p in self.params), declared_units)
-        self._per_clip = 2.0 ** (GRID_BITS + _FINER_BITS)
+        self._per_clip = 2.0**FINEST_BITS
         self._unit = clip * 2.0**-GRID_BITS / (rate * declared_units)
         self._noise = noise
 
@@ -81,5 +99,4 @@ class GridOptimizer(DPOptimizer):  # type: ignore[misc]
         """Round to grid steps and add the noise; only then return to gradient units, divided by the declared size."""
         for p in self.params:
             noise = torch.from_numpy(self._noise(p.numel(), self._noise_sd)).to(p.device)
-            steps = (p.summed_grad + (1 << (_FINER_BITS - 1))) >> _FINER_BITS
-            p.grad = ((steps + noise).double() * self._unit).to(p.dtype).view_as(p)
+            p.grad = ((to_noise_grid(p.summed_grad) + noise).double() * self._unit).to(p.dtype).view_as(p)

@@ -24,9 +24,10 @@ from client.feature_process import extract_apart
 from client.features import FeatureRecipe
 from client.grid_optimizer import MOST_UNITS
 from client.model import build_model, load_vector, trainable_vector
-from client.unit_features import unit_features
+from client.totals import gradient_total, row_total
+from client.unit_features import centred, unit_features
 from client.unit_images import UnitImages
-from common.errors import DataError, PlanError
+from common.errors import DataError, LocalProtocolError, PlanError
 from common.plan import Plan
 from common.plan_settings import FrozenBackboneModel, SmallCnnModel
 from common.site_config import SiteConfig
@@ -53,6 +54,10 @@ class UnitData:
         units = tuple(unit for unit, keep in zip(self.units, chosen, strict=True) if keep)
         return UnitData(x, self.y[where], units)
 
+    def to_train(self, feature_mean: NDArray[np.float64]) -> Tensor | UnitImages:
+        """What training takes of each unit: features without their private mean, or the images as they are."""
+        return self.x if isinstance(self.x, UnitImages) else centred(self.x, feature_mean)
+
     def rows_to_score(self) -> Tensor:
         """One row per unit, always the same, shape (units, ...), float32: one unit is one cell of a confusion matrix.
 
@@ -74,7 +79,7 @@ def _ignore(_: object) -> None:
 
 
 class Learner:
-    """Trains and counts on this site's units; see `client.contribute.Learning`."""
+    """Trains and counts on this site's units; see `client.mechanism.Learning`."""
 
     def __init__(  # noqa: PLR0913 -- keyword-only
         self,
@@ -107,12 +112,14 @@ class Learner:
             declared_units=member.declared_units,
         )
 
-    def train(self, parameters: NDArray[np.float64], *, sigma: float) -> NDArray[np.float64]:
+    def train(
+        self, parameters: NDArray[np.float64], *, feature_mean: NDArray[np.float64], sigma: float
+    ) -> NDArray[np.float64]:
         """One round of DP-SGD from `parameters`; the parameter difference, float64, shape (d,)."""
         load_vector(self._model, parameters)
         return train_local(
             self._model,
-            self._train.x,
+            self._train.to_train(feature_mean),
             self._train.y,
             settings=self._settings,
             sigma=sigma,
@@ -120,14 +127,32 @@ class Learner:
             randomness=self._randomness,
         )
 
+    def gradient_total(
+        self, parameters: NDArray[np.float64], *, feature_mean: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        """Exact sum of clipped gradients over one batch, in steps of C*2^-44, int64, shape (d,)."""
+        load_vector(self._model, parameters)
+        x, y = self._train.to_train(feature_mean), self._train.y
+        return gradient_total(self._model, x, y, settings=self._settings, randomness=self._randomness)
+
+    def feature_total(self) -> NDArray[np.int64]:
+        """Exact sum of all units' features, in steps of 2^-44, int64, shape (k,).
+
+        Raises:
+            LocalProtocolError: If the model has no features.
+        """
+        if isinstance(self._train.x, UnitImages):
+            raise LocalProtocolError("the mean of features is asked of a model on raw images, which has none")
+        return row_total(self._train.x.double().cpu().numpy())
+
     def event(self, sigma: float) -> PrivacyEvent:
         """What one call of `train` costs."""
         return self._settings.event(sigma)
 
-    def confusion(self, parameters: NDArray[np.float64]) -> NDArray[np.int64]:
+    def confusion(self, parameters: NDArray[np.float64], *, feature_mean: NDArray[np.float64]) -> NDArray[np.int64]:
         """Counts on held-out units, true class by predicted class, shape (classes, classes)."""
         load_vector(self._model, parameters)
-        x, y = self._evaluation.rows_to_score().double(), self._evaluation.y
+        x, y = centred(self._evaluation.rows_to_score(), feature_mean).double(), self._evaluation.y
         return confusion(self._model, x, y, classes=len(self._plan.data.classes))
 
 

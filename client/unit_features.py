@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from client.backbone import channel_statistics
 from client.features import PooledFeatures
@@ -57,6 +59,22 @@ def unit_features(pooled: PooledFeatures, *, projection: int, seed: int) -> Unit
     standard = _unit_norm((means - public.mean) / public.sd)
     x = _unit_norm(project(standard, width=projection, seed=seed))
     return UnitFeatures(x.astype(np.float32), np.array(list(labels.values()), dtype=np.int64), tuple(labels))
+
+
+def centred(x: Tensor, feature_mean: NDArray[np.float64]) -> Tensor:
+    """Take the private mean of the features off each unit's, and bring them back to norm 1.
+
+    Args:
+        x: Shape (units, k), as `unit_features` makes them.
+        feature_mean: Shape (k,), float64; empty or zeros where no round has told it.
+
+    Returns:
+        Shape (units, k), the type of `x`; a unit's row is a function of that row and the mean, which is private.
+    """
+    if not feature_mean.any():
+        return x
+    away = x.double() - torch.from_numpy(feature_mean).to(x.device)
+    return nn.functional.normalize(away, dim=1, eps=1e-12).to(x.dtype)
 
 
 def project(rows: NDArray[np.float64], *, width: int, seed: int) -> NDArray[np.float64]:
