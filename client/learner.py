@@ -18,14 +18,20 @@ from client.accountant import PrivacyEvent
 from client.backbone import choose_compute
 from client.data import ImageTable, held_out, load_pixels, load_table
 from client.declare import held_out_rule
-from client.dpsgd import CSPRNG, Randomness, TrainingSettings, refuse_unsupported_layers, train_local
+from client.dpsgd import (
+    CSPRNG,
+    Randomness,
+    TrainingSettings,
+    gradient_totals,
+    refuse_unsupported_layers,
+    train_local,
+)
 from client.evaluate import confusion
 from client.feature_process import extract_apart
 from client.features import FeatureRecipe
 from client.grid_optimizer import MOST_UNITS
 from client.model import build_model, load_vector, trainable_vector
-from client.totals import gradient_total, row_total
-from client.unit_features import centred, unit_features
+from client.unit_features import centred, row_total, unit_features
 from client.unit_images import UnitImages
 from common.errors import DataError, LocalProtocolError, PlanError
 from common.plan import Plan
@@ -133,7 +139,8 @@ class Learner:
         """Exact sum of clipped gradients over one batch, in steps of C*2^-44, int64, shape (d,)."""
         load_vector(self._model, parameters)
         x, y = self._train.to_train(feature_mean), self._train.y
-        return gradient_total(self._model, x, y, settings=self._settings, randomness=self._randomness)
+        (total,) = gradient_totals(self._model, x, y, settings=self._settings, coins=self._randomness.coins)
+        return total
 
     def feature_total(self) -> NDArray[np.int64]:
         """Exact sum of all units' features, in steps of 2^-44, int64, shape (k,).

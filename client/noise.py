@@ -114,11 +114,11 @@ def _table(sd: float) -> tuple[int, Words, list[int]]:
 def _steps(words: Words, high: Words, low: list[int], draw: Callable[[int], Words]) -> NDArray[np.int64]:
     """Index of the step that holds each 128-bit draw, of which only the upper words are drawn in advance."""
     left = np.searchsorted(high, words, side="left").astype(np.int64)
-    right = np.searchsorted(high, words, side="right")
-    for i in np.flatnonzero(left != right):
+    for i in np.flatnonzero(high[np.minimum(left, len(high) - 1)] == words):
         # The upper word equals those of some thresholds: 64 more bits decide (about once in 2^56 draws).
+        right = int(np.searchsorted(high, words[i], side="right"))
         rest = int(draw(1)[0])
-        left[i] += sum(rest >= low[j] for j in range(int(left[i]), int(right[i])))
+        left[i] += sum(rest >= low[j] for j in range(int(left[i]), right))
     return left
 
 

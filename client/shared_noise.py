@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.grid_optimizer import FINEST_BITS, NoiseSampler, other_units_shift
+from client.grid_optimizer import NoiseSampler, other_units_shift
+from client.head_sum import FINEST_BITS
 from client.noise_multipliers import noise_multipliers
 from common.distributed import grid_of, shares_of
 from common.errors import PlanError

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from client.encode import encode_steps
-from client.grid_optimizer import FINEST_BITS
+from client.head_sum import FINEST_BITS
 from client.mechanism import Mechanism
 from client.noise import discrete_gaussian
 from client.noise_multipliers import noise_multipliers

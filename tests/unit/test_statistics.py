@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from client.accountant import PrivacyEvent, epsilon_of
-from client.grid_optimizer import FINEST_BITS
+from client.head_sum import FINEST_BITS
 from client.learner import Learner
 from client.noise_multipliers import noise_multipliers
-from client.totals import row_total
-from client.unit_features import centred
+from client.unit_features import centred, row_total
 from common.config import parse_settings
 from common.plan import Plan
 from scripts.evaluate import evaluate
