@@ -9,7 +9,7 @@ from the real number of units), or let one NaN spoil the sum.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -130,22 +130,47 @@ def train_local(  # noqa: PLR0913 -- keyword-only
         data: (epsilon, delta) as `epsilon_of([settings.event(sigma)], delta)` says, per unit, under add/remove. The
         noise is sigma times `client.grid_optimizer.sensitivity_steps`, which also pays for all rounding.
     """
-    if len(x) != len(y) or not 0 < sigma < math.inf:
-        raise LocalProtocolError(f"{len(x)} inputs, {len(y)} labels, sigma {sigma}; equal lengths and sigma > 0 needed")
+    if not 0 < sigma < math.inf:
+        raise LocalProtocolError(f"noise of sigma {sigma} is asked for; more than 0 is allowed")
+    before = trainable_vector(model)
+    optimizer = _optimizer(model, settings, sigma=sigma, noise=randomness.noise)
+    totals = gradient_totals(model, x, y, settings=settings, coins=randomness.coins)
+    for step, total in enumerate(totals, start=1):
+        optimizer.step_on(total)
+        on_step(step)
+    return trainable_vector(model) - before
+
+
+def gradient_totals(
+    model: nn.Module, x: Inputs, y: Tensor, *, settings: TrainingSettings, coins: CoinSampler
+) -> Iterator[NDArray[np.int64]]:
+    """Exact clipped sums over one batch after the other, at the model's parameters of that moment; nothing is noisy.
+
+    Args:
+        model: As `train_local` takes it; only put into train mode.
+        x: One row per unit.
+        y: Class of each unit.
+        settings: How many batches, and of which units.
+        coins: Draws them.
+
+    Yields:
+        In steps of C*2^-44, shape (parameters,), int64, in the order of `trainable_vector`.
+
+    Raises:
+        UnsupportedLayer: If a trained layer mixes units or keeps statistics of them.
+        LocalProtocolError: If the shapes or the model's type do not fit.
+    """
+    if len(x) != len(y):
+        raise LocalProtocolError(f"{len(x)} inputs and {len(y)} labels are trained on; equal numbers are needed")
     if any(p.dtype != torch.float64 for p in model.parameters()) or len(y) > MOST_UNITS:
         # What the others' gradients move when a unit comes or goes is bounded for this type and this many.
         raise LocalProtocolError(f"a model in float64 and at most {MOST_UNITS} units can be trained; seen others")
     compute_in_full_precision()
     _train_mode(model)
     refuse_unsupported_layers(model)
-    before = trainable_vector(model)
     sums = choose_clipped_sum(model, x, y, clip=settings.clip)
-    optimizer = _optimizer(model, settings, sigma=sigma, noise=randomness.noise)
-    batches = UnitSampler(len(y), steps=settings.steps, rate=settings.rate, coins=randomness.coins)
-    for step, chosen in enumerate(batches, start=1):
-        optimizer.step_on(sums(chosen))
-        on_step(step)
-    return trainable_vector(model) - before
+    for chosen in UnitSampler(len(y), steps=settings.steps, rate=settings.rate, coins=coins):
+        yield sums(chosen)
 
 
 def refuse_unsupported_layers(model: nn.Module) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,22 @@ NoiseSampler = Callable[[int, float], NDArray[np.int64]]
 _FINER_BITS = FINEST_BITS - GRID_BITS
 # Up to here a sum of units on the finer grid fits into 63 bits, whatever they hold.
 MOST_UNITS = 1 << 18
+
+
+Steps = TypeVar("Steps", torch.Tensor, NDArray[np.int64])
+
+
+def to_noise_grid(total: Steps) -> Steps:
+    """An exact sum in steps of C*2^-44, rounded to steps of C*2^-20."""
+    return (total + (1 << (_FINER_BITS - 1))) >> _FINER_BITS
+
+
+def other_units_shift(parameters: int, units: int) -> float:
+    """What roundings may move beside a unit's own clipped gradient and the rounding to a grid, in units of C.
+
+    See `sensitivity_steps`, which explains it.
+    """
+    return max(1.0, units * math.sqrt(parameters) * 2.0**-23) * 2.0**-GRID_BITS
 
 
 def sensitivity_steps(parameters: int, units: int) -> float:
@@ -41,7 +58,7 @@ def sensitivity_steps(parameters: int, units: int) -> float:
         below: the error of the clip factor, 1e-15; a gradient's own rounding to C*2^-44, sqrt(d) 2^-25 steps, or the
         closed form's of two sums, sqrt(d) 2^-24 steps: less than a step up to 2^40 parameters.
     """
-    return 2.0**GRID_BITS + math.sqrt(parameters) + max(1.0, units * math.sqrt(parameters) * 2.0**-23)
+    return 2.0**GRID_BITS * (1 + other_units_shift(parameters, units)) + math.sqrt(parameters)
 
 
 class GridOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -97,5 +114,4 @@ class GridOptimizer(DPOptimizer):  # type: ignore[misc]
         """Round to grid steps and add the noise; only then return to gradient units, divided by the declared size."""
         for p in self.params:
             noise = torch.from_numpy(self._noise(p.numel(), self._noise_sd)).to(p.device)
-            steps = (p.summed_grad + (1 << (_FINER_BITS - 1))) >> _FINER_BITS
-            p.grad = ((steps + noise).double() * self._unit).to(p.dtype).view_as(p)
+            p.grad = ((to_noise_grid(p.summed_grad) + noise).double() * self._unit).to(p.dtype).view_as(p)

@@ -17,13 +17,20 @@ from torch import Tensor, nn
 from client.accountant import PrivacyEvent
 from client.backbone import choose_compute
 from client.data import ImageTable, held_out, load_pixels, load_table
-from client.dpsgd import CSPRNG, Randomness, TrainingSettings, refuse_unsupported_layers, train_local
+from client.dpsgd import (
+    CSPRNG,
+    Randomness,
+    TrainingSettings,
+    gradient_totals,
+    refuse_unsupported_layers,
+    train_local,
+)
 from client.evaluate import confusion
 from client.feature_process import extract_apart
 from client.features import FeatureRecipe
 from client.grid_optimizer import MOST_UNITS
 from client.model import build_model, load_vector, one_per_unit, trainable_vector
-from client.unit_features import unit_features
+from client.unit_features import centred, row_total, unit_features
 from common.errors import DataError, PlanError
 from common.plan import Plan
 from common.plan_settings import FrozenBackboneModel, SmallCnnModel
@@ -63,7 +70,7 @@ def _ignore(_: object) -> None:
 
 
 class Learner:
-    """Trains and counts on this site's units; see `client.contribute.Learning`."""
+    """Trains and counts on this site's units; see `client.mechanism.Learning`."""
 
     def __init__(  # noqa: PLR0913 -- keyword-only
         self,
@@ -94,12 +101,14 @@ class Learner:
             declared_units=member.declared_units,
         )
 
-    def train(self, parameters: NDArray[np.float64], *, sigma: float) -> NDArray[np.float64]:
+    def train(
+        self, parameters: NDArray[np.float64], *, feature_mean: NDArray[np.float64], sigma: float
+    ) -> NDArray[np.float64]:
         """One round of DP-SGD from `parameters`; the parameter difference, float64, shape (d,)."""
         load_vector(self._model, parameters)
         return train_local(
             self._model,
-            self._train.x,
+            centred(self._train.x, feature_mean),
             self._train.y,
             settings=self._settings,
             sigma=sigma,
@@ -107,14 +116,27 @@ class Learner:
             randomness=self._randomness,
         )
 
+    def gradient_total(
+        self, parameters: NDArray[np.float64], *, feature_mean: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        """Exact sum of clipped gradients over one batch, in steps of C*2^-44, int64, shape (d,)."""
+        load_vector(self._model, parameters)
+        x, y = centred(self._train.x, feature_mean), self._train.y
+        (total,) = gradient_totals(self._model, x, y, settings=self._settings, coins=self._randomness.coins)
+        return total
+
+    def feature_total(self) -> NDArray[np.int64]:
+        """Exact sum of all units' features, in steps of 2^-44, int64, shape (k,)."""
+        return row_total(self._train.x.double().cpu().numpy())
+
     def event(self, sigma: float) -> PrivacyEvent:
         """What one call of `train` costs."""
         return self._settings.event(sigma)
 
-    def confusion(self, parameters: NDArray[np.float64]) -> NDArray[np.int64]:
+    def confusion(self, parameters: NDArray[np.float64], *, feature_mean: NDArray[np.float64]) -> NDArray[np.int64]:
         """Counts on held-out units, true class by predicted class, shape (classes, classes)."""
         load_vector(self._model, parameters)
-        x, y = self._evaluation.x.double(), self._evaluation.y
+        x, y = centred(self._evaluation.x, feature_mean).double(), self._evaluation.y
         return confusion(self._model, x, y, classes=len(self._plan.data.classes))
 
 

@@ -11,6 +11,7 @@ from common.canonical import canonical_bytes, sha256_hex
 from common.card import HOSPITAL_NAME
 from common.ckks_parameters import PRESETS, SEED_BYTES
 from common.config import Settings
+from common.distributed import check_mode
 from common.errors import PlanError
 from common.plan_settings import (
     CohortSettings,
@@ -25,6 +26,7 @@ from common.plan_settings import (
 from common.roster import Federation, Hospital
 
 LARGEST_FULL_BYTES = 64 << 20
+RoundKind = Literal["stat", "train", "eval"]
 
 
 class Plan(Settings):
@@ -59,13 +61,14 @@ class Plan(Settings):
             raise PlanError(
                 "encryption.update_norm_bound: seen 'auto' beside a roster; `fedward provision` sets a number"
             )
-        if self.first_round > self.training.rounds:
+        if self.first_round > self.last_training_round:
             raise PlanError(
-                f"federation.continues.round: seen {self.first_round - 1} of {self.training.rounds} training rounds; "
-                f"at most {self.training.rounds - 1} is allowed, else there is nothing left to train"
+                f"federation.continues.round: seen {self.first_round - 1} of {self.last_training_round} training "
+                f"rounds; at most {self.last_training_round - 1} is allowed, else there is nothing left to train"
             )
         if self.federation:
             self.cohort.check(len(self.federation.hospitals))
+        check_mode(self)
         if self.first_round > 1 and self.verification == "sampled":
             raise PlanError(
                 "federation.continues: seen with encryption.verification 'sampled'; only 'full' is allowed there: the "
@@ -183,8 +186,29 @@ class Plan(Settings):
 
     @property
     def last_round(self) -> int:
-        """Number of the last round that has an aggregate: R, or R + 1 where a closing `eval` round is due."""
-        return self.training.rounds + (1 if self.metric_slots else 0)
+        """Number of the last round that has an aggregate: a closing `eval` round, where one is due."""
+        return self.last_training_round + (1 if self.metric_slots else 0)
+
+    @property
+    def stat_rounds(self) -> int:
+        """How many rounds before the first training round take statistics of the features: 1 or 0."""
+        return 1 if self.privacy.mean_share else 0
+
+    @property
+    def statistics(self) -> int:
+        """Length of the mean that the round of statistics tells; 0 without such a round."""
+        return self.model.projection if self.stat_rounds and isinstance(self.model, FrozenBackboneModel) else 0
+
+    @property
+    def last_training_round(self) -> int:
+        """Number of the last training round; the round of statistics, if there is one, has number 1."""
+        return self.stat_rounds + self.training.rounds
+
+    def kind_of(self, round_number: int) -> RoundKind:
+        """What is asked for in a round: `stat` first, if the plan has it, then `train`, and `eval` to close."""
+        if round_number <= self.stat_rounds:
+            return "stat"
+        return "train" if round_number <= self.last_training_round else "eval"
 
     @property
     def first_round(self) -> int:

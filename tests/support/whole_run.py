@@ -107,7 +107,7 @@ def carry(  # noqa: PLR0913 -- the parts of one run
         store.begin(run, plan_digest=plan.digest, plan_json="{}", now=1.0)
         writer = RequestWriter(plan, run, identity.sign, StoredHistory(store, masks, run))
         steps, one_by_one = steps_after(plan, store.last_complete_round(run)), OneByOneGrid(grid)
-        progress = ProgressFile(folder, Progress(run, plan.name, plan.training.rounds))
+        progress = ProgressFile(folder, Progress(run, plan.name, plan.last_training_round))
         strategy = SecureAggregation(
             writer, steps, grid=one_by_one, store=store, masks=masks, progress=progress, connect_timeout_s=0.0
         )

@@ -78,6 +78,8 @@ def charge(ledger: Ledger) -> None:
         clip=0.5,
         units_digest="bb" * 32,
         held_out_rule="cc" * 32,
+        mode="local",
+        shares=1,
     )
 
 

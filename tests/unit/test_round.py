@@ -83,8 +83,9 @@ def test_the_metrics_have_one_row_per_training_round(finished: SmallFederation) 
         assert row["held_out_units"] == held_out == np.sum(row["confusion"])
         assert 0 <= row["accuracy"] <= 1
     assert metrics["privacy"]["epsilon_spent"] == pytest.approx(8.0, rel=1e-3)
-    parameters = finished.state(NAMES[0]).optimiser.parameters
-    counts = sum(site._contributor.learner.confusion(parameters) for site in finished.sites.values())
+    parameters, no_mean = finished.state(NAMES[0]).optimiser.parameters, np.zeros(0)
+    learners = (site._contributor.learner for site in finished.sites.values())
+    counts = sum(learner.confusion(parameters, feature_mean=no_mean) for learner in learners)
     np.testing.assert_array_equal(metrics["rounds"][-1]["confusion"], counts)
 
 
