@@ -44,23 +44,11 @@ class ClippedSum(Protocol):
         """
 
 
-def clipped_sum(model: nn.Module, x: Tensor, y: Tensor, *, clip: float) -> NDArray[np.int64]:
-    """Sum of all units' gradients of the cross entropy, each clipped to norm `clip`; see `ClippedSum`.
-
-    Args:
-        model: In the mode that it is trained in; not changed.
-        x: One row per unit, shape (units, ...), on the model's device.
-        y: Class of each unit, shape (units,), int64.
-        clip: L2 bound C, > 0.
-    """
-    return choose_clipped_sum(model, x, y, clip=clip)(range(len(y)))
-
-
 def choose_clipped_sum(model: nn.Module, x: Inputs, y: Tensor, *, clip: float) -> ClippedSum:
-    """The way for this model and device; see `clipped_sum`.
+    """The way for this model and device; see `ClippedSum`.
 
     Args:
-        model: What is trained.
+        model: What is trained by cross entropy, in the mode that it is trained in.
         x: Inputs by unit; indexed once per call of the result, unless the model is a linear head on a tensor.
         y: Class of each unit, shape (units,), int64.
         clip: L2 bound C, > 0.
