@@ -20,7 +20,8 @@ from client.storage import RunStorage
 from common.errors import BudgetExceeded, LedgerError
 from common.grid import Grid
 from common.messages import Request
-from common.plan import Plan, RoundKind
+from common.plan import Plan
+from common.plan_content import RoundKind
 from common.site_config import SitePrivacy
 
 log = logging.getLogger(__name__)

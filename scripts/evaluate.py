@@ -15,8 +15,9 @@ from safetensors import SafetensorError, safe_open
 
 from client.data import load_table
 from client.evaluate import accuracy, balanced_accuracy, confusion
-from client.learner import load_units, plan_model
+from client.learner import plan_model
 from client.results import FEATURE_MEAN
+from client.unit_data import load_units
 from client.unit_features import centred
 from common.config import load_settings
 from common.errors import DataError

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from client.batches import UnitSampler
 from client.data import ImageRecord
 from client.dpsgd import Randomness, TrainingSettings, train_local
-from client.learner import UnitData
 from client.model import build_model
 from client.noise import bernoulli
+from client.unit_data import UnitData
 from client.unit_images import ImageDraw, UnitImages, draw_below
 from common.errors import LocalProtocolError
 
