@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -43,23 +44,11 @@ class ClippedSum(Protocol):
         """
 
 
-def clipped_sum(model: nn.Module, x: Tensor, y: Tensor, *, clip: float) -> NDArray[np.int64]:
-    """Sum of all units' gradients of the cross entropy, each clipped to norm `clip`; see `ClippedSum`.
-
-    Args:
-        model: In the mode that it is trained in; not changed.
-        x: One row per unit, shape (units, ...), on the model's device.
-        y: Class of each unit, shape (units,), int64.
-        clip: L2 bound C, > 0.
-    """
-    return choose_clipped_sum(model, x, y, clip=clip)(range(len(y)))
-
-
 def choose_clipped_sum(model: nn.Module, x: Inputs, y: Tensor, *, clip: float) -> ClippedSum:
-    """The way for this model and device; see `clipped_sum`.
+    """The way for this model and device; see `ClippedSum`.
 
     Args:
-        model: What is trained.
+        model: What is trained by cross entropy, in the mode that it is trained in.
         x: Inputs by unit; indexed once per call of the result, unless the model is a linear head on a tensor.
         y: Class of each unit, shape (units,), int64.
         clip: L2 bound C, > 0.
@@ -90,20 +79,36 @@ class OneByOneSum:
     def __call__(self, chosen: Sequence[int]) -> NDArray[np.int64]:
         """See `ClippedSum`."""
         parameters = [p for p in self._model.parameters() if p.requires_grad]
-        total = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.int64)
-        if not chosen:
-            return total.numpy()
-        inputs, labels = self._x[list(chosen)], self._y[list(chosen)]
-        exact = torch.zeros(len(total), dtype=torch.float64)
+        total = [torch.zeros(p.shape, dtype=torch.int64) for p in parameters]
+        if chosen:
+            inputs, labels = self._x[list(chosen)], self._y[list(chosen)]
+            for start in range(0, len(labels), _EXACT_IN_FLOAT):
+                stop = start + _EXACT_IN_FLOAT
+                exact = self._exact(parameters, inputs[start:stop], labels[start:stop])
+                for whole, part in zip(total, exact, strict=True):
+                    whole.add_(part.to(torch.int64))
+        return torch.cat([part.flatten() for part in total]).numpy()
+
+    def _exact(self, parameters: Sequence[nn.Parameter], inputs: Tensor, labels: Tensor) -> list[Tensor]:
+        """The sum over as many units as float64 can add exactly, parameter by parameter, whole numbers."""
+        exact = [torch.zeros(p.shape, dtype=torch.float64) for p in parameters]
         for place in range(len(labels)):
-            unit = slice(place, place + 1)
-            loss = nn.functional.cross_entropy(self._model(inputs[unit].to(parameters[0].dtype)), labels[unit])
+            # A copy: a view's address, which kernels may go by, would tell how many units stand before this one.
+            unit = inputs[place : place + 1].to(parameters[0].dtype, copy=True)
+            loss = nn.functional.cross_entropy(self._model(unit), labels[place : place + 1])
             parts = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-            exact += rounded_and_clipped([part[None].double() for part in parts], clip=self._clip)[0]
-            if (place + 1) % _EXACT_IN_FLOAT == 0 or place + 1 == len(labels):
-                total += exact.to(torch.int64)
-                exact.zero_()
-        return total.numpy()
+            _add_rounded_and_clipped(exact, parts, clip=self._clip)
+        return exact
+
+
+def _add_rounded_and_clipped(exact: Sequence[Tensor], parts: Sequence[Tensor], *, clip: float) -> None:
+    """`rounded_and_clipped` of one unit, added parameter by parameter: a large network's then stay in the cache."""
+    norm = torch.stack([torch.linalg.vector_norm(part, dtype=torch.float64) for part in parts]).square().sum().sqrt()
+    if not math.isfinite(norm):
+        return
+    factor = 2.0**FINEST_BITS / max(float(norm), clip)
+    for total, part in zip(exact, parts, strict=True):
+        total.add_(part.double().mul_(factor).round_())
 
 
 class HookedSum:

@@ -20,7 +20,8 @@ from client.storage import RunStorage
 from common.errors import BudgetExceeded, LedgerError
 from common.grid import Grid
 from common.messages import Request
-from common.plan import Plan, RoundKind
+from common.plan import Plan
+from common.plan_content import RoundKind
 from common.site_config import SitePrivacy
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ class Contributor:
             kind=kind,
             plan_hash=self.plan.digest,
             units_digest=self.units_digest,
-            held_out_rule=self.plan.held_out_rule,
+            held_out_rule=self.learner.held_out_rule,
             event=self._event(kind),
             clip=1.0 if is_count else self.plan.privacy.clip,
             mode="local" if is_count else self.plan.privacy.mode,

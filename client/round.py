@@ -25,7 +25,7 @@ from common.ckks import PRESETS, chunks_for, encode_upload
 from common.errors import AlreadyRevealed, BudgetExceeded, LedgerError, LedgerRolledBack, NotFresh, WrongRound
 from common.mask_messages import encode_document
 from common.messages import KEY_KINDS, UPLOAD_KINDS, Manifest, Request, decode_reply, decode_request, encode_reply
-from common.plan import RoundKind
+from common.plan_content import RoundKind
 from common.site_config import SiteConfig
 from common.transcript import merkle_root
 

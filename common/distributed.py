@@ -8,15 +8,12 @@ docs/privacy.md has the argument.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from common.ckks_parameters import PRESETS
 from common.errors import PlanError
 from common.grid import Grid, plan_grid
+from common.plan_content import PlanContent
 from common.plan_settings import CohortSettings, FrozenBackboneModel
-
-if TYPE_CHECKING:
-    from common.plan import Plan
 
 FEWEST_SHARES = 2
 # The grid's step, in units of the clip: the noise's accounting allows for 2^-20, the sensitivity's rounding for 0.001.
@@ -44,7 +41,7 @@ def honest_shares(hospitals: int, *, threshold: int, min_cohort: int, assumed_co
     return min(min_cohort - assumed_colluders, honest - lost)
 
 
-def shares_of(plan: Plan) -> int:
+def shares_of(plan: PlanContent) -> int:
     """How many equal shares of the honest hospitals make up a step's noise: m in mode `distributed`, else 1.
 
     Raises:
@@ -60,7 +57,7 @@ def shares_of(plan: Plan) -> int:
     )
 
 
-def grid_of(plan: Plan) -> Grid:
+def grid_of(plan: PlanContent) -> Grid:
     """The public grid of an agreed plan.
 
     Raises:
@@ -76,7 +73,7 @@ def grid_of(plan: Plan) -> Grid:
     )
 
 
-def check_mode(plan: Plan) -> None:
+def check_mode(plan: PlanContent) -> None:
     """Refuse a plan whose parts do not go together in its mode.
 
     Raises:
@@ -107,7 +104,7 @@ def check_mode(plan: Plan) -> None:
         _check_roster(plan)
 
 
-def _check_roster(plan: Plan) -> None:
+def _check_roster(plan: PlanContent) -> None:
     for hospital in plan.roster:
         if hospital.epsilon is not None or hospital.delta is not None:
             raise PlanError(
