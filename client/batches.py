@@ -14,7 +14,7 @@ CoinSampler = Callable[[int, float], NDArray[np.bool_]]
 
 
 class Inputs(Protocol):
-    """Inputs by unit: a tensor."""
+    """Inputs by unit: a tensor, or `client.unit_images.UnitImages`, which draws a unit's image each time."""
 
     def __len__(self) -> int:
         """How many units."""

@@ -136,7 +136,7 @@ class Contributor:
             kind=kind,
             plan_hash=self.plan.digest,
             units_digest=self.units_digest,
-            held_out_rule=self.plan.held_out_rule,
+            held_out_rule=self.learner.held_out_rule,
             event=self._event(kind),
             clip=1.0 if is_count else self.plan.privacy.clip,
             mode="local" if is_count else self.plan.privacy.mode,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from client.accountant import PrivacyEvent
 from client.backbone import choose_compute
 from client.data import ImageTable, held_out, load_pixels, load_table
+from client.declare import held_out_rule
 from client.dpsgd import (
     CSPRNG,
     Randomness,
@@ -29,9 +30,10 @@ from client.evaluate import confusion
 from client.feature_process import extract_apart
 from client.features import FeatureRecipe
 from client.grid_optimizer import MOST_UNITS
-from client.model import build_model, load_vector, one_per_unit, trainable_vector
+from client.model import build_model, load_vector, trainable_vector
 from client.unit_features import centred, row_total, unit_features
-from common.errors import DataError, PlanError
+from client.unit_images import UnitImages
+from common.errors import DataError, LocalProtocolError, PlanError
 from common.plan import Plan
 from common.plan_settings import FrozenBackboneModel, SmallCnnModel
 from common.site_config import SiteConfig
@@ -43,18 +45,31 @@ log = logging.getLogger(__name__)
 class UnitData:
     """One row per privacy unit, on the training device.
 
-    `x` has shape (units, ...), float32; `y` shape (units,), int64.
+    `x` has shape (units, ...), float32, or holds all images of each unit; `y` has shape (units,), int64.
     """
 
-    x: Tensor
+    x: Tensor | UnitImages
     y: Tensor
     units: tuple[str, ...]
 
     def where(self, chosen: Sequence[bool]) -> UnitData:
         """The rows where `chosen` is true."""
-        mask = torch.tensor(list(chosen), dtype=torch.bool, device=self.x.device)
+        mask = np.array(chosen, dtype=np.bool_)
+        where = torch.from_numpy(mask).to(self.y.device)
+        x = self.x.where(mask) if isinstance(self.x, UnitImages) else self.x[where]
         units = tuple(unit for unit, keep in zip(self.units, chosen, strict=True) if keep)
-        return UnitData(self.x[mask], self.y[mask], units)
+        return UnitData(x, self.y[where], units)
+
+    def to_train(self, feature_mean: NDArray[np.float64]) -> Tensor | UnitImages:
+        """What training takes of each unit: features without their private mean, or the images as they are."""
+        return self.x if isinstance(self.x, UnitImages) else centred(self.x, feature_mean)
+
+    def rows_to_score(self) -> Tensor:
+        """One row per unit, always the same, shape (units, ...), float32: one unit is one cell of a confusion matrix.
+
+        Of a unit that has several images in `x` the one with the smallest SHA-256 is scored.
+        """
+        return self.x.first() if isinstance(self.x, UnitImages) else self.x
 
 
 def plan_model(plan: Plan) -> nn.Module:
@@ -80,6 +95,7 @@ class Learner:
         train: UnitData,
         evaluation: UnitData,
         model: nn.Module,
+        held_out_rule: str,
         randomness: Randomness = CSPRNG,
     ) -> None:
         # Now, not in the first round: a refusal after the charge would waste it.
@@ -87,6 +103,7 @@ class Learner:
         self.initial = trainable_vector(model)
         self.training_units, self.held_out_units = len(train.units), len(evaluation.units)
         self.units = (*train.units, *evaluation.units)
+        self.held_out_rule = held_out_rule
         # Training needs float64; the inputs of training stay as they are and are converted by the chunk.
         self._plan, self._model, self._train, self._evaluation = plan, model.double(), train, evaluation
         self._randomness = randomness
@@ -108,7 +125,7 @@ class Learner:
         load_vector(self._model, parameters)
         return train_local(
             self._model,
-            centred(self._train.x, feature_mean),
+            self._train.to_train(feature_mean),
             self._train.y,
             settings=self._settings,
             sigma=sigma,
@@ -121,12 +138,18 @@ class Learner:
     ) -> NDArray[np.int64]:
         """Exact sum of clipped gradients over one batch, in steps of C*2^-44, int64, shape (d,)."""
         load_vector(self._model, parameters)
-        x, y = centred(self._train.x, feature_mean), self._train.y
+        x, y = self._train.to_train(feature_mean), self._train.y
         (total,) = gradient_totals(self._model, x, y, settings=self._settings, coins=self._randomness.coins)
         return total
 
     def feature_total(self) -> NDArray[np.int64]:
-        """Exact sum of all units' features, in steps of 2^-44, int64, shape (k,)."""
+        """Exact sum of all units' features, in steps of 2^-44, int64, shape (k,).
+
+        Raises:
+            LocalProtocolError: If the model has no features.
+        """
+        if isinstance(self._train.x, UnitImages):
+            raise LocalProtocolError("the mean of features is asked of a model on raw images, which has none")
         return row_total(self._train.x.double().cpu().numpy())
 
     def event(self, sigma: float) -> PrivacyEvent:
@@ -136,7 +159,7 @@ class Learner:
     def confusion(self, parameters: NDArray[np.float64], *, feature_mean: NDArray[np.float64]) -> NDArray[np.int64]:
         """Counts on held-out units, true class by predicted class, shape (classes, classes)."""
         load_vector(self._model, parameters)
-        x, y = centred(self._evaluation.x, feature_mean).double(), self._evaluation.y
+        x, y = centred(self._evaluation.rows_to_score(), feature_mean).double(), self._evaluation.y
         return confusion(self._model, x, y, classes=len(self._plan.data.classes))
 
 
@@ -158,7 +181,7 @@ def load_learner(
         randomness: See `client.dpsgd.Randomness`; anything but the default voids the guarantee.
 
     Returns:
-        The learner, and the name of the privacy unit (`lesion` or `image`).
+        The learner, and the name of the privacy unit (`patient`, `lesion` or `image`).
 
     Raises:
         DataError: If the data folder is wrong, or leaves no unit to train on.
@@ -168,7 +191,11 @@ def load_learner(
     if config.threads:
         torch.set_num_threads(config.threads)
     table = load_table(
-        config.data, plan.data.classes, on_undecodable=plan.data.unreadable_images, unit=plan.privacy.unit
+        config.data,
+        plan.data.classes,
+        on_undecodable=plan.data.unreadable_images,
+        unit=plan.privacy.unit,
+        patient_column=config.patient_column,
     )
     on_table(table)
     data, table = load_units(
@@ -184,7 +211,7 @@ def load_learner(
             f"{config.data}: seen {len(train.units)} {table.unit_name}(s) to train on; 1 to {MOST_UNITS} are allowed: "
             "add or remove images"
         )
-    model = plan_model(plan).to(data.x.device)
+    model = plan_model(plan).to(data.y.device)
     size = trainable_vector(model).size
     if size != plan.agreed.trainable_parameters:
         raise PlanError(
@@ -192,7 +219,13 @@ def load_learner(
             "make the plan again with this version of fedward"
         )
     learner = Learner(
-        plan, hospital=config.hospital, train=train, evaluation=evaluation, model=model, randomness=randomness
+        plan,
+        hospital=config.hospital,
+        train=train,
+        evaluation=evaluation,
+        model=model,
+        held_out_rule=held_out_rule(plan, table.patient_column),
+        randomness=randomness,
     )
     return learner, table.unit_name
 
@@ -205,7 +238,7 @@ def load_units(
     cache: Path,
     on_progress: Callable[[int, int], None],
 ) -> tuple[UnitData, ImageTable]:
-    """Turn images into one input row per unit, as the plan's model takes them.
+    """Turn images into one input row per unit, as the plan's model takes them, in the units' sorted order.
 
     Args:
         table: The images.
@@ -241,13 +274,11 @@ def _pixel_units(
     on_progress: Callable[[int, int], None],
 ) -> tuple[UnitData, ImageTable]:
     pixels, kept = load_pixels(table, image_size=model.image_size, on_undecodable=plan.data.unreadable_images)
-    # One image stands for a unit that has several: a unit then never has more than one clipped gradient per step.
-    rows = one_per_unit([record.unit for record in kept.records])
-    x = torch.from_numpy(pixels[rows]).permute(0, 3, 1, 2).float().sub_(127).div_(128)
-    y = torch.tensor([kept.records[row].label_index for row in rows], dtype=torch.int64)
-    units = tuple(kept.records[row].unit for row in rows)
+    labels = kept.unit_labels()
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
+    y = torch.tensor(list(labels.values()), dtype=torch.int64)
     on_progress(len(kept.records), len(kept.records))
-    return UnitData(x.to(device), y.to(device), units), kept
+    return UnitData(UnitImages.of_units(images, kept.records, tuple(labels)), y.to(device), tuple(labels)), kept
 
 
 def _give_memory_back() -> None:

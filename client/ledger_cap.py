@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from client.accountant import LEAST_DELTA, epsilon_of
 from client.ledger_entry import Charge, paying
@@ -101,3 +101,31 @@ def epsilons_after(charges: Sequence[Charge], charge: Charge, *, cap: Cap, hospi
             f"cap {cap.epsilon:.3f}; stop here, or raise privacy.cap_epsilon in site.yaml"
         )
     return after, max(spent_alone, alone, after)
+
+
+def charges_left(charges: Sequence[Charge], charge: Charge, *, cap: Cap, at_most: int) -> int:
+    """How many more charges like one fit under the cap.
+
+    Args:
+        charges: All charges that stand.
+        charge: The one that is repeated.
+        cap: What may not be passed.
+        at_most: So many are looked for, >= 1.
+    """
+
+    def fit(count: int) -> bool:
+        together = replace(charge, event=replace(charge.event, steps=charge.event.steps * count))
+        try:
+            epsilons_after(charges, together, cap=cap, hospital="")
+        except BudgetExceeded:
+            return False
+        return True
+
+    low, high = 0, 1
+    while high <= at_most and fit(high):
+        low, high = high, 2 * high
+    high = min(high, at_most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fit(middle) else (low, middle)
+    return low

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from client.ledger_cap import epsilons
 from client.ledger_entry import LedgerEntry, parse_entry, paying
 from client.ledger_file import explain
 from common.canonical import sha256_hex
 from common.errors import LedgerError
+
+Row = tuple[int, str, int, str, str, str, str]
+"""An entry as it is stored: sequence, run, round, kind, body, hash, signature."""
+
+
+class Chain(Protocol):
+    """A ledger that is open, or a copy of one."""
+
+    def entries(self) -> tuple[LedgerEntry, ...]:
+        """All entries, oldest first."""
+
+    def head(self) -> str:
+        """Hash of the last entry, hex; of source and site if there is none."""
 
 
 def genesis(source: str, public_key: str) -> str:
@@ -41,6 +55,11 @@ def read_entries(connection: sqlite3.Connection, path: Path, *, source: str, pub
         ).fetchall()
     except sqlite3.Error as error:
         raise explain(error, path) from error
+    return check_chain(rows, path, source=source, public_key=public_key)
+
+
+def check_chain(rows: Iterable[Row], path: Path, *, source: str, public_key: str) -> list[LedgerEntry]:
+    """The entries of these rows, oldest first, verified; the rest as for `read_entries`."""
     entries: list[LedgerEntry] = []
     previous = genesis(source, public_key)
     for number, (sequence, run, round_number, kind, body, digest, signature) in enumerate(rows, start=1):

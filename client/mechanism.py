@@ -35,6 +35,7 @@ class Learning(Protocol):
     initial: NDArray[np.float64]
     training_units: int
     held_out_units: int
+    held_out_rule: str
 
     def event(self, sigma: float) -> PrivacyEvent:
         """What one call of `train`, or one noisy `gradient_total`, costs."""

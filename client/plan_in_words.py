@@ -203,12 +203,15 @@ def _unit(plan: Plan, units: SiteUnits | None) -> str:
         return "image: each counts by itself (the plan's unit is 'record'); not a lesion, and not a person."
     if units is None:
         return (
-            "a lesion where this site's index.csv has a lesion_id (all its images count as one), else an image; "
-            "not a person."
+            "a patient where this site's index.csv has a column of them (patient_column of the site file; auto: "
+            "patient_id), of whom all images count as one; else a lesion where it has a lesion_id, else an image, and "
+            "then not a person."
         )
     if units.kind == "image":
         return "image: this site's index.csv names no lesions, so each counts by itself; not a person."
-    single = units.training + units.held_out - units.lesions
+    if units.kind == "patient":
+        return f"patient: all images of one count as one, by the column '{units.patient_column}' of index.csv."
+    single = units.training + units.held_out - units.named
     rest = f" {single} units are without a lesion_id: an image each." if single else ""
     return f"lesion: all images of a lesion count as one; not a person, who may have several.{rest}"
 

@@ -21,6 +21,7 @@ from client.unit_features import centred
 from common.config import load_settings
 from common.errors import DataError
 from common.plan import Plan
+from common.site_config import AUTO_COLUMN
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,15 @@ def evaluate(results: Path, images: Path) -> Score:
         model.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise DataError(f"{path}: is no model of this plan ({error}); name a results folder of fedward") from error
-    table = load_table(images, plan.data.classes, on_undecodable=plan.data.unreadable_images, unit=plan.privacy.unit)
+    table = load_table(
+        images,
+        plan.data.classes,
+        on_undecodable=plan.data.unreadable_images,
+        unit=plan.privacy.unit,
+        patient_column=AUTO_COLUMN,
+    )
     with tempfile.TemporaryDirectory() as cache, torch.inference_mode():
         data, kept = load_units(table, plan, device="auto", cache=Path(cache), on_progress=lambda _done, _total: None)
-        model.to(data.x.device)
-        counts = confusion(model, centred(data.x, feature_mean), data.y, classes=len(plan.data.classes))
+        model.to(data.y.device)
+        counts = confusion(model, centred(data.rows_to_score(), feature_mean), data.y, classes=len(plan.data.classes))
     return Score(len(kept.records), len(data.units), accuracy(counts), balanced_accuracy(counts), counts)

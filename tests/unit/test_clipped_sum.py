@@ -257,16 +257,19 @@ IMAGES = 50
 
 @pytest.fixture
 def one_patient_with_fifty_images(tmp_path: Path) -> PooledFeatures:
-    """Fifty images of one patient and five of others, with vectors as a backbone would give."""
+    """Fifty images of one patient and as many, and five, of others, with vectors as a backbone would give.
+
+    With half of all images in one unit the folder would be refused.
+    """
     generator = np.random.default_rng(6)
-    lines = ["path,label,lesion_id"]
-    for number in range(IMAGES + 5):
+    lines = ["path,label,patient_id"]
+    for number in range(2 * IMAGES + 5):
         name = f"mole/{number}.png" if number != IMAGES else f"wart/{number}.png"
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)).save(tmp_path / name)
         lines.append(f"{name},{name[:4]},{'P' if number < IMAGES else f'Q{number}'}")
     (tmp_path / "index.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    table = load_table(tmp_path, on_undecodable="refuse", unit="patient")
+    table = load_table(tmp_path, on_undecodable="refuse", unit="patient", patient_column="auto")
     vectors = np.abs(generator.standard_normal((len(table.records), 1280))).astype(np.float32)
     return PooledFeatures(table=table, vectors=vectors, computed=0)
 
@@ -277,7 +280,7 @@ def test_a_patient_with_fifty_images_moves_the_sum_by_at_most_the_clip(
     """The unit is the patient. The control counts images: then the same patient moves the sum by many times C."""
     pooled = one_patient_with_fifty_images
     data = unit_features(pooled, projection=64, seed=1)
-    assert len(data.units) == 6
+    assert len(data.units) == IMAGES + 6
     x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
     model, clip = head(64), 0.1
     others = [row for row, unit in enumerate(data.units) if "P" not in unit]

@@ -50,7 +50,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def rows(federation: SmallFederation, name: str) -> NDArray[np.float64]:
     """The features that a site trains on, shape (units, k)."""
     learner = cast(Learner, federation.sites[name]._contributor.learner)
-    features: NDArray[np.float64] = learner._train.x.double().numpy()
+    features: NDArray[np.float64] = learner._train.rows_to_score().double().numpy()
     return features
 
 
