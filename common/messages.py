@@ -173,7 +173,7 @@ class SignedRequest:
 
     request: Request
     signature: bytes
-    body: bytes
+    body: bytes | memoryview
 
     def aggregate_bodies(self) -> tuple[memoryview, ...]:
         """The aggregates, cut at the entries' sizes.
@@ -217,8 +217,8 @@ def encode_request(request: Request, body: bytes, sign: Callable[[bytes], bytes]
     return frame(REQUEST_MAGIC, header, sign(signed_bytes(REQUEST_MAGIC, header)), body, records)
 
 
-def decode_request(data: bytes, coordinator_hex: str) -> SignedRequest:
-    """Parse a request and verify the coordinator's signature and the body's digest.
+def decode_request(data: bytes | memoryview, coordinator_hex: str) -> SignedRequest:
+    """Parse a request and verify the coordinator's signature and the body's digest; the body of a view is a view.
 
     Raises:
         MalformedMessage: If it is no canonical frame, or the body is another one.

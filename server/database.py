@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import StoreError
+from common.masked_sum import Records
 
 FILE_NAME = "store.db"
 BUSY_TIMEOUT_S = 30.0
@@ -51,6 +52,12 @@ class Database:
         """One large value, read without SQLite's own copy of it."""
         with self._reporting(), self._connection.blobopen(table, column, row, readonly=True) as blob:
             return blob.read()
+
+    @contextlib.contextmanager
+    def _opened_blob(self, table: str, column: str, row: int) -> Iterator[Records]:
+        """One large value, read piece by piece."""
+        with self._reporting(), self._connection.blobopen(table, column, row, readonly=True) as blob:
+            yield lambda start, stop: bytes(blob[start:stop])
 
     def _write_blob(self, table: str, column: str, row: int | None, data: bytes | memoryview) -> None:
         """Fill a value that was inserted as `zeroblob`: bound to a statement, it would be in memory three times."""

@@ -7,8 +7,7 @@ before they are sent: a coordinator that is killed goes on with the same ones.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,12 +106,9 @@ class MaskStore(Database):
         """An upload that was kept."""
         return self._blob("uploads", "body", self._upload_row(round_number, attempt, hospital))
 
-    @contextmanager
-    def opened_upload(self, round_number: int, attempt: int, *, hospital: str) -> Iterator[Records]:
+    def opened_upload(self, round_number: int, attempt: int, *, hospital: str) -> AbstractContextManager[Records]:
         """Read an upload that was kept, piece by piece."""
-        row = self._upload_row(round_number, attempt, hospital)
-        with self._reporting(), self._connection.blobopen("uploads", "body", row, readonly=True) as blob:
-            yield lambda start, stop: bytes(blob[start:stop])
+        return self._opened_blob("uploads", "body", self._upload_row(round_number, attempt, hospital))
 
     def _upload_row(self, round_number: int, attempt: int, hospital: str) -> int:
         query = "SELECT rowid FROM uploads WHERE run = ? AND round = ? AND attempt = ? AND hospital = ?"

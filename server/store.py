@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from common.errors import ConfigError, StoreError
 from common.messages import AggregateEntry, Kind
 from common.wire import header_bytes
 from server.aggregate import Aggregate
+from server.bodies import StoredBody
 from server.key_store import KEY_SCHEMA, KeyStore
 
 RunState = Literal["running", "finished", "stopped"]
@@ -159,17 +161,40 @@ class Store(KeyStore):
         query = "SELECT length(entry), length(body) FROM exchanges WHERE run = ? AND entry IS NOT NULL "
         return tuple(self._rows(query + "AND round BETWEEN ? AND ? ORDER BY round", (run, first, last)))
 
+    def entries(self, run: str, first: int, last: int) -> tuple[AggregateEntry, ...]:
+        """The aggregates of rounds `first` to `last` without their bodies.
+
+        Raises:
+            StoreError: If one of them is missing.
+        """
+        return tuple(AggregateEntry.model_validate_json(entry) for entry, _ in self._entries(run, first, last))
+
+    def bodies(self, run: str, first: int, last: int) -> tuple[StoredBody, ...]:
+        """Their bodies, none of which is read yet.
+
+        Raises:
+            StoreError: If one of them is missing.
+        """
+        rows = zip(self._entries(run, first, last), self.sizes(run, first, last), strict=True)
+        return tuple(
+            StoredBody(size, partial(self._opened_blob, "exchanges", "body", row)) for (_, row), (_, size) in rows
+        )
+
     def aggregates(self, run: str, first: int, last: int) -> tuple[Aggregate, ...]:
         """The aggregates of rounds `first` to `last`, both included, in order.
 
         Raises:
             StoreError: If one of them is missing.
         """
+        return tuple(
+            Aggregate(AggregateEntry.model_validate_json(entry), self._blob("exchanges", "body", row))
+            for entry, row in self._entries(run, first, last)
+        )
+
+    def _entries(self, run: str, first: int, last: int) -> list[tuple[str, int]]:
+        """Entry and row of each."""
         query = "SELECT entry, rowid FROM exchanges WHERE run = ? AND entry IS NOT NULL AND round BETWEEN ? AND ? "
         rows = self._rows(query + "ORDER BY round", (run, first, last))
         if len(rows) != max(0, last - first + 1):
             raise StoreError(f"{self.path}: holds {len(rows)} of the rounds {first} to {last}; restore a backup")
-        return tuple(
-            Aggregate(AggregateEntry.model_validate_json(entry), self._blob("exchanges", "body", row))
-            for entry, row in rows
-        )
+        return [(entry, row) for entry, row in rows]

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from common.errors import FedwardError
+from common.pages import PAGE_MAGIC
 from common.records import REPLY, REQUEST, frame_to_record, record_to_frame
 
 Answer = Callable[[bytes], bytes]
@@ -31,7 +32,7 @@ class Node:
 class InProcessGrid(Grid):
     """Answers as the hospitals' relays would; `sites` are the connected ones.
 
-    A message is answered when it is pulled for. `slow` holds names whose answers are not there yet; `sent` keeps name,
+    A message is answered when it is pulled for; a page, which nobody pulls for, when it is pushed. `slow` holds names whose answers are not there yet; `sent` keeps name,
     group and size of every request.
     """
 
@@ -55,6 +56,8 @@ class InProcessGrid(Grid):
             frame = record_to_frame(message.content, REQUEST)
             self.sent.append((name, message.metadata.group_id, len(frame)))
             self.waiting[message.object_id] = (name, message)
+            if frame.startswith(PAGE_MAGIC):
+                self._reply(*self.waiting.pop(message.object_id))
             identifiers.append(message.object_id)
         return identifiers
 
