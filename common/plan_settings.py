@@ -150,7 +150,7 @@ class CohortSettings(Settings):
         "until it has gained no round for `patience_s` (server file)",
     )
     page_kib: int = Field(
-        default=8192,
+        default=4096,
         ge=16,
         le=65_536,
         description="KiB; a message with a longer body goes in pages of this length, each a message of its own",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Protocol
+from pathlib import Path
+from typing import IO, Protocol
 
+from common.errors import StoreError
 from common.masked_sum import Records
 from common.transcript import MerkleTree, path_bytes
 from common.verdicts import record_with_path
@@ -59,6 +62,24 @@ class StoredBody:
         """See `Body`."""
         with self.open() as read:
             return bytes(read(start, stop))
+
+
+@dataclass(frozen=True, slots=True)
+class FileBody:
+    """One that lies in an open file.
+
+    Args:
+        size_bytes: Its length.
+        file: Holds it from its start.
+    """
+
+    size_bytes: int
+    file: IO[bytes]
+
+    def read(self, start: int, stop: int) -> bytes:
+        """See `Body`."""
+        self.file.seek(start)
+        return self.file.read(stop - start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +146,20 @@ class RecordsBody:
                 for chunk in self._own[first : last + 1]
             )
         return whole[start - before : stop - before]
+
+
+@contextmanager
+def spooled(folder: Path) -> Iterator[IO[bytes]]:
+    """A file without a name, for what is too large for the memory; it is gone at the end.
+
+    Raises:
+        StoreError: If the disk refuses.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            yield file
+    except OSError as error:
+        raise StoreError(f"{folder}: the disk refuses ({error.strerror}); free disk space") from error
 
 
 def pieces_of(body: Body) -> Iterator[bytes]:

@@ -69,14 +69,14 @@ class Sent:
 
 
 class FollowUp(NamedTuple):
-    """A frame that goes to the same hospital; `page` is the number of the page that answers it.
+    """A frame that goes to the same hospital, with the page behind it; `answer` is the page that it asks for.
 
-    Of one that is not `awaited` the answer says nothing.
+    The answer to one that brings a page says nothing, and is not awaited.
     """
 
     frame: bytes
-    page: int | None
-    awaited: bool
+    page: bytes = b""
+    answer: int | None = None
 
 
 class LongMessages:
@@ -192,15 +192,10 @@ class Conversation:
         if self.sent.content is None:
             return
         for index in missing:
-            page = self.sent.content.read(*outline.place(index, self.long.page_bytes))
-            name = PageName(outline=outline.digest, index=index)
-            frame = encode_signed(PAGE_MAGIC, name, self.long.sign, page)
-            del page
-            follow_up = [FollowUp(frame, None, awaited=False)]
-            del frame
+            frame = encode_signed(PAGE_MAGIC, PageName(outline=outline.digest, index=index), self.long.sign)
             # Whoever takes it holds the only copy.
-            yield follow_up.pop()
-        yield FollowUp(encode_signed(LONG_REQUEST_MAGIC, outline, self.long.sign), None, awaited=True)
+            yield FollowUp(frame, self.sent.content.read(*outline.place(index, self.long.page_bytes)))
+        yield FollowUp(encode_signed(LONG_REQUEST_MAGIC, outline, self.long.sign))
 
     def _fetch(self, answer: bytes) -> Iterator[FollowUp]:
         """Ask for all pages of a long reply."""
@@ -219,7 +214,7 @@ class Conversation:
         except OSError as error:
             raise self._refused(error) from error
         names = (PageName(outline=outline.digest, index=index) for index in sorted(self._pages))
-        return (FollowUp(encode_signed(FETCH_MAGIC, name, self.long.sign), name.index, awaited=True) for name in names)
+        return (FollowUp(encode_signed(FETCH_MAGIC, name, self.long.sign), answer=name.index) for name in names)
 
     def _take(self, page: bytes, index: int) -> memoryview | Iterator[FollowUp]:
         outline, file = self._coming, self._file
@@ -235,10 +230,10 @@ class Conversation:
             file.flush()
             # As much of it is in memory as is looked at; it is gone with the last view of it.
             whole = memoryview(mmap.mmap(file.fileno(), outline.size_bytes, prot=mmap.PROT_READ))
-            self.close()
-            return whole
         except OSError as error:
             raise self._refused(error) from error
+        self.close()
+        return whole
 
     def _refused(self, error: OSError) -> StoreError:
         return StoreError(f"{self.long.folder}: the disk refuses a reply ({error.strerror}); free disk space")

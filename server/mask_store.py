@@ -17,6 +17,7 @@ from common.mask_messages import FullAdvert
 from common.masked_sum import Records
 from common.messages import SignedManifest, Transcript
 from common.wire import header_bytes
+from server.bodies import PIECE_BYTES
 from server.database import Database
 from server.masked_round import Opening
 
@@ -100,7 +101,9 @@ class MaskStore(Database):
         with self._transaction():
             row = (self._run, round_number, attempt, hospital, len(body))
             query = "INSERT OR REPLACE INTO uploads VALUES (?, ?, ?, ?, zeroblob(?))"
-            self._write_blob("uploads", "body", self._connection.execute(query, row).lastrowid, body)
+            added = self._connection.execute(query, row).lastrowid
+            pieces = (body[start : start + PIECE_BYTES] for start in range(0, len(body), PIECE_BYTES))
+            self._write_blob("uploads", "body", added, pieces)
 
     def upload(self, round_number: int, attempt: int, *, hospital: str) -> bytes:
         """An upload that was kept."""

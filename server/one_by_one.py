@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,12 +18,13 @@ from flwr.serverapp import Grid
 from common.errors import MalformedMessage, PeerError
 from common.messages import KEY_KINDS, Kind
 from common.pages import request_bytes
-from common.records import REPLY, REQUEST, frame_to_record, record_to_frame
+from common.records import REPLY, REQUEST, frame_to_record, page_to_record, record_to_frame
 from common.wire import body_start
 from server.ask import Attempt
 from server.exchange import NODE_UNAVAILABLE, NodeError
 from server.long_messages import Conversation, FollowUp, LongMessages
 from server.progress import ProgressFile
+from server.pull import Pull
 
 log = logging.getLogger(__name__)
 
@@ -103,36 +103,6 @@ def take_replies(attempt: Attempt, replies: Iterable[Answer], progress: Progress
         progress.record(outcome, step.round)
 
 
-class _Pull:
-    """One look for a reply.
-
-    Once a hospital has begun to send, Flower's own call returns only when the last byte is there: hours later, if the
-    hospital's line is slow or was cut. So it has a thread, which nobody needs to wait for.
-    """
-
-    def __init__(self, grid: Grid, identifier: str) -> None:
-        self._grid, self._identifier = grid, identifier
-        self._replies: list[Message] = []
-        self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-
-    def replies(self, *, wait_s: float) -> list[Message] | None:
-        """The reply, or nothing if there is none yet; None if it has begun to arrive and is not all there."""
-        self._thread.join(wait_s)
-        if self._thread.is_alive():
-            return None
-        if self._failure is not None:
-            raise self._failure
-        return self._replies
-
-    def _look(self) -> None:
-        try:
-            self._replies = list(self._grid.pull_messages([self._identifier]))
-        except Exception as error:  # noqa: BLE001 -- raised again where the reply is asked for
-            self._failure = error
-
-
 @dataclass(slots=True)
 class _Exchange:
     """One request under way: its first message, what is awaited, and, if anything of it may be long, what was said.
@@ -156,7 +126,7 @@ class OneByOneGrid:
 
     def __init__(self, grid: Grid, long: LongMessages | None = None) -> None:
         self._grid, self._long = grid, long
-        self._arriving: dict[str, _Pull] = {}
+        self._arriving: dict[str, Pull] = {}
         self._under_way: dict[str, _Exchange] = {}
         self._names: dict[int, str] = {}
 
@@ -288,23 +258,23 @@ class OneByOneGrid:
 
     def _follow_up(self, exchange: _Exchange, follow_up: FollowUp) -> bool:
         """Send a frame to the same node; whether Flower took it."""
-        first, (frame, page, awaited) = exchange.first, follow_up
+        first = exchange.first
         message = Message(
-            frame_to_record(frame, REQUEST, shared_from=body_start(frame)),
+            page_to_record(follow_up.frame, follow_up.page, REQUEST),
             dst_node_id=first.dst_node_id,
             message_type=MessageType.QUERY,
             ttl=first.ttl,
             group_id=first.group_id,
         )
         identifiers = [identifier for identifier in self._grid.push_messages([message]) if identifier]
-        if awaited:
-            exchange.awaited |= dict.fromkeys(identifiers, page)
+        if not follow_up.page:
+            exchange.awaited |= dict.fromkeys(identifiers, follow_up.answer)
         return bool(identifiers)
 
     def _pull(self, identifier: str, *, wait_s: float) -> list[Message]:
         """Look for a reply; one that is arriving is waited for once, and then only looked at."""
         known = self._arriving.pop(identifier, None)
-        pull = known or _Pull(self._grid, identifier)
+        pull = known or Pull(self._grid, identifier)
         replies = pull.replies(wait_s=0.0 if known else wait_s)
         if replies is None:
             self._arriving[identifier] = pull

@@ -11,8 +11,8 @@ from typing import Literal
 from common.errors import ConfigError, StoreError
 from common.messages import AggregateEntry, Kind
 from common.wire import header_bytes
-from server.aggregate import Aggregate
-from server.bodies import StoredBody
+from server.aggregate import Aggregate, MadeSum
+from server.bodies import StoredBody, pieces_of
 from server.key_store import KEY_SCHEMA, KeyStore
 
 RunState = Literal["running", "finished", "stopped"]
@@ -114,7 +114,7 @@ class Store(KeyStore):
         with self._transaction():
             self._connection.execute("UPDATE runs SET state = ?, reason = ? WHERE run = ?", (state, reason, run))
 
-    def save(self, run: str, exchange: Exchange, aggregate: Aggregate | None) -> None:
+    def save(self, run: str, exchange: Exchange, aggregate: Aggregate | MadeSum | None) -> None:
         """Record an exchange and its aggregate in one transaction; it is on the disk when this returns.
 
         Raises:
@@ -122,14 +122,14 @@ class Store(KeyStore):
         """
         outcomes = json.dumps([asdict(outcome) for outcome in exchange.outcomes])
         entry = header_bytes(aggregate.entry).decode() if aggregate else None
-        size = len(aggregate.body) if aggregate else None
+        size = aggregate.content.size_bytes if aggregate else None
         row = (run, exchange.round, exchange.attempt, exchange.kind, exchange.seconds, outcomes, entry, size)
         with self._transaction():
             # An attempt of a run that was interrupted may be asked for again.
             query = "INSERT OR REPLACE INTO exchanges VALUES (?, ?, ?, ?, ?, ?, ?, zeroblob(?))"
             added = self._connection.execute(query, row).lastrowid
-            if aggregate and aggregate.body:
-                self._write_blob("exchanges", "body", added, aggregate.body)
+            if aggregate and size:
+                self._write_blob("exchanges", "body", added, pieces_of(aggregate.content))
 
     def run(self, run: str) -> Run | None:
         """One run, or None."""

@@ -32,8 +32,8 @@ class Node:
 class InProcessGrid(Grid):
     """Answers as the hospitals' relays would; `sites` are the connected ones.
 
-    A message is answered when it is pulled for; a page, which nobody pulls for, when it is pushed. `slow` holds names whose answers are not there yet; `sent` keeps name,
-    group and size of every request.
+    A message is answered when it is pulled for; a page, which nobody pulls for, when it is pushed. `slow` holds names
+    whose answers are not there yet; `sent` keeps name, group and size of every request.
     """
 
     sites: dict[str, Answer]

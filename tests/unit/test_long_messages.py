@@ -321,10 +321,10 @@ def test_a_long_request_and_a_long_reply_take_the_memory_of_a_few_pages(tmp_path
         wanted = Wanted.of(sent.outline, range(41))
         follow_ups = talk.hear(encode_signed(WANTED_MAGIC, wanted, party.sites.identities[LIAR].sign), None)
         assert not isinstance(follow_ups, bytes | memoryview)
-        assert sum(len(one.frame) for one in follow_ups) > len(whole)
+        assert sum(len(one.page) for one in follow_ups) > len(whole)
         fetches = talk.hear(announced, None)
         assert not isinstance(fetches, bytes | memoryview)
-        pages = [one.page for one in fetches]
+        pages = [one.answer for one in fetches]
         for page in pages:
             assert page is not None
             reply = talk.hear(bytes(whole[page * page_bytes : (page + 1) * page_bytes]), page)
@@ -346,7 +346,7 @@ def test_a_reply_is_no_longer_than_what_was_asked_for_can_be(tmp_path: Path) -> 
     talk = party.conversation()
     follow_ups = talk.hear(party.outline(bytes(most)), None)
     assert not isinstance(follow_ups, bytes | memoryview)
-    assert [one.page for one in follow_ups] == list(range(-(-most // (PAGE_KIB << 10))))
+    assert [one.answer for one in follow_ups] == list(range(-(-most // (PAGE_KIB << 10))))
     talk.close()
 
 
