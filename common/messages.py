@@ -218,13 +218,14 @@ def encode_request(request: Request, body: bytes, sign: Callable[[bytes], bytes]
 
 
 def decode_request(data: bytes | memoryview, coordinator_hex: str) -> SignedRequest:
-    """Parse a request and verify the coordinator's signature and the body's digest; the body of a view is a view.
+    """Parse a request and verify the coordinator's signature and the body's digest; the body is a view of the frame.
 
     Raises:
         MalformedMessage: If it is no canonical frame, or the body is another one.
         BadSignature: If the coordinator of the plan did not sign it.
     """
-    header, signature, body = unframe(REQUEST_MAGIC, data, most_header_bytes=MAX_REQUEST_HEADER_BYTES)
+    # A view: of a body there is one copy, however large it is.
+    header, signature, body = unframe(REQUEST_MAGIC, memoryview(data), most_header_bytes=MAX_REQUEST_HEADER_BYTES)
     verify(coordinator_hex, signature, signed_bytes(REQUEST_MAGIC, header))
     request = parse_header(header, Request)
     if hashlib.sha256(body).hexdigest() != request.body_sha256:

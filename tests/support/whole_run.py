@@ -145,13 +145,14 @@ def trivial_run(  # noqa: PLR0913 -- keyword-only from the third on
     attempts: int = 2,
     trainable_parameters: int = 5000,
     page_kib: int = 8192,
+    round_timeout_s: float = 2.0,
 ) -> WholeRun:
-    """A run of hospitals without data, whose signatures, masks and checks are real; an answer is due in two seconds."""
+    """A run of hospitals without data, whose signatures, masks and checks are real; absent ones are waited for briefly."""
     files = Federation(
         folder,
         names,
         rounds=rounds,
-        round_timeout_s=2.0,
+        round_timeout_s=round_timeout_s,
         attempts=attempts,
         trainable_parameters=trainable_parameters,
         verification=verification,

@@ -50,7 +50,9 @@ REST_BYTES = 512
 
 def make_run(folder: Path, verification: str = "full", *, page_kib: int = PAGE_KIB) -> WholeRun:
     """Five hospitals, four of them needed, whose uploads take 22 kB."""
-    return trivial_run(folder, NAMES, rounds=ROUNDS, verification=verification, page_kib=page_kib)
+    return trivial_run(
+        folder, NAMES, rounds=ROUNDS, verification=verification, page_kib=page_kib, round_timeout_s=120.0
+    )
 
 
 @pytest.fixture
