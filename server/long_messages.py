@@ -148,6 +148,11 @@ class Conversation:
     _pages: set[int] = field(default_factory=set)
     _file: IO[bytes] | None = None
 
+    @property
+    def is_long(self) -> bool:
+        """Whether pages go in either direction."""
+        return self.sent.outline is not None or self._coming is not None
+
     def hear(self, answer: bytes, page: int | None) -> bytes | memoryview | Iterator[FollowUp]:
         """Take an answer.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -107,13 +107,14 @@ def take_replies(attempt: Attempt, replies: Iterable[Answer], progress: Progress
 class _Exchange:
     """One request under way: its first message, what is awaited, and, if anything of it may be long, what was said.
 
-    `awaited` are Flower's ids of messages, with the number of the page that each brings.
+    `awaited` are Flower's ids of messages, with the number of the page that each brings; `answer` is kept for who asks.
     """
 
     identifier: str
     first: Metadata
     awaited: dict[str, int | None]
     conversation: Conversation | None
+    answer: bytes | memoryview | NodeError | None = None
 
 
 class OneByOneGrid:
@@ -184,10 +185,11 @@ class OneByOneGrid:
         """The answer to a message, if it has come."""
         exchange = self._under_way[identifier]
         for _ in tuple(exchange.awaited):
-            _, answer = self._look(exchange, wait_s=PATIENCE_S)
-            if answer is not None:
-                return answer
-        return None
+            if exchange.answer is None:
+                _, exchange.answer = self._look(exchange, wait_s=PATIENCE_S)
+        if exchange.answer is not None:
+            self.forget(identifier)
+        return exchange.answer
 
     def forget(self, identifier: str) -> None:
         """Wait no more for the answer to a message."""
@@ -212,15 +214,27 @@ class OneByOneGrid:
             left_s = min(PATIENCE_S, deadline() - time.monotonic())
             came, answer = self._look(self._under_way[candidate], wait_s=max(0.0, left_s))
             if answer is not None:
+                self.forget(candidate)
                 found = [Answer(candidate, answer)]
                 del answer
                 # Whoever takes it holds the only copy.
                 yield found.pop()
             else:
                 pending.append(candidate)
+                came = self._serve(exclude=pending) or came
                 time.sleep(0.0 if came else POLL_S)
         for late in pending:
             self.forget(late)
+
+    def _serve(self, *, exclude: Collection[str]) -> bool:
+        """Go on with long messages that somebody asks about later; whether anything came."""
+        others = [one for name, one in self._under_way.items() if name not in exclude and one.answer is None]
+        came = False
+        for exchange in others:
+            if exchange.conversation is not None and exchange.conversation.is_long:
+                one, exchange.answer = self._look(exchange, wait_s=0.0)
+                came |= one
+        return came
 
     def _look(self, exchange: _Exchange, *, wait_s: float) -> tuple[bool, bytes | memoryview | NodeError | None]:
         """Look for the next message of an exchange: whether one came, and the whole answer once it is there."""
@@ -234,8 +248,6 @@ class OneByOneGrid:
         answer: bytes | memoryview | NodeError | None = came
         if isinstance(came, bytes) and exchange.conversation is not None:
             answer = self._continue(exchange, exchange.conversation, came, page)
-        if answer is not None:
-            self.forget(exchange.identifier)
         return True, answer
 
     def _continue(

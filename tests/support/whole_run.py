@@ -147,7 +147,7 @@ def trivial_run(  # noqa: PLR0913 -- keyword-only from the third on
     page_kib: int = 8192,
     round_timeout_s: float = 2.0,
 ) -> WholeRun:
-    """A run of hospitals without data, whose signatures, masks and checks are real; absent ones are waited for briefly."""
+    """A run of hospitals without data, whose signatures, masks and checks are real; none is waited for long."""
     files = Federation(
         folder,
         names,
