@@ -143,14 +143,22 @@ def _compose(
 
 
 @lru_cache(maxsize=256)
-def solve_sigma(*, epsilon: float, delta: float, q: float, steps: int) -> float:
+def solve_sigma(*, epsilon: float, delta: float, q: float, steps: int, others: tuple[PrivacyEvent, ...] = ()) -> float:
     """Smallest sigma whose `steps` steps at rate `q` stay within (epsilon, delta), to 1e-4 relative.
 
+    Args:
+        epsilon: The budget.
+        delta: At which it is counted.
+        q: Probability that a unit takes part in a step.
+        steps: How many.
+        others: What the budget must pay for besides.
+
     Raises:
-        PlanError: If epsilon <= 0, delta is not in [1e-12, 1), q is not in [1e-3, 1] or steps < 1.
+        PlanError: If epsilon <= 0, delta is not in [1e-12, 1), q is not in [1e-3, 1] or steps < 1, or if the others
+            leave nothing.
 
     Guarantees:
-        `epsilon_of([PrivacyEvent(q, sigma, steps)], delta) <= epsilon`.
+        `epsilon_of([*others, PrivacyEvent(q, sigma, steps)], delta) <= epsilon`.
     """
     if not 0 < epsilon < math.inf:
         raise PlanError(f"privacy.epsilon: seen {epsilon:g}; epsilon > 0 is allowed; set a finite budget")
@@ -166,12 +174,15 @@ def solve_sigma(*, epsilon: float, delta: float, q: float, steps: int) -> float:
         )
     if steps < 1:
         raise PlanError(f"training.rounds and local_steps: seen {steps} steps in all; at least one is allowed")
-    mu = 1 / _gaussian_sigma(epsilon, delta)
+    left = 1 / gaussian_sigma(epsilon, delta) ** 2 - sum(event.steps / event.sigma**2 for event in others)
+    if left <= 0 or epsilon_of(others, delta) >= epsilon:
+        raise PlanError(f"privacy: seen epsilon {epsilon:g}, which other rounds spend alone; lower privacy.mean_share")
+    mu = math.sqrt(left)
     # Central limit of the Poisson-sampled Gaussian (Bu et al., 2019, arXiv:1911.11607): only a first guess.
     guess = math.sqrt(steps) / mu if q == 1 else 1 / math.sqrt(math.log1p(mu**2 / (q**2 * steps)))
 
     def log_ratio(log_sigma: float) -> float:
-        spent = epsilon_of([PrivacyEvent(q, math.exp(log_sigma), steps)], delta)
+        spent = epsilon_of([*others, PrivacyEvent(q, math.exp(log_sigma), steps)], delta)
         return math.log(max(spent, epsilon * 1e-9) / epsilon)
 
     return _smallest(log_ratio, guess)
@@ -194,7 +205,7 @@ def _smallest(log_ratio: Callable[[float], float], guess: float) -> float:
     return math.exp(high)
 
 
-def _gaussian_sigma(epsilon: float, delta: float) -> float:
+def gaussian_sigma(epsilon: float, delta: float) -> float:
     """Sigma of one Gaussian mechanism of sensitivity 1, to 1e-9 (Balle and Wang, 2018, arXiv:1805.06530, theorem 8)."""
     low, high = 1e-6, 1e6
     while high > low * (1 + 1e-9):

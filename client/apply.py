@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from client.encode import DecodedSum, decode_sum_of_updates
 from client.encrypt import SecretKey
 from client.refused import RefusedAggregates
-from client.state import RunState, advance
+from client.state import RunState, advance, learn_mean
 from client.verify import Expectation, VerifiedAggregate, verify_aggregate
 from common.errors import DecryptionError, WeightMismatch
 from common.grid import Grid
@@ -77,14 +77,19 @@ def apply_aggregate(  # noqa: PLR0913 -- a sum, and the three that judge it
         # Each refusal tells the coordinator something about the key's noise: it is counted before it is told.
         opener.refused.add(root)
         raise
-    after = advance(
-        state,
-        decoded.mean_update,
-        root=root,
-        trains=entry.round <= plan.training.rounds,
-        optimiser=plan.training.server_optimiser,
-    )
+    after = _moved(state, decoded.mean_update, plan, root=root, round_number=entry.round)
     return AppliedAggregate(after, verified.contributors, decoded.slots)
+
+
+def _moved(state: RunState, mean_update: NDArray[np.float64], plan: Plan, *, root: str, round_number: int) -> RunState:
+    kind, training = plan.kind_of(round_number), plan.training
+    if kind == "stat":
+        # Features travel with the norm of a clipped gradient: one bound holds for the sums of all rounds.
+        return learn_mean(state, mean_update[: plan.statistics] / plan.privacy.clip, root=root)
+    if plan.privacy.mode == "distributed":
+        # What came is the mean over all units of clipped gradients, of which one batch holds a part q.
+        mean_update = mean_update * (-training.learning_rate / training.sample_rate)
+    return advance(state, mean_update, root=root, trains=kind == "train", optimiser=training.server_optimiser)
 
 
 def _open(verified: VerifiedAggregate, plan: Plan, *, key: SecretKey, grid: Grid) -> DecodedSum:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from common.errors import WrongPlan, WrongRound
-from common.messages import KEY_KINDS, Request
+from common.messages import KEY_KINDS, UPLOAD_KINDS, Request
 from common.plan import Plan
 
 
@@ -18,20 +18,20 @@ def check_asked(request: Request, plan: Plan, hospital: str) -> None:
         raise WrongPlan(f"a request for {request.hospital} came to {hospital}; refuse it")
     if request.plan != plan.digest:
         raise WrongPlan(f"a request for plan {request.plan[:16]}…; this site approved {plan.digest[:16]}…; refuse it")
+    is_a_round = plan.first_round <= request.round <= plan.last_round
     allowed = {
         **dict.fromkeys(KEY_KINDS, request.round == 0 and not request.aggregates),
         "hello": request.round == 0,
         "checkpoint": request.round == 0 and not request.aggregates,
         "restore": request.round == 0 and not request.aggregates and plan.agreed.continues is not None,
-        "keys": plan.first_round <= request.round <= plan.last_round,
-        "unmask": plan.first_round <= request.round <= plan.last_round and not request.aggregates,
+        "keys": is_a_round,
+        "unmask": is_a_round and not request.aggregates,
         "verify": plan.verification == "sampled" and plan.first_round < request.round <= plan.last_round + 1,
-        "train": plan.first_round <= request.round <= plan.training.rounds,
-        "eval": plan.training.rounds < request.round <= plan.last_round,
+        **{kind: is_a_round and plan.kind_of(request.round) == kind for kind in UPLOAD_KINDS},
         "finish": request.round == plan.last_round + 1,
     }
     if not allowed[request.kind] or request.attempt >= plan.cohort.attempts:
         raise WrongRound(
             f"seen {request.kind} for round {request.round} attempt {request.attempt}; the plan has "
-            f"{plan.training.rounds} rounds of at most {plan.cohort.attempts} attempts; refuse it"
+            f"{plan.last_round} rounds of at most {plan.cohort.attempts} attempts; refuse it"
         )

@@ -65,7 +65,7 @@ def make_checkpoint(state: RunState, request: Request, member: Member, *, tag_ke
         tag_key: Key of the state tags of the request's epoch.
     """
     key, nonce = secrets.token_bytes(_KEY_BYTES), secrets.token_bytes(_NONCE_BYTES)
-    vectors = (state.optimiser.parameters, state.optimiser.velocity)
+    vectors = (state.optimiser.parameters, state.optimiser.velocity, state.feature_mean)
     body = nonce + AESGCM(key).encrypt(nonce, b"".join(v.astype("<f8").tobytes() for v in vectors), None)
     me = member.hospital
 
@@ -129,10 +129,11 @@ def _open(checkpoint: Checkpoint, body: bytes, member: Member) -> RunState:
         raise CheckpointRefused(
             f"the checkpoint of {checkpoint.hospital} does not open with this hospital's box key; refuse it"
         ) from error
-    if len(content) != 2 * size * _WORD_BYTES:
+    if len(content) != (2 * size + member.plan.statistics) * _WORD_BYTES:
         raise CheckpointRefused(f"the checkpoint of {checkpoint.hospital} is no model of this plan; refuse it")
     vectors = np.frombuffer(content, dtype="<f8").astype(np.float64)
-    return RunState(checkpoint.applied, OptimiserState(vectors[:size].copy(), vectors[size:].copy()))
+    parameters, velocity, feature_mean = (part.copy() for part in np.split(vectors, [size, 2 * size]))
+    return RunState(checkpoint.applied, OptimiserState(parameters, velocity), feature_mean)
 
 
 def _vouching(survivors: Sequence[SignedManifest], checkpoint: Checkpoint, *, tag: str, member: Member) -> int:

@@ -16,6 +16,7 @@ from client.approval import approved_plans
 from client.doctor import doctor
 from client.gateway import fork_server_socket, gateway_children
 from client.key_commands import PassphraseFile, approve, keygen
+from client.ledger_commands import app as ledger_app
 from client.site_health import site_health
 from client.unlock import UNLOCK_DESCRIPTOR, find_unlock, in_memory
 from client.vault import Vault
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.command()(keygen)
 app.command()(approve)
 app.command()(doctor)
+app.add_typer(ledger_app, name="ledger")
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="This hospital's site file, as written by `fedward-client approve`.")
 ]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.accountant import PrivacyEvent
-from client.encode import encode_update
+from client.encode import encode_steps
 from client.evaluate import noisy_counts
 from client.ledger import Ledger
 from client.ledger_entry import Charge
+from client.mechanism import Learning, Mechanism
 from client.policy import counts_leave, fit_slots
 from client.state import RunState
 from client.storage import RunStorage
@@ -21,34 +21,18 @@ from common.errors import BudgetExceeded, LedgerError
 from common.grid import Grid
 from common.messages import Request
 from common.plan import Plan
+from common.plan_content import RoundKind
 from common.site_config import SitePrivacy
 
 log = logging.getLogger(__name__)
-
-
-class Learning(Protocol):
-    """What a round needs of data and model; see `client.learner`."""
-
-    initial: NDArray[np.float64]
-    training_units: int
-    held_out_units: int
-
-    def event(self, sigma: float) -> PrivacyEvent:
-        """What one call of `train` costs."""
-
-    def train(self, parameters: NDArray[np.float64], *, sigma: float) -> NDArray[np.float64]:
-        """One round of DP-SGD; the parameter difference, float64, shape (d,)."""
-
-    def confusion(self, parameters: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Counts on held-out units, true class by predicted class, shape (classes, classes)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contributor:
     """A hospital's means to make updates, fixed for the life of the site service.
 
-    `sigma` is the noise multiplier of training, `counts_sigma` the noise of `final-dp` counts in units of one count,
-    `units_digest` the keyed digest of the set of training units that the ledger records.
+    `mechanism` makes what is released of training units, `counts_sigma` is the noise of `final-dp` counts in units of
+    one count, `units_digest` the keyed digest of the set of units that the ledger records.
     """
 
     plan: Plan
@@ -56,10 +40,14 @@ class Contributor:
     policy: SitePrivacy
     learner: Learning
     ledger: Ledger
-    grid: Grid
-    sigma: float
+    mechanism: Mechanism
     counts_sigma: float
     units_digest: str
+
+    @property
+    def grid(self) -> Grid:
+        """The plan's grid."""
+        return self.mechanism.grid
 
     def spent(self) -> float:
         """Epsilon that this source has spent, at the plan's delta for this hospital."""
@@ -68,21 +56,9 @@ class Contributor:
 
     def check_budget(self, run: str, round_number: int) -> None:
         """Raise BudgetExceeded if the cap leaves no room for a round; the closing `eval` can go without a charge."""
-        if round_number > self.plan.training.rounds:
-            return
-        self.ledger.check(
-            Charge(
-                run=run,
-                round_number=round_number,
-                kind="train",
-                plan_hash=self.plan.digest,
-                units_digest=self.units_digest,
-                held_out_rule=self.plan.held_out_rule,
-                event=self.learner.event(self.sigma),
-                clip=self.plan.privacy.clip,
-                mode="local",
-            )
-        )
+        kind = self.plan.kind_of(round_number)
+        if kind != "eval":
+            self.ledger.check(self._charge(kind, run, round_number=round_number))
 
     def make_integers(self, request: Request, state: RunState, *, storage: RunStorage) -> NDArray[np.int64]:
         """Charge, then train or count, then encode.
@@ -106,18 +82,17 @@ class Contributor:
             At most one set of integers per charge ever leaves: the start is on disk before the charge, the integers
             are on disk before they are encrypted. A charge without either note means that notes were lost.
         """
-        plan = self.plan
-        update = np.zeros(plan.agreed.trainable_parameters)
-        counts = bool(plan.metric_slots) and counts_leave(self.policy, request.kind)
-        if request.kind == "train":
-            self._charge_once("train", request, storage=storage)
-            update = self.learner.train(state.optimiser.parameters, sigma=self.sigma)
+        plan, kind = self.plan, self.plan.kind_of(request.round)
+        steps = np.zeros(plan.agreed.trainable_parameters, dtype=np.int64)
+        counts = bool(plan.metric_slots) and counts_leave(self.policy, kind)
+        if kind != "eval":
+            self._charge_once(kind, request, storage=storage)
+            steps = self.mechanism.release(kind, state)
         elif counts and self.policy.metrics == "final-dp":
             counts = self._may_count(request, storage)
-        member = plan.roster[plan.agreed.position(self.hospital)]
-        return encode_update(
-            update,
-            declared_size=member.declared_units,
+        return encode_steps(
+            steps,
+            declared_size=self.mechanism.hospital.declared_units,
             slots=self._slots(state) if counts else np.zeros(plan.metric_slots, dtype=np.int64),
             grid=self.grid,
         )
@@ -130,7 +105,7 @@ class Contributor:
             return False
         return True
 
-    def _charge_once(self, kind: Literal["train", "eval"], request: Request, *, storage: RunStorage) -> None:
+    def _charge_once(self, kind: RoundKind, request: Request, *, storage: RunStorage) -> None:
         number = request.round
         standing = self.ledger.is_charged(run=request.run, round_number=number, kind=kind)
         if standing and not storage.was_started(number):
@@ -139,22 +114,43 @@ class Contributor:
                 "since a second update under one charge could leave"
             )
         storage.mark_started(number)
-        # The learner says what its training costs: what is charged and what is done come from one place.
-        counts = PrivacyEvent(q=1.0, sigma=self.counts_sigma, steps=1)
-        event = self.learner.event(self.sigma) if kind == "train" else counts
+        charge = self._charge(kind, request.run, round_number=number)
         self.ledger.charge(
-            kind=kind,
-            run=request.run,
-            round_number=request.round,
-            plan_hash=self.plan.digest,
-            event=event,
-            clip=self.plan.privacy.clip if kind == "train" else 1.0,
-            units_digest=self.units_digest,
-            held_out_rule=self.plan.held_out_rule,
+            kind=charge.kind,
+            run=charge.run,
+            round_number=charge.round_number,
+            plan_hash=charge.plan_hash,
+            event=charge.event,
+            clip=charge.clip,
+            units_digest=charge.units_digest,
+            held_out_rule=charge.held_out_rule,
+            mode=charge.mode,
+            shares=charge.shares,
         )
 
+    def _charge(self, kind: RoundKind, run: str, *, round_number: int) -> Charge:
+        """What a round costs; counts carry this hospital's own full noise in either mode."""
+        is_count = kind == "eval"
+        return Charge(
+            run=run,
+            round_number=round_number,
+            kind=kind,
+            plan_hash=self.plan.digest,
+            units_digest=self.units_digest,
+            held_out_rule=self.learner.held_out_rule,
+            event=self._event(kind),
+            clip=1.0 if is_count else self.plan.privacy.clip,
+            mode="local" if is_count else self.plan.privacy.mode,
+            shares=1 if is_count else self.mechanism.shares,
+        )
+
+    def _event(self, kind: RoundKind) -> PrivacyEvent:
+        if kind == "eval":
+            return PrivacyEvent(q=1.0, sigma=self.counts_sigma, steps=1)
+        return self.mechanism.event(kind)
+
     def _slots(self, state: RunState) -> NDArray[np.int64]:
-        counts = self.learner.confusion(state.optimiser.parameters)
+        counts = self.learner.confusion(state.optimiser.parameters, feature_mean=state.feature_mean)
         if self.policy.metrics == "final-dp":
             counts = noisy_counts(counts, sigma=self.counts_sigma)
         return fit_slots(counts, plan=self.plan, hospital=self.hospital)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from client.data import held_out, load_table
 from client.data.table import UnitName
+from common.canonical import canonical_bytes, sha256_hex
 from common.errors import DataError
 from common.plan import Plan
 
@@ -16,38 +17,67 @@ class SiteUnits:
     """The privacy units of one data folder under a plan.
 
     Attributes:
-        kind: `lesion` where index.csv names lesions, else `image`.
+        kind: `patient` where index.csv has a column of patients, `lesion` where it names lesions, else `image`.
         training: How many are trained on, >= 1.
         held_out: How many are kept for evaluation.
-        lesions: How many of all are lesions; each other one is a single image, or the images of one ISIC id.
+        named: How many of all are patients or lesions; each other one is a single image, or the images of one ISIC id.
+        patient_column: The column of patients; None where the unit is no patient.
     """
 
     kind: UnitName
     training: int
     held_out: int
-    lesions: int
+    named: int
+    patient_column: str | None
 
 
-def site_units(data: Path, plan: Plan) -> SiteUnits:
+def site_units(data: Path, plan: Plan, *, patient_column: str) -> SiteUnits:
     """Count the units of one data folder by the plan's rules; images are hashed, but not decoded.
+
+    Args:
+        data: The folder.
+        plan: The plan, or its template.
+        patient_column: As in the site file.
 
     Raises:
         DataError: If the folder is wrong, or nothing is left to train on.
     """
     settings = plan.data
-    table = load_table(data, settings.classes, on_undecodable=settings.unreadable_images, unit=plan.privacy.unit)
+    table = load_table(
+        data,
+        settings.classes,
+        on_undecodable=settings.unreadable_images,
+        unit=plan.privacy.unit,
+        patient_column=patient_column,
+    )
     units = table.unit_labels()
     aside = sum(held_out(u, salt=settings.held_out_salt, fraction=settings.held_out) for u in units)
     if aside == len(units):
         raise DataError(f"{data}: no unit is left to train on; the folder needs more images")
-    lesions = sum(unit.startswith("lesion:") for unit in units)
-    return SiteUnits(table.unit_name, len(units) - aside, aside, lesions)
+    named = sum(unit.startswith(("patient:", "lesion:")) for unit in units)
+    return SiteUnits(table.unit_name, len(units) - aside, aside, named, table.patient_column)
 
 
-def count_units(data: Path, template: Plan) -> int:
+def count_units(data: Path, template: Plan, *, patient_column: str) -> int:
     """Training units of one data folder under the plan: what its hospital declares, and its weight.
 
     Raises:
         DataError: If the folder is wrong, or nothing is left to train on.
     """
-    return site_units(data, template).training
+    return site_units(data, template, patient_column=patient_column).training
+
+
+def held_out_rule(plan: Plan, patient_column: str | None) -> str:
+    """Digest of all that decides whether a unit of this site is held out, hex: the plan's rule, and what a patient is.
+
+    Another column gives the same images other unit ids, so that some change sides: the ledger must then let both
+    accounts pay for everything, as after a change of the plan's rule.
+
+    Args:
+        plan: The plan.
+        patient_column: The column that was used; None leaves the plan's rule as it is.
+    """
+    if patient_column is None:
+        return plan.held_out_rule
+    rule = {"plan": plan.held_out_rule, "patient_column": patient_column}
+    return sha256_hex(b"fedward/held-out-patients/1", canonical_bytes(rule))

@@ -120,14 +120,19 @@ class SiteDoctor:
     def _data(self) -> Verdict:
         config, plan = self._config, self._plan
         if plan is None:
-            table = load_table(config.data, on_undecodable="skip", unit="patient")
+            table = load_table(config.data, on_undecodable="skip", unit="patient", patient_column=config.patient_column)
         else:
             table = load_table(
-                config.data, plan.data.classes, on_undecodable=plan.data.unreadable_images, unit=plan.privacy.unit
+                config.data,
+                plan.data.classes,
+                on_undecodable=plan.data.unreadable_images,
+                unit=plan.privacy.unit,
+                patient_column=config.patient_column,
             )
         units = table.unit_labels()
         per_class = ", ".join(f"{n} {c}" for c, n in zip(table.classes, table.images_per_class(), strict=True))
-        seen = f"{len(table.records)} images of {len(units)} {table.unit_name}(s): {per_class}"
+        by = f" by the column '{table.patient_column}'" if table.patient_column else ""
+        seen = f"{len(table.records)} images of {len(units)} {table.unit_name}(s){by}: {per_class}"
         if table.left_out:
             seen += "; left out: " + ", ".join(f"{n} {reason}" for reason, n in sorted(table.left_out.items()))
         if plan is None:

@@ -1,37 +1,32 @@
-"""Local training under differential privacy: Opacus' per-unit gradients, our own clipping sum, noise and sampling.
+"""Local training under differential privacy: Opacus' optimizer, with our own clipped sum, noise and sampling.
 
-What Opacus does here: per-unit gradients of any supported module (`GradSampleModule`) and the optimizer's life cycle.
-What it must not do: draw noise or batches from torch's global generator (a `manual_seed` would make them predictable),
-divide by its own expected batch size (it comes from the real number of units), or let one NaN spoil the sum.
+What Opacus does here: it says which layers can be trained (`ModuleValidator`), is the optimizer, and makes the per-unit
+gradients where hooks are the fastest way (`client.clipped_sum`). What it must not do: draw noise or batches from
+torch's global generator (a `manual_seed` would make them predictable), divide by its own expected batch size (it comes
+from the real number of units), or let one NaN spoil the sum.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus import PrivacyEngine
-from opacus.grad_sample import GradSampleModule
 from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
 
 from client.accountant import PrivacyEvent
-from client.batches import CoinSampler, Units, unit_loader
+from client.batches import CoinSampler, Inputs, UnitSampler
+from client.clipped_sum import choose_clipped_sum
 from client.grid_optimizer import MOST_UNITS, GridOptimizer, NoiseSampler
 from client.model import compute_in_full_precision, trainable_vector
 from client.noise import bernoulli, discrete_gaussian
 from common.errors import LocalProtocolError, PlanError, UnsupportedLayer
-
-# Per-unit gradients, as float64 and as integers, take about 16 bytes per parameter and unit; this bounds them.
-_GRADIENT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +97,7 @@ CSPRNG = Randomness()
 
 def train_local(  # noqa: PLR0913 -- keyword-only
     model: nn.Module,
-    x: Tensor,
+    x: Inputs,
     y: Tensor,
     *,
     settings: TrainingSettings,
@@ -114,7 +109,8 @@ def train_local(  # noqa: PLR0913 -- keyword-only
 
     Args:
         model: Its parameters are float64, and trained from where they are; no hook is left on it.
-        x: One row per unit, shape (units, ...), on the model's device, floating; converted to float64 chunk by chunk.
+        x: One row per unit, shape (units, ...), on the model's device, floating. Indexed once per batch, with the list
+            of its units, unless the model is a linear head.
         y: Class of each unit, shape (units,), int64.
         settings: See `TrainingSettings`.
         sigma: Noise standard deviation in units of the sensitivity, > 0: the one that was charged.
@@ -134,24 +130,47 @@ def train_local(  # noqa: PLR0913 -- keyword-only
         data: (epsilon, delta) as `epsilon_of([settings.event(sigma)], delta)` says, per unit, under add/remove. The
         noise is sigma times `client.grid_optimizer.sensitivity_steps`, which also pays for all rounding.
     """
-    if len(x) != len(y) or not 0 < sigma < math.inf:
-        raise LocalProtocolError(f"{len(x)} inputs, {len(y)} labels, sigma {sigma}; equal lengths and sigma > 0 needed")
+    if not 0 < sigma < math.inf:
+        raise LocalProtocolError(f"noise of sigma {sigma} is asked for; more than 0 is allowed")
+    before = trainable_vector(model)
+    optimizer = _optimizer(model, settings, sigma=sigma, noise=randomness.noise)
+    totals = gradient_totals(model, x, y, settings=settings, coins=randomness.coins)
+    for step, total in enumerate(totals, start=1):
+        optimizer.step_on(total)
+        on_step(step)
+    return trainable_vector(model) - before
+
+
+def gradient_totals(
+    model: nn.Module, x: Inputs, y: Tensor, *, settings: TrainingSettings, coins: CoinSampler
+) -> Iterator[NDArray[np.int64]]:
+    """Exact clipped sums over one batch after the other, at the model's parameters of that moment; nothing is noisy.
+
+    Args:
+        model: As `train_local` takes it; only put into train mode.
+        x: One row per unit.
+        y: Class of each unit.
+        settings: How many batches, and of which units.
+        coins: Draws them.
+
+    Yields:
+        In steps of C*2^-44, shape (parameters,), int64, in the order of `trainable_vector`.
+
+    Raises:
+        UnsupportedLayer: If a trained layer mixes units or keeps statistics of them.
+        LocalProtocolError: If the shapes or the model's type do not fit.
+    """
+    if len(x) != len(y):
+        raise LocalProtocolError(f"{len(x)} inputs and {len(y)} labels are trained on; equal numbers are needed")
     if any(p.dtype != torch.float64 for p in model.parameters()) or len(y) > MOST_UNITS:
         # What the others' gradients move when a unit comes or goes is bounded for this type and this many.
         raise LocalProtocolError(f"a model in float64 and at most {MOST_UNITS} units can be trained; seen others")
     compute_in_full_precision()
     _train_mode(model)
     refuse_unsupported_layers(model)
-    before = trainable_vector(model)
-    module, optimizer, batches = _make_private(model, Units(x, y), settings, sigma=sigma, randomness=randomness)
-    chunk = max(1, _GRADIENT_BYTES // (16 * len(before)))
-    try:
-        for step, (inputs, labels) in enumerate(batches, start=1):
-            _step(module, optimizer, inputs, labels=labels, chunk=chunk)
-            on_step(step)
-    finally:
-        module.to_standard_module()
-    return trainable_vector(model) - before
+    sums = choose_clipped_sum(model, x, y, clip=settings.clip)
+    for chosen in UnitSampler(len(y), steps=settings.steps, rate=settings.rate, coins=coins):
+        yield sums(chosen)
 
 
 def refuse_unsupported_layers(model: nn.Module) -> None:
@@ -170,56 +189,16 @@ def refuse_unsupported_layers(model: nn.Module) -> None:
         raise UnsupportedLayer(f"a trained layer is not supported by Opacus: {error}") from error
 
 
-def _make_private(
-    model: nn.Module, units: Units, settings: TrainingSettings, *, sigma: float, randomness: Randomness
-) -> tuple[GradSampleModule, GridOptimizer, DataLoader[tuple[Tensor, Tensor]]]:
+def _optimizer(model: nn.Module, settings: TrainingSettings, *, sigma: float, noise: NoiseSampler) -> GridOptimizer:
     trained = [p for p in model.parameters() if p.requires_grad]
-    sgd = torch.optim.SGD(trained, lr=settings.learning_rate, momentum=settings.momentum)
-    loader = unit_loader(units, steps=settings.steps, rate=settings.rate, coins=randomness.coins)
-    with warnings.catch_warnings():
-        # It says that Opacus' own generator is not secure; neither its noise nor its sampler is used below.
-        warnings.filterwarnings("ignore", message="Secure RNG turned off")
-        engine = PrivacyEngine(accountant="rdp")
-    module, theirs, batches = engine.make_private(
-        module=model,
-        optimizer=sgd,
-        data_loader=loader,
-        noise_multiplier=sigma,
-        max_grad_norm=settings.clip,
-        poisson_sampling=False,  # `_Batches` samples already
-        clipping="flat",
-        loss_reduction="sum",
-    )
-    ours = GridOptimizer(
-        theirs.original_optimizer,
+    return GridOptimizer(
+        torch.optim.SGD(trained, lr=settings.learning_rate, momentum=settings.momentum),
         sigma=sigma,
         clip=settings.clip,
         rate=settings.rate,
         declared_units=settings.declared_units,
-        noise=randomness.noise,
+        noise=noise,
     )
-    return module, ours, batches
-
-
-def _step(module: GradSampleModule, optimizer: GridOptimizer, inputs: Tensor, *, labels: Tensor, chunk: int) -> None:
-    """One step on one batch, in chunks that bound the memory; an empty batch is a step of pure noise."""
-    optimizer.zero_grad()
-    if len(labels) == 0:
-        for p in optimizer.params:
-            p.grad_sample = torch.zeros((0, *p.shape), dtype=p.dtype, device=p.device)
-        optimizer.step()
-        return
-    for start in range(0, len(labels), chunk):
-        stop = start + chunk
-        optimizer.signal_skip_step(do_skip=stop < len(labels))
-        # A sum, not a mean: with a mean Opacus would scale each unit's gradient by the size of its chunk.
-        # Inputs that require gradients: else torch warns at each backward hook of a first layer.
-        logits = module(inputs[start:stop].double().detach().requires_grad_())
-        loss = nn.functional.cross_entropy(logits, labels[start:stop], reduction="sum")
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if stop < len(labels):
-            optimizer.zero_grad()
 
 
 def _train_mode(model: nn.Module) -> None:

@@ -24,8 +24,8 @@ class DecodedSum:
     Args:
         weight: Sum of the survivors' declared sizes, 1 to `grid.roster_total`.
         slots: Sums of the metric slots, shape (slot_count,), int64, counts.
-        mean_update: Mean of the survivors' updates weighted by their declared sizes, shape (d,), float64, parameter
-            units.
+        mean_update: Mean of the survivors' updates weighted by their declared sizes, or, where hospitals send sums over
+            their units, the sums by unit; shape (d,), float64, in units of an update.
     """
 
     weight: int
@@ -56,23 +56,64 @@ def encode_update(
     Guarantees:
         The update that enters has an L2 norm of at most grid.update_norm_bound * (1 + 1e-14) before it is weighted.
     """
-    if update.ndim != 1 or slots.ndim != 1 or not update.size or slots.dtype != np.int64:
+    steps = weigh(update, declared_size=declared_size, grid=grid)
+    return encode_steps(steps, declared_size=declared_size, slots=slots, grid=grid)
+
+
+def weigh(update: NDArray[np.float64], *, declared_size: int, grid: Grid) -> NDArray[np.int64]:
+    """Scale an update down to the grid's norm bound, weight it and round it to the grid: post-processing, no more.
+
+    Args:
+        update: Flat parameter difference, shape (d,), d >= 1, in parameter units.
+        declared_size: n_i of this hospital, in records.
+        grid: The plan's grid.
+
+    Returns:
+        Integers on the grid, shape (d,).
+
+    Raises:
+        LocalProtocolError: If the update holds a NaN or an infinity, or is not flat.
+    """
+    _require_flat(update)
+    clipped = _scale_down(update.astype(np.float64, copy=False), grid.update_norm_bound)
+    weight = declared_size / grid.weight_total
+    steps: NDArray[np.int64] = np.rint(clipped * (weight / grid.step)).astype(np.int64)
+    return steps
+
+
+def encode_steps(
+    steps: NDArray[np.int64], *, declared_size: int, slots: NDArray[np.int64], grid: Grid
+) -> NDArray[np.int64]:
+    """Append the weight slot and the metric slots to what lies on the grid already.
+
+    Args:
+        steps: Integers on the grid, shape (d,), d >= 1.
+        declared_size: n_i of this hospital, in records, as the roster declares it.
+        slots: Metric counts, shape (slot_count,).
+        grid: The plan's grid.
+
+    Returns:
+        Integers on the grid, shape (chunks * N,); nothing is clipped or rounded.
+
+    Raises:
+        LocalProtocolError: If a shape, a type, the size or the slots are outside the plan.
+    """
+    if slots.ndim != 1 or slots.dtype != np.int64 or steps.dtype != np.int64:
         raise LocalProtocolError(
-            f"an update of shape {update.shape} with slots of shape {slots.shape} and type {slots.dtype}; both must be "
-            "flat, the update not empty, the slots int64"
+            f"slots of shape {slots.shape} and type {slots.dtype} beside integers of type {steps.dtype}; both must be "
+            "flat and int64"
         )
-    if not 1 <= declared_size <= grid.largest_weight * grid.roster_total * (1 + 1e-12):
+    _require_flat(steps)
+    if not 1 <= declared_size <= grid.largest_size:
         raise LocalProtocolError(f"declared size {declared_size} is none of the plan's, for which the grid was made")
     # In Python's integers: the absolute value of the smallest int64 would wrap.
     if sum(abs(int(slot)) for slot in slots) > grid.slot_sum_max:
         raise LocalProtocolError(f"metric slots that sum to more than the plan's {grid.slot_sum_max}")
-    clipped = _scale_down(update.astype(np.float64, copy=False), grid.update_norm_bound)
-    weight = declared_size / grid.roster_total
-    used = update.size + 1 + slots.size
+    used = steps.size + 1 + slots.size
     integers = np.zeros(chunks_for(used, grid.parameters) * grid.parameters.values_per_chunk, dtype=np.int64)
-    integers[: update.size] = np.rint(clipped * (weight / grid.step))
-    integers[update.size] = declared_size
-    integers[update.size + 1 : used] = slots
+    integers[: steps.size] = steps
+    integers[steps.size] = declared_size
+    integers[steps.size + 1 : used] = slots
     return integers
 
 
@@ -105,12 +146,17 @@ def decode_sum_of_updates(
         raise WeightMismatch(
             f"an aggregate of weight {weight}; the roster's declared sizes sum to {grid.roster_total}; refuse it"
         )
-    factor = grid.step * (grid.roster_total / weight)
+    factor = grid.step * (grid.weight_total / weight)
     return DecodedSum(
         weight=weight,
         slots=integers[parameter_count + 1 : used].copy(),
         mean_update=integers[:parameter_count].astype(np.float64) * factor,
     )
+
+
+def _require_flat(values: NDArray[np.float64] | NDArray[np.int64]) -> None:
+    if values.ndim != 1 or not values.size:
+        raise LocalProtocolError(f"an update of shape {values.shape}; it must be flat, and not empty")
 
 
 def _scale_down(update: NDArray[np.float64], norm_bound: float) -> NDArray[np.float64]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from client.storage import RunStorage
 from common.errors import EpochExpired
-from common.messages import Kind, Request
+from common.messages import UPLOAD_KINDS, Kind, Request
 from common.plan import Plan
 
-_OF_A_ROUND: frozenset[Kind] = frozenset(("keys", "train", "eval"))
+_OF_A_ROUND: frozenset[Kind] = frozenset(("keys", *UPLOAD_KINDS))
 
 
 @dataclass(frozen=True, slots=True)

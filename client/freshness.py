@@ -12,7 +12,7 @@ import secrets
 from hashlib import sha256
 
 from client.ledger import Ledger
-from client.ledger_chain import head_at
+from client.ledger_chain import Chain, head_at
 from client.member import Member
 from client.peers_seen import UPLOADING, PeersSeen
 from client.storage import RunStorage
@@ -178,13 +178,13 @@ class Freshness:
         return sent is None or decode_reply(sent, self._member.identities).signed != signed
 
 
-def ledger_name(ledger: Ledger) -> str:
+def ledger_name(ledger: Chain) -> str:
     """Which ledger it is, among those of one site: hash of source and site, hex."""
     entries = ledger.entries()
     return entries[0].previous if entries else ledger.head()
 
 
-def lacks_entry(ledger: Ledger, manifest: Manifest) -> bool:
+def lacks_entry(ledger: Chain, manifest: Manifest) -> bool:
     """Whether a manifest of this site names an entry of this ledger that is not in it."""
     if manifest.ledger != ledger_name(ledger):
         return False

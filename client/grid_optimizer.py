@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,14 +12,32 @@ from numpy.typing import NDArray
 from opacus.optimizers import DPOptimizer
 
 from client.accountant import GRID_BITS
+from client.clipped_sum import rounded_and_clipped
+from client.head_sum import FINEST_BITS
 
 NoiseSampler = Callable[[int, float], NDArray[np.int64]]
 
 
 # Units are summed on a grid this much finer than the noise's: what tips over in its roundings is next to nothing.
-_FINER_BITS = 24
+_FINER_BITS = FINEST_BITS - GRID_BITS
 # Up to here a sum of units on the finer grid fits into 63 bits, whatever they hold.
 MOST_UNITS = 1 << 18
+
+
+Steps = TypeVar("Steps", torch.Tensor, NDArray[np.int64])
+
+
+def to_noise_grid(total: Steps) -> Steps:
+    """An exact sum in steps of C*2^-44, rounded to steps of C*2^-20."""
+    return (total + (1 << (_FINER_BITS - 1))) >> _FINER_BITS
+
+
+def other_units_shift(parameters: int, units: int) -> float:
+    """What roundings may move beside a unit's own clipped gradient and the rounding to a grid, in units of C.
+
+    See `sensitivity_steps`, which explains it.
+    """
+    return max(1.0, units * math.sqrt(parameters) * 2.0**-23) * 2.0**-GRID_BITS
 
 
 def sensitivity_steps(parameters: int, units: int) -> float:
@@ -30,20 +49,23 @@ def sensitivity_steps(parameters: int, units: int) -> float:
 
     Returns:
         2^20 + sqrt(d) + max(1, n sqrt(d) 2^-23): the unit's own clipped gradient; the rounding of two sums to the grid,
-        half a step in each parameter for each; and what the other units move. Their gradients are functions of their
-        own data, but for float64's rounding, which a library may do differently for a batch of another size. Where it
-        moves each by rho*C and their roundings to C*2^-44 then tip over, all move by n (2^20 rho + sqrt(d) 2^-24)
-        steps: covered for rho up to sqrt(d) 2^-44, 4e-12 at d = 4608, and more where n is small. Also for twice the
-        declared units while rho is a tenth of that; the error of the clip factor, 1e-15, is far below.
+        half a step in each parameter for each; and what the other units move. Of `HeadSum` that is nothing, and of
+        `OneByOneSum` nothing as long as a pass over one unit gives the same bits each time. Of `HookedSum` the
+        gradients are functions of their own data but for float64's rounding, which a library may do differently for a
+        batch of another size. Where it moves each by rho*C and their roundings to C*2^-44 then tip over, all move by
+        n (2^20 rho + sqrt(d) 2^-24) steps: covered for rho up to sqrt(d) 2^-44, 4e-12 at d = 4608, and more where n is
+        small. Also for twice the declared units while rho is a tenth of that. The last term also pays for what is
+        below: the error of the clip factor, 1e-15; a gradient's own rounding to C*2^-44, sqrt(d) 2^-25 steps, or the
+        closed form's of two sums, sqrt(d) 2^-24 steps: less than a step up to 2^40 parameters.
     """
-    return 2.0**GRID_BITS + math.sqrt(parameters) + max(1.0, units * math.sqrt(parameters) * 2.0**-23)
+    return 2.0**GRID_BITS * (1 + other_units_shift(parameters, units)) + math.sqrt(parameters)
 
 
 class GridOptimizer(DPOptimizer):  # type: ignore[misc]
     """Opacus' optimizer with an exact clipped sum, discrete noise on a grid and the declared divisor.
 
-    Each unit's clipped gradient is rounded to C*2^-44 and summed in 64-bit integers: exact in any order. The sum is
-    then rounded to the noise's grid, C*2^-20, and the noise is scaled to `sensitivity_steps`.
+    The clipped sum is one of integers (`client.clipped_sum`): exact in any order. It is rounded to the noise's grid,
+    C*2^-20, and the noise is scaled to `sensitivity_steps`.
     """
 
     def __init__(  # noqa: PLR0913 -- keyword-only
@@ -60,26 +82,36 @@ class GridOptimizer(DPOptimizer):  # type: ignore[misc]
             optimizer, noise_multiplier=sigma, max_grad_norm=clip, expected_batch_size=None, loss_reduction="sum"
         )
         self._noise_sd = sigma * sensitivity_steps(sum(p.numel() for p in self.params), declared_units)
-        self._per_clip = 2.0 ** (GRID_BITS + _FINER_BITS)
         self._unit = clip * 2.0**-GRID_BITS / (rate * declared_units)
         self._noise = noise
 
+    def step_on(self, total: NDArray[np.int64]) -> None:
+        """Add the noise to a clipped sum and step.
+
+        Args:
+            total: Of `client.clipped_sum.ClippedSum`, shape (parameters,), in units of C*2^-44.
+        """
+        start = 0
+        for p in self.params:
+            p.summed_grad = torch.from_numpy(total[start : start + p.numel()]).to(p.device)
+            start += p.numel()
+        self.add_noise()
+        self.original_optimizer.step()
+        for p in self.params:
+            p.grad = p.summed_grad = None
+
     def clip_and_accumulate(self) -> None:
-        """Add each unit's gradient, clipped and rounded to the finer grid; a non-finite one counts as zero."""
-        # In place where it can be: per-unit gradients are the largest thing that a site ever holds.
-        samples = [g.flatten(1).double() for g in self.grad_samples]
-        norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in samples]).square().sum(0).sqrt()
-        finite = torch.isfinite(norms)
-        # g/C first: the quotient's norm is at most one whatever the size of C.
-        factor = self._per_clip / torch.where(finite, norms, torch.ones_like(norms)).clamp(min=self.max_grad_norm)
-        for p, g in zip(self.params, samples, strict=True):
-            g[~finite] = 0.0
-            total = g.mul_(factor[:, None]).round_().to(torch.int64).sum(0)
-            p.summed_grad = total if p.summed_grad is None else p.summed_grad + total
+        """Add each unit's gradient, clipped and rounded to the finer grid; a non-finite one counts as zero.
+
+        What `step` does with the per-unit gradients of Opacus' hooks; its own sum of floats must never be noised here.
+        """
+        rows = rounded_and_clipped([g.double() for g in self.grad_samples], clip=self.max_grad_norm)
+        total = rows.to(torch.int64).sum(0)
+        for p, part in zip(self.params, torch.split(total, [p.numel() for p in self.params]), strict=True):
+            p.summed_grad = part if p.summed_grad is None else p.summed_grad + part
 
     def add_noise(self) -> None:
         """Round to grid steps and add the noise; only then return to gradient units, divided by the declared size."""
         for p in self.params:
             noise = torch.from_numpy(self._noise(p.numel(), self._noise_sd)).to(p.device)
-            steps = (p.summed_grad + (1 << (_FINER_BITS - 1))) >> _FINER_BITS
-            p.grad = ((steps + noise).double() * self._unit).to(p.dtype).view_as(p)
+            p.grad = ((to_noise_grid(p.summed_grad) + noise).double() * self._unit).to(p.dtype).view_as(p)

@@ -20,13 +20,26 @@ from common.errors import ConfigError, DataError, OperatorError
 from common.kit import Kit, is_kit, read_kit
 from common.plan import Plan
 from common.printable import printable
-from common.site_config import SiteConfig, load_site, with_absolute_paths
+from common.site_config import AUTO_COLUMN, SiteConfig, load_site, with_absolute_paths
 
 FIRST_CHOICES = (
-    *("data", "source", "cap_epsilon", "cap_delta", "metrics", "public_data", "min_cohort", "runtime_port"),
+    *(
+        "data",
+        "patient_column",
+        "source",
+        "cap_epsilon",
+        "cap_delta",
+        "metrics",
+        "public_data",
+        "min_cohort",
+        "runtime_port",
+    ),
     "vault_key",
 )
 SiteFolder = Annotated[Path, typer.Option(help="Folder of this site: keys, ledger, state.")]
+PatientColumn = Annotated[
+    str, typer.Option(help="Column of index.csv that says whose an image is. auto: patient_id, else lesion_id.")
+]
 PassphraseFile = Annotated[
     Path | None,
     typer.Option(help="File (mode 0600) whose first line is the vault's passphrase, instead of the keyboard."),
@@ -40,13 +53,16 @@ def keygen(  # noqa: PLR0913 -- one parameter per option
     units: Annotated[
         int | None,
         typer.Option(
-            min=1, max=MOST_UNITS, help="Training units (lesions or images) to declare; or give --plan and --data."
+            min=1,
+            max=MOST_UNITS,
+            help="Training units (patients, lesions or images) to declare; or give --plan and --data.",
         ),
     ] = None,
     plan: Annotated[
         Path | None, typer.Option(help="The plan without hospitals, to count this site's training units by its rules.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="This hospital's data folder, to count in.")] = None,
+    patient_column: PatientColumn = AUTO_COLUMN,
     passphrase: Annotated[
         bool, typer.Option("--passphrase", help="Lock the vault with a passphrase instead of a key file.")
     ] = False,
@@ -58,7 +74,7 @@ def keygen(  # noqa: PLR0913 -- one parameter per option
     'vault_key' in the site file), or a passphrase. Send the card, and only the card, to the organiser.
     """
     _check_name(hospital)
-    declared = _declared(units, plan, data)
+    declared = _declared(units, plan, data, patient_column=patient_column)
     phrase: bytes | None = None
     if passphrase_file is not None:
         phrase = read_passphrase(passphrase_file)
@@ -79,11 +95,12 @@ def approve(  # noqa: PLR0913 -- one parameter per option
     site: SiteFolder = Path("site"),
     *,
     data: Annotated[Path | None, typer.Option(help="This hospital's data folder (first kit only).")] = None,
+    patient_column: PatientColumn = AUTO_COLUMN,
     cap_epsilon: Annotated[
         float | None,
         typer.Option(
-            help="Epsilon that no unit of this site (a lesion, or an image where index.csv names none) may ever pass, "
-            "over all runs (first kit only)."
+            help="Epsilon that no unit of this site (a patient, or a lesion or image where index.csv names none) may "
+            "ever pass, over all runs (first kit only)."
         ),
     ] = None,
     cap_delta: Annotated[
@@ -138,6 +155,7 @@ def approve(  # noqa: PLR0913 -- one parameter per option
             public_data=public_data,
             min_cohort=min_cohort or agreed.min_cohort,
             runtime_port=runtime_port,
+            patient_column=patient_column,
         )
         key_file = vault_key or _key_file(site)
         written = (site_file, _first_site_file(site, row.name, opened, choices=choices, key_file=key_file))
@@ -175,7 +193,7 @@ def _first_site_file(site: Path, hospital: str, kit: Kit, *, choices: SiteChoice
         sentences = str(error)
         for name in FIRST_CHOICES:
             option = "--" + name.replace("_", "-")
-            for key in (f"privacy.{name}", f"privacy: {name}", f"gateway.{name}"):
+            for key in (name, f"privacy.{name}", f"privacy: {name}", f"gateway.{name}"):
                 sentences = sentences.replace(f"{hospital}.yaml: {key}:", f"{option}:")
         raise OperatorError(sentences) from error
 
@@ -187,7 +205,7 @@ def _show(plan: Plan, config: SiteConfig, *, first: bool) -> None:
 
     units: SiteUnits | None = None
     try:
-        units = site_units(config.data, plan)
+        units = site_units(config.data, plan, patient_column=config.patient_column)
     except (DataError, PermissionError) as error:
         # Whoever approves a later plan need not have the right to the images, which the site service looks at.
         if first:
@@ -237,7 +255,7 @@ def _agree(plan: Plan, digest: str | None) -> None:
         raise OperatorError("not approved; nothing was written")
 
 
-def _declared(units: int | None, plan: Path | None, data: Path | None) -> int:
+def _declared(units: int | None, plan: Path | None, data: Path | None, *, patient_column: str) -> int:
     if units is not None and plan is None and data is None:
         return units
     if units is not None or plan is None or data is None:
@@ -245,7 +263,7 @@ def _declared(units: int | None, plan: Path | None, data: Path | None) -> int:
     # torch and the like load only where images are counted.
     from client.declare import count_units  # noqa: PLC0415
 
-    return count_units(data, load_settings(plan, Plan))
+    return count_units(data, load_settings(plan, Plan), patient_column=patient_column)
 
 
 def _check_name(hospital: str) -> None:

@@ -4,50 +4,36 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from client.accountant import PrivacyEvent
-from client.backbone import choose_compute
-from client.data import ImageTable, held_out, load_pixels, load_table
-from client.dpsgd import CSPRNG, Randomness, TrainingSettings, refuse_unsupported_layers, train_local
+from client.data import ImageTable, held_out, load_table
+from client.declare import held_out_rule
+from client.dpsgd import (
+    CSPRNG,
+    Randomness,
+    TrainingSettings,
+    gradient_totals,
+    refuse_unsupported_layers,
+    train_local,
+)
 from client.evaluate import confusion
-from client.feature_process import extract_apart
-from client.features import FeatureRecipe
 from client.grid_optimizer import MOST_UNITS
-from client.model import build_model, load_vector, one_per_unit, trainable_vector
-from client.unit_features import unit_features
-from common.errors import DataError, PlanError
+from client.model import build_model, load_vector, trainable_vector
+from client.unit_data import UnitData, load_units
+from client.unit_features import centred, row_total
+from client.unit_images import UnitImages
+from common.errors import DataError, LocalProtocolError, PlanError
 from common.plan import Plan
-from common.plan_settings import FrozenBackboneModel, SmallCnnModel
+from common.plan_settings import FrozenBackboneModel
 from common.site_config import SiteConfig
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class UnitData:
-    """One row per privacy unit, on the training device.
-
-    `x` has shape (units, ...), float32; `y` shape (units,), int64.
-    """
-
-    x: Tensor
-    y: Tensor
-    units: tuple[str, ...]
-
-    def where(self, chosen: Sequence[bool]) -> UnitData:
-        """The rows where `chosen` is true."""
-        mask = torch.tensor(list(chosen), dtype=torch.bool, device=self.x.device)
-        units = tuple(unit for unit, keep in zip(self.units, chosen, strict=True) if keep)
-        return UnitData(self.x[mask], self.y[mask], units)
 
 
 def plan_model(plan: Plan) -> nn.Module:
@@ -63,7 +49,7 @@ def _ignore(_: object) -> None:
 
 
 class Learner:
-    """Trains and counts on this site's units; see `client.contribute.Learning`."""
+    """Trains and counts on this site's units; see `client.mechanism.Learning`."""
 
     def __init__(  # noqa: PLR0913 -- keyword-only
         self,
@@ -73,6 +59,7 @@ class Learner:
         train: UnitData,
         evaluation: UnitData,
         model: nn.Module,
+        held_out_rule: str,
         randomness: Randomness = CSPRNG,
     ) -> None:
         # Now, not in the first round: a refusal after the charge would waste it.
@@ -80,6 +67,7 @@ class Learner:
         self.initial = trainable_vector(model)
         self.training_units, self.held_out_units = len(train.units), len(evaluation.units)
         self.units = (*train.units, *evaluation.units)
+        self.held_out_rule = held_out_rule
         # Training needs float64; the inputs of training stay as they are and are converted by the chunk.
         self._plan, self._model, self._train, self._evaluation = plan, model.double(), train, evaluation
         self._randomness = randomness
@@ -94,12 +82,14 @@ class Learner:
             declared_units=member.declared_units,
         )
 
-    def train(self, parameters: NDArray[np.float64], *, sigma: float) -> NDArray[np.float64]:
+    def train(
+        self, parameters: NDArray[np.float64], *, feature_mean: NDArray[np.float64], sigma: float
+    ) -> NDArray[np.float64]:
         """One round of DP-SGD from `parameters`; the parameter difference, float64, shape (d,)."""
         load_vector(self._model, parameters)
         return train_local(
             self._model,
-            self._train.x,
+            self._train.to_train(feature_mean),
             self._train.y,
             settings=self._settings,
             sigma=sigma,
@@ -107,14 +97,33 @@ class Learner:
             randomness=self._randomness,
         )
 
+    def gradient_total(
+        self, parameters: NDArray[np.float64], *, feature_mean: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        """Exact sum of clipped gradients over one batch, in steps of C*2^-44, int64, shape (d,)."""
+        load_vector(self._model, parameters)
+        x, y = self._train.to_train(feature_mean), self._train.y
+        (total,) = gradient_totals(self._model, x, y, settings=self._settings, coins=self._randomness.coins)
+        return total
+
+    def feature_total(self) -> NDArray[np.int64]:
+        """Exact sum of all units' features, in steps of 2^-44, int64, shape (k,).
+
+        Raises:
+            LocalProtocolError: If the model has no features.
+        """
+        if isinstance(self._train.x, UnitImages):
+            raise LocalProtocolError("the mean of features is asked of a model on raw images, which has none")
+        return row_total(self._train.x.double().cpu().numpy())
+
     def event(self, sigma: float) -> PrivacyEvent:
         """What one call of `train` costs."""
         return self._settings.event(sigma)
 
-    def confusion(self, parameters: NDArray[np.float64]) -> NDArray[np.int64]:
+    def confusion(self, parameters: NDArray[np.float64], *, feature_mean: NDArray[np.float64]) -> NDArray[np.int64]:
         """Counts on held-out units, true class by predicted class, shape (classes, classes)."""
         load_vector(self._model, parameters)
-        x, y = self._evaluation.x.double(), self._evaluation.y
+        x, y = centred(self._evaluation.rows_to_score(), feature_mean).double(), self._evaluation.y
         return confusion(self._model, x, y, classes=len(self._plan.data.classes))
 
 
@@ -136,7 +145,7 @@ def load_learner(
         randomness: See `client.dpsgd.Randomness`; anything but the default voids the guarantee.
 
     Returns:
-        The learner, and the name of the privacy unit (`lesion` or `image`).
+        The learner, and the name of the privacy unit (`patient`, `lesion` or `image`).
 
     Raises:
         DataError: If the data folder is wrong, or leaves no unit to train on.
@@ -146,7 +155,11 @@ def load_learner(
     if config.threads:
         torch.set_num_threads(config.threads)
     table = load_table(
-        config.data, plan.data.classes, on_undecodable=plan.data.unreadable_images, unit=plan.privacy.unit
+        config.data,
+        plan.data.classes,
+        on_undecodable=plan.data.unreadable_images,
+        unit=plan.privacy.unit,
+        patient_column=config.patient_column,
     )
     on_table(table)
     data, table = load_units(
@@ -162,7 +175,7 @@ def load_learner(
             f"{config.data}: seen {len(train.units)} {table.unit_name}(s) to train on; 1 to {MOST_UNITS} are allowed: "
             "add or remove images"
         )
-    model = plan_model(plan).to(data.x.device)
+    model = plan_model(plan).to(data.y.device)
     size = trainable_vector(model).size
     if size != plan.agreed.trainable_parameters:
         raise PlanError(
@@ -170,62 +183,15 @@ def load_learner(
             "make the plan again with this version of fedward"
         )
     learner = Learner(
-        plan, hospital=config.hospital, train=train, evaluation=evaluation, model=model, randomness=randomness
+        plan,
+        hospital=config.hospital,
+        train=train,
+        evaluation=evaluation,
+        model=model,
+        held_out_rule=held_out_rule(plan, table.patient_column),
+        randomness=randomness,
     )
     return learner, table.unit_name
-
-
-def load_units(
-    table: ImageTable,
-    plan: Plan,
-    *,
-    device: Literal["auto", "cpu", "cuda"],
-    cache: Path,
-    on_progress: Callable[[int, int], None],
-) -> tuple[UnitData, ImageTable]:
-    """Turn images into one input row per unit, as the plan's model takes them.
-
-    Args:
-        table: The images.
-        plan: The agreed plan.
-        device: Where to compute.
-        cache: Folder for computed features.
-        on_progress: Called with images done and images in all.
-
-    Returns:
-        The units, and the table of the images that could be decoded.
-    """
-    compute = choose_compute(device)
-    if isinstance(plan.model, FrozenBackboneModel):
-        pooled = extract_apart(
-            table,
-            FeatureRecipe(image_size=plan.model.image_size, views=plan.model.views, compute=compute),
-            cache_dir=cache,
-            on_progress=on_progress,
-            on_undecodable=plan.data.unreadable_images,
-        )
-        rows = unit_features(pooled, projection=plan.model.projection, seed=plan.model.seed)
-        x, y = torch.from_numpy(rows.x), torch.from_numpy(rows.y)
-        return UnitData(x.to(compute.device), y.to(compute.device), rows.units), pooled.table
-    return _pixel_units(table, plan.model, plan, device=compute.device, on_progress=on_progress)
-
-
-def _pixel_units(
-    table: ImageTable,
-    model: SmallCnnModel,
-    plan: Plan,
-    *,
-    device: torch.device,
-    on_progress: Callable[[int, int], None],
-) -> tuple[UnitData, ImageTable]:
-    pixels, kept = load_pixels(table, image_size=model.image_size, on_undecodable=plan.data.unreadable_images)
-    # One image stands for a unit that has several: a unit then never has more than one clipped gradient per step.
-    rows = one_per_unit([record.unit for record in kept.records])
-    x = torch.from_numpy(pixels[rows]).permute(0, 3, 1, 2).float().sub_(127).div_(128)
-    y = torch.tensor([kept.records[row].label_index for row in rows], dtype=torch.int64)
-    units = tuple(kept.records[row].unit for row in rows)
-    on_progress(len(kept.records), len(kept.records))
-    return UnitData(x.to(device), y.to(device), units), kept
 
 
 def _give_memory_back() -> None:

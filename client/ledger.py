@@ -9,16 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from client.accountant import PrivacyEvent, epsilon_of
-from client.ledger_cap import Cap, Spending
+from client.accountant import PrivacyEvent
+from client.ledger_cap import Cap, Spending, epsilons_after, spending
 from client.ledger_chain import genesis, read_entries
-from client.ledger_entry import Charge, Kind, LedgerEntry, Mode, paying
+from client.ledger_entry import Charge, Kind, LedgerEntry, Mode
 from client.ledger_file import create_file, explain, open_file
 from client.ledger_marks import Marks, append_marks, read_marks
-from common.errors import BudgetExceeded, LedgerError
+from common.errors import LedgerError
 from common.identity import Identity
 
-_CAP_SLACK = 1e-9
 _CLOCK_SLACK_S = 300.0
 
 
@@ -95,7 +94,8 @@ class Ledger:
         clip: float,
         units_digest: str,
         held_out_rule: str,
-        mode: Mode = "local",
+        mode: Mode,
+        shares: int,
     ) -> LedgerEntry:
         """Charge, durably, before the data is read; the same charge again is found, not paid twice.
 
@@ -109,6 +109,7 @@ class Ledger:
             units_digest: HMAC of the set of units, hex; a changed set continues the same spending.
             held_out_rule: Digest of what decides which units are held out, hex.
             mode: Who adds the noise.
+            shares: How many equal shares of noise make up that of `event`; 1 in `local`, at least 2 in `distributed`.
 
         Returns:
             The entry: new, or the one that stands for this (run, round, kind).
@@ -116,6 +117,7 @@ class Ledger:
         Raises:
             BudgetExceeded: If the account would pass the cap. Nothing is written.
             LedgerError: If this (run, round, kind) stands with other parameters, or the clock runs backwards.
+            LocalProtocolError: If mode and shares contradict each other.
             SiteStorageError: If the disk refuses; nothing may be trained.
         """
         asked = Charge(
@@ -128,6 +130,7 @@ class Ledger:
             event=event,
             clip=clip,
             mode=mode,
+            shares=shares,
         )
         with self._lock:
             self._require_sound()
@@ -148,9 +151,7 @@ class Ledger:
 
     def spending(self, delta: float) -> Spending:
         """Epsilon of both accounts at `delta`, over all entries."""
-        charges = self._charges()
-        train, held_out = (epsilon_of(paying(charges, account), delta) for account in ("train", "eval"))
-        return Spending(train=train, eval=held_out, delta=delta)
+        return spending(self._charges(), delta)
 
     def entries(self) -> tuple[LedgerEntry, ...]:
         """All entries, oldest first."""
@@ -185,7 +186,7 @@ class Ledger:
     def check(self, charge: Charge) -> None:
         """Raise BudgetExceeded where `charge` would; nothing is charged."""
         if self._find(charge.key) is None:
-            self._epsilon_after(charge)
+            epsilons_after(self._charges(), charge, cap=self._cap, hospital=self._hospital)
 
     def _find(self, key: tuple[str, int, str]) -> LedgerEntry | None:
         return next((entry for entry in self._entries if entry.charge.key == key), None)
@@ -201,30 +202,23 @@ class Ledger:
             )
         return entry
 
-    def _epsilon_after(self, charge: Charge) -> float:
-        """Epsilon of the account that pays, after a charge."""
-        spent = epsilon_of(paying(self._charges(), charge.account), self._cap.delta)
-        after = max(spent, epsilon_of(paying([*self._charges(), charge], charge.account), self._cap.delta))
-        if not after <= self._cap.epsilon * (1 + _CAP_SLACK):
-            raise BudgetExceeded(
-                f"{self._hospital}: epsilon {spent:.3f} spent + {after - spent:.3f} for round {charge.round_number} > "
-                f"cap {self._cap.epsilon:.3f}; stop here, or raise privacy.cap_epsilon in site.yaml"
-            )
-        return after
-
     def _next(self, charge: Charge) -> LedgerEntry:
-        after = self._epsilon_after(charge)
+        epsilon, alone = epsilons_after(self._charges(), charge, cap=self._cap, hospital=self._hospital)
         now, last = self._clock(), self._entries[-1].time if self._entries else 0.0
         if now < last - _CLOCK_SLACK_S:
             raise LedgerError(
                 f"{self._hospital}: the clock is {last - now:.0f} s behind the ledger's last entry; "
                 f"{_CLOCK_SLACK_S:.0f} s are allowed; set the clock right, nothing is trained until then"
             )
+        # Recorded epsilons never fall, also if another version of the accountant counted the entries before.
+        standing = [e for e in self._entries if e.charge.account == charge.account and e.delta == self._cap.delta]
+        before = standing[-1:]
         return LedgerEntry(
             sequence=len(self._entries) + 1,
             source=self._source,
             charge=charge,
-            epsilon=after,
+            epsilon=max([epsilon, *(entry.epsilon for entry in before)]),
+            epsilon_alone=max([alone, *(entry.epsilon_alone for entry in before)]),
             delta=self._cap.delta,
             time=max(now, last),
             previous=self.head(),

@@ -1,12 +1,16 @@
-"""What a ledger may spend, and what it has spent."""
+"""What a ledger may spend, what it has spent, and what one charge more would cost."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from client.accountant import LEAST_DELTA
-from common.errors import LedgerError
+from client.accountant import LEAST_DELTA, epsilon_of
+from client.ledger_entry import Charge, paying
+from common.errors import BudgetExceeded, LedgerError
+
+_CAP_SLACK = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +38,94 @@ class Cap:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """Epsilon spent at the cap's delta, per account; the accounts cover different units."""
+    """Epsilon spent at `delta`, per account; the accounts cover different units.
+
+    Attributes:
+        train: Of the training units, as the mode of each charge promises it.
+        eval: Of the held-out units.
+        train_alone: Of the training units if all other hospitals collude: a charge in shares of noise counts with one.
+        eval_alone: The same of the held-out units.
+        delta: At which all of them are stated.
+    """
 
     train: float
     eval: float
+    train_alone: float
+    eval_alone: float
     delta: float
 
     @property
     def epsilon(self) -> float:
         """The larger one: what is reported."""
         return max(self.train, self.eval)
+
+    @property
+    def epsilon_alone(self) -> float:
+        """The larger one if all other hospitals collude."""
+        return max(self.train_alone, self.eval_alone)
+
+
+def spending(charges: Sequence[Charge], delta: float) -> Spending:
+    """Epsilon of both accounts over all charges of a ledger, at `delta`."""
+    train, held_out = (epsilons(paying(charges, account), delta) for account in ("train", "eval"))
+    return Spending(train=train[0], eval=held_out[0], train_alone=train[1], eval_alone=held_out[1], delta=delta)
+
+
+def epsilons(charges: Sequence[Charge], delta: float) -> tuple[float, float]:
+    """Epsilon of charges to one account at `delta`: as their modes promise it, and if all other hospitals collude."""
+    promised = epsilon_of([charge.event for charge in charges], delta)
+    if all(charge.shares == 1 for charge in charges):
+        return promised, promised
+    # Pessimistic rounding is coarser for the one than for the other: less noise never protects more.
+    return promised, max(promised, epsilon_of([charge.event_alone for charge in charges], delta))
+
+
+def epsilons_after(charges: Sequence[Charge], charge: Charge, *, cap: Cap, hospital: str) -> tuple[float, float]:
+    """Epsilon of the account that pays, after one charge more: as promised, and if all other hospitals collude.
+
+    Args:
+        charges: All charges that stand.
+        charge: The new one.
+        cap: What the promised epsilon may not pass.
+        hospital: Name in the message.
+
+    Raises:
+        BudgetExceeded: If it would.
+    """
+    spent, spent_alone = epsilons(paying(charges, charge.account), cap.delta)
+    after, alone = epsilons(paying([*charges, charge], charge.account), cap.delta)
+    after = max(spent, after)
+    if not after <= cap.epsilon * (1 + _CAP_SLACK):
+        raise BudgetExceeded(
+            f"{hospital}: epsilon {spent:.3f} spent + {after - spent:.3f} for round {charge.round_number} > "
+            f"cap {cap.epsilon:.3f}; stop here, or raise privacy.cap_epsilon in site.yaml"
+        )
+    return after, max(spent_alone, alone, after)
+
+
+def charges_left(charges: Sequence[Charge], charge: Charge, *, cap: Cap, at_most: int) -> int:
+    """How many more charges like one fit under the cap.
+
+    Args:
+        charges: All charges that stand.
+        charge: The one that is repeated.
+        cap: What may not be passed.
+        at_most: So many are looked for, >= 1.
+    """
+
+    def fit(count: int) -> bool:
+        together = replace(charge, event=replace(charge.event, steps=charge.event.steps * count))
+        try:
+            epsilons_after(charges, together, cap=cap, hospital="")
+        except BudgetExceeded:
+            return False
+        return True
+
+    low, high = 0, 1
+    while high <= at_most and fit(high):
+        low, high = high, 2 * high
+    high = min(high, at_most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fit(middle) else (low, middle)
+    return low

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from client.accountant import epsilon_of
-from client.ledger_entry import LedgerEntry, parse_entry
+from client.ledger_cap import epsilons
+from client.ledger_entry import LedgerEntry, parse_entry, paying
 from client.ledger_file import explain
 from common.canonical import sha256_hex
 from common.errors import LedgerError
+
+Row = tuple[int, str, int, str, str, str, str]
+"""An entry as it is stored: sequence, run, round, kind, body, hash, signature."""
+
+
+class Chain(Protocol):
+    """A ledger that is open, or a copy of one."""
+
+    def entries(self) -> tuple[LedgerEntry, ...]:
+        """All entries, oldest first."""
+
+    def head(self) -> str:
+        """Hash of the last entry, hex; of source and site if there is none."""
 
 
 def genesis(source: str, public_key: str) -> str:
@@ -41,6 +55,11 @@ def read_entries(connection: sqlite3.Connection, path: Path, *, source: str, pub
         ).fetchall()
     except sqlite3.Error as error:
         raise explain(error, path) from error
+    return check_chain(rows, path, source=source, public_key=public_key)
+
+
+def check_chain(rows: Iterable[Row], path: Path, *, source: str, public_key: str) -> list[LedgerEntry]:
+    """The entries of these rows, oldest first, verified; the rest as for `read_entries`."""
     entries: list[LedgerEntry] = []
     previous = genesis(source, public_key)
     for number, (sequence, run, round_number, kind, body, digest, signature) in enumerate(rows, start=1):
@@ -60,12 +79,17 @@ def _check_spending(entries: list[LedgerEntry], path: Path) -> None:
     newest = 0.0
     for entry in entries:
         before = last.get(entry.charge.account)
-        falls = before is not None and before.delta == entry.delta and entry.epsilon < before.epsilon
-        if falls or entry.time < newest:
+        falls = before is not None and before.delta == entry.delta and _is_less(entry, before)
+        if falls or entry.epsilon_alone < entry.epsilon or entry.time < newest:
             raise LedgerError(f"{path}: entry {entry.sequence} records less than what stood before; it was altered")
         last[entry.charge.account], newest = entry, entry.time
-    for account, entry in last.items():
-        events = [e.charge.event for e in entries if e.charge.account == account]
+    for entry in last.values():
+        charges = [earlier.charge for earlier in entries[: entry.sequence]]
+        epsilon, alone = epsilons(paying(charges, entry.charge.account), entry.delta)
         # Another version of the accountant may differ in the third digit; what is enforced is always computed anew.
-        if entry.epsilon < epsilon_of(events, entry.delta) * 0.99:
+        if entry.epsilon < epsilon * 0.99 or entry.epsilon_alone < alone * 0.99:
             raise LedgerError(f"{path}: entry {entry.sequence} records less epsilon than its events cost; refuse it")
+
+
+def _is_less(entry: LedgerEntry, before: LedgerEntry) -> bool:
+    return entry.epsilon < before.epsilon or entry.epsilon_alone < before.epsilon_alone

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from client.accountant import PrivacyEvent
 from common.canonical import canonical_bytes, sha256_hex
-from common.errors import BadSignature, LedgerError
+from common.errors import BadSignature, LedgerError, LocalProtocolError
 from common.identity import Identity, verify
 
 Kind = Literal["train", "eval", "stat"]
 Account = Literal["train", "eval"]
 Mode = Literal["local", "distributed"]
+# As many as no federation has; it keeps the epsilon of one share finite wherever that of all shares is.
+_MOST_SHARES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,11 @@ class Charge:
         event: Steps of the mechanism.
         clip: Sensitivity in gradient units (1 for counts).
         mode: Who adds the noise; `local` is the full noise of this hospital.
+        shares: How many equal shares of noise, of as many honest hospitals, make up the noise of `event`; 1 in `local`,
+            2 to 1000 in `distributed`.
+
+    Raises:
+        LocalProtocolError: If mode and shares contradict each other.
     """
 
     run: str
@@ -42,6 +50,15 @@ class Charge:
     event: PrivacyEvent
     clip: float
     mode: Mode
+    shares: int
+
+    def __post_init__(self) -> None:
+        allowed = {"local": self.shares == 1, "distributed": 2 <= self.shares <= _MOST_SHARES}
+        if not (isinstance(self.shares, int) and allowed.get(self.mode, False)):
+            raise LocalProtocolError(
+                f"a charge has mode {self.mode} and {self.shares} shares of noise; local with 1 share and distributed "
+                f"with 2 to {_MOST_SHARES} are allowed"
+            )
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -53,9 +70,14 @@ class Charge:
         """The account that pays."""
         return "eval" if self.kind == "eval" else "train"
 
+    @property
+    def event_alone(self) -> PrivacyEvent:
+        """What stays if all other hospitals collude: they know the noise that they added, one share is left."""
+        return replace(self.event, sigma=self.event.sigma / math.sqrt(self.shares))
 
-def paying(charges: Sequence[Charge], account: Account) -> list[PrivacyEvent]:
-    """The events that may have met one and the same unit of an account.
+
+def paying(charges: Sequence[Charge], account: Account) -> list[Charge]:
+    """The charges that may have met one and the same unit of an account.
 
     Under one held-out rule a unit is trained on or held out, never both, so each account pays for itself. Where rules
     differ between plans a unit may have been on both sides: then every account pays for everything.
@@ -65,7 +87,7 @@ def paying(charges: Sequence[Charge], account: Account) -> list[PrivacyEvent]:
         account: Whose units.
     """
     one_rule = len({charge.held_out_rule for charge in charges}) <= 1
-    return [charge.event for charge in charges if not one_rule or charge.account == account]
+    return [charge for charge in charges if not one_rule or charge.account == account]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +98,8 @@ class LedgerEntry:
         sequence: 1, 2, ... without gaps.
         source: Name of the data source.
         charge: What was charged.
-        epsilon: Of the charge's account, after it, at `delta`.
+        epsilon: Of the charge's account, after it, at `delta`; what each charge's mode promises.
+        epsilon_alone: The same if all other hospitals collude; not less, and equal where no share was charged.
         delta: The cap's delta at that time.
         time: Seconds since 1970, never decreasing.
         previous: Hash of the entry before, or of the source and site for the first.
@@ -88,6 +111,7 @@ class LedgerEntry:
     source: str
     charge: Charge
     epsilon: float
+    epsilon_alone: float
     delta: float
     time: float
     previous: str
@@ -96,9 +120,14 @@ class LedgerEntry:
 
     @property
     def body(self) -> bytes:
-        """Canonical JSON of all that is hashed."""
+        """Canonical JSON of all that is hashed; what only mode `distributed` says is left out where it says nothing."""
         values = asdict(self)
         del values["hash"], values["signature"]
+        # Else ledgers from before that mode would no longer hash to what they say, and their spending would be lost.
+        if self.charge.shares == 1:
+            del values["charge"]["shares"]
+        if self.epsilon_alone == self.epsilon:
+            del values["epsilon_alone"]
         return canonical_bytes(values)
 
     def sealed(self, identity: Identity) -> LedgerEntry:
@@ -115,7 +144,8 @@ def parse_entry(body: str, digest: str, *, signature: str, public_key: str) -> L
     """
     try:
         values = json.loads(body)
-        charge = values.pop("charge")
+        charge = {"shares": 1} | values.pop("charge")
+        values.setdefault("epsilon_alone", values["epsilon"])
         event = PrivacyEvent(**charge.pop("event"))
         entry = LedgerEntry(**values, charge=Charge(**charge, event=event), hash=digest, signature=signature)
         if _hash(entry.body) != digest:
@@ -123,7 +153,7 @@ def parse_entry(body: str, digest: str, *, signature: str, public_key: str) -> L
         verify(public_key, bytes.fromhex(signature), _signed(digest))
     except BadSignature as error:
         raise LedgerError("a ledger entry is not signed by this site's identity key; it is not this site's") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, LocalProtocolError) as error:
         raise LedgerError("a ledger entry cannot be read; the file is damaged, restore it from a backup") from error
     return entry
 

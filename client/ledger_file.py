@@ -113,17 +113,35 @@ def _take(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _identify(connection: sqlite3.Connection, path: Path, *, source: str, public_key: str) -> None:
-    damage = connection.execute("PRAGMA integrity_check").fetchone()[0]
-    if damage != "ok":
-        raise LedgerError(f"{path}: is damaged, so spending is unknown; restore it from a backup before you train")
-    rows = connection.execute("SELECT source, public_key FROM ledger").fetchall()
-    if len(rows) != 1 or rows[0][1] != public_key:
+    named, key = whose(connection, path)
+    if key != public_key:
         raise LedgerError(f"{path}: belongs to another site's identity key; name this site's own ledger")
-    if rows[0][0] != source:
+    if named != source:
         raise LedgerError(
-            f"{path}: is the ledger of source '{rows[0][0]}', the site file says '{source}'; "
+            f"{path}: is the ledger of source '{named}', the site file says '{source}'; "
             "one ledger per source: name the right one"
         )
+
+
+def whose(connection: sqlite3.Connection, path: Path) -> tuple[str, str]:
+    """Source and public key that an open ledger was begun with.
+
+    Raises:
+        LedgerError: If the file is damaged or is no ledger.
+    """
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version != _FORMAT:
+            raise LedgerError(f"{path}: is no ledger of format {_FORMAT} but of {version}; restore it from a backup")
+        damage = connection.execute("PRAGMA integrity_check").fetchone()[0]
+        if damage != "ok":
+            raise LedgerError(f"{path}: is damaged, so spending is unknown; restore it from a backup before you train")
+        rows = connection.execute("SELECT source, public_key FROM ledger").fetchall()
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
+    if len(rows) != 1:
+        raise LedgerError(f"{path}: names {len(rows)} sites; one is allowed: restore it from a backup")
+    return str(rows[0][0]), str(rows[0][1])
 
 
 def explain(error: sqlite3.Error, path: Path) -> FedwardError:

@@ -28,10 +28,10 @@ Marks = frozenset[bytes]
 
 
 def image_marks(identity: Identity, table: ImageTable) -> tuple[Marks, ...]:
-    """One or two marks for each image: of its bytes, and of its unit where index.csv names that.
+    """Marks of each image: of its bytes, and of each patient, lesion and ISIC id that index.csv gives for it.
 
-    A unit that is only the file's own digest has no second mark. The key is an Ed25519 signature of a label: nobody
-    without the site's private key can tell from a mark which image it is.
+    Whatever the unit is: sources of different units, or with different columns of patients, find each other. The key is
+    an Ed25519 signature of a label: nobody without the site's private key can tell from a mark which image it is.
 
     Args:
         identity: The site's key.
@@ -45,11 +45,13 @@ def image_marks(identity: Identity, table: ImageTable) -> tuple[Marks, ...]:
     def mark(name: str) -> bytes:
         return hmac.digest(key, name.encode(), "sha256")[:_MARK_BYTES]
 
-    named = {record.unit for record in table.records if not record.unit.startswith("sha256:")}
-    units = {unit: mark(f"unit/{unit}") for unit in named}
+    names = [
+        {name for name in (*record.ids, record.unit) if not name.startswith("sha256:")} for record in table.records
+    ]
+    ids = {name: mark(f"unit/{name}") for each in names for name in each}
     return tuple(
-        frozenset((mark(f"image/{record.sha256}"), *((units[record.unit],) if record.unit in units else ())))
-        for record in table.records
+        frozenset((mark(f"image/{record.sha256}"), *(ids[name] for name in each)))
+        for record, each in zip(table.records, names, strict=True)
     )
 
 

@@ -16,7 +16,7 @@ FEATURES: Final = 1280
 RELU6_MAX: Final = 6.0
 _BN_EPSILON: Final = 1e-3
 # (repeats, kernel, stride, expansion, channels out) of the seven stages; the stem gives 32 channels.
-_STAGES: Final = (
+STAGES: Final = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
     (2, 5, 2, 6, 40),
@@ -102,7 +102,7 @@ def fold_lite0(state: Mapping[str, Tensor]) -> Lite0:
     try:
         layers: list[nn.Module] = [_fold(left, "_conv_stem", "_bn0", stride=2)]
         channels, index = 32, 0
-        for repeats, kernel, stride, expansion, out in _STAGES:
+        for repeats, kernel, stride, expansion, out in STAGES:
             for repeat in range(repeats):
                 step = stride if repeat == 0 else 1
                 layers.append(_fold_block(left, f"_blocks.{index}.", (channels, out, kernel, expansion), stride=step))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -138,15 +137,3 @@ def named_tensors(model: nn.Module, vector: NDArray[np.float64]) -> dict[str, Te
 
 def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-
-
-def one_per_unit(units: Sequence[str], *, draw: Callable[[int], int] = secrets.randbelow) -> list[int]:
-    """Index of one record for each unit, chosen uniformly by the CSPRNG, in the order of first appearance.
-
-    A model that is trained on raw images takes one image per unit: else a unit with two images would count twice.
-    Choosing anew for each round lets all images of a unit serve; the accountant needs only that it is one at a time.
-    """
-    members: dict[str, list[int]] = {}
-    for index, unit in enumerate(units):
-        members.setdefault(unit, []).append(index)
-    return [indices[draw(len(indices))] for indices in members.values()]

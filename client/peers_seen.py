@@ -14,11 +14,11 @@ from pydantic import Field, ValidationError
 from client.durable import read_durable, write_durably
 from common.errors import BadSignature, SiteStorageError
 from common.freshness_messages import MAX_SEEN_BYTES, SeenManifest
-from common.messages import REPLY_MAGIC, SignedManifest
+from common.messages import REPLY_MAGIC, UPLOAD_KINDS, SignedManifest
 from common.wire import Counter, Hex32, Hex64, Wire, frame, header_bytes
 
 FILE = "peers-seen.json"
-UPLOADING = ("train", "eval")
+UPLOADING = UPLOAD_KINDS
 """Kinds of replies that a hospital keeps until their round is over, so that it knows them."""
 # A hospital charges one ledger and takes part in one run at a time; of each the newest are kept.
 _LEDGERS_KEPT = 8

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from client.accountant import solve_sigma
+import math
+
+from client.accountant import PrivacyEvent, epsilon_of
 from client.declare import SiteUnits
+from client.noise_multipliers import NoiseMultipliers, noise_multipliers
 from common.ckks import PRESETS, chunks_for
 from common.ckks_parameters import SEED_BYTES
 from common.coverage import NOT_COVERED
+from common.distributed import shares_of
 from common.plan import Plan
 from common.plan_bounds import most_colluders
 from common.plan_settings import PoissonSampling, TrainingSettings
@@ -118,8 +122,9 @@ def _what(plan: Plan) -> tuple[str, ...]:
 
 
 def _rounds(plan: Plan) -> str:
-    last = plan.training.rounds
-    return f"{last} rounds" if plan.first_round == 1 else f"Rounds {plan.first_round} to {last}"
+    if plan.first_round == 1:
+        return f"{plan.training.rounds} rounds"
+    return f"Rounds {plan.first_round} to {plan.last_training_round}"
 
 
 def _sampling(training: TrainingSettings) -> str:
@@ -129,17 +134,55 @@ def _sampling(training: TrainingSettings) -> str:
 
 
 def _risk(plan: Plan, hospital: str, privacy: SitePrivacy) -> tuple[str, ...]:
-    epsilon, delta = plan.budget(plan.roster[plan.agreed.position(hospital)])
-    steps = plan.training.rounds * plan.training.local_steps
-    sigma = solve_sigma(epsilon=epsilon, delta=delta, q=plan.training.sample_rate, steps=steps)
+    member = plan.roster[plan.agreed.position(hospital)]
+    epsilon, delta = plan.budget(member)
+    noise = noise_multipliers(plan, member)
     return (
         (
             f"The whole run spends epsilon {epsilon:g} at delta {delta:g} of each unit (what that is: below): "
-            f"noise of {sigma:.3g} times the largest contribution of one is added here, before anything leaves."
+            f"noise of {noise.train:.3g} times the largest contribution of one is added {_where(plan)}."
         ),
+        *_statistics(noise),
+        *_alone(plan, noise, epsilon=epsilon, delta=delta),
         (
             f"This site's cap is epsilon {privacy.cap_epsilon:g} at delta {privacy.cap_delta:g}, over all runs on "
             f"source '{privacy.source}'; it stops taking part before the cap is passed."
+        ),
+    )
+
+
+def _where(plan: Plan) -> str:
+    if plan.privacy.mode == "local":
+        return "here, before anything leaves"
+    return (
+        f"to each sum by the hospitals together: each adds 1/{shares_of(plan)} of its variance, the least number of "
+        "honest hospitals in a sum"
+    )
+
+
+def _statistics(noise: NoiseMultipliers) -> tuple[str, ...]:
+    if noise.stat is None:
+        return ()
+    return (
+        (
+            "That includes a first round, in which the hospitals take the mean of their units' features, with noise of "
+            f"{noise.stat:.3g} times one unit's."
+        ),
+    )
+
+
+def _alone(plan: Plan, noise: NoiseMultipliers, *, epsilon: float, delta: float) -> tuple[str, ...]:
+    """What stays of the promise if all others collude, where noise is shared."""
+    shares = shares_of(plan)
+    if shares == 1:
+        return ()
+    steps = PrivacyEvent(q=plan.training.sample_rate, sigma=noise.train / math.sqrt(shares), steps=plan.training.rounds)
+    first = () if noise.stat is None else (PrivacyEvent(q=1.0, sigma=noise.stat / math.sqrt(shares), steps=1),)
+    colluders = plan.cohort.assumed_colluders
+    return (
+        (
+            f"So epsilon {epsilon:g} holds against everybody outside and up to {colluders} of the hospitals, with the "
+            f"coordinator, together. If all other hospitals collude, it is {epsilon_of([*first, steps], delta):.3g}."
         ),
     )
 
@@ -160,12 +203,15 @@ def _unit(plan: Plan, units: SiteUnits | None) -> str:
         return "image: each counts by itself (the plan's unit is 'record'); not a lesion, and not a person."
     if units is None:
         return (
-            "a lesion where this site's index.csv has a lesion_id (all its images count as one), else an image; "
-            "not a person."
+            "a patient where this site's index.csv has a column of them (patient_column of the site file; auto: "
+            "patient_id), of whom all images count as one; else a lesion where it has a lesion_id, else an image, and "
+            "then not a person."
         )
     if units.kind == "image":
         return "image: this site's index.csv names no lesions, so each counts by itself; not a person."
-    single = units.training + units.held_out - units.lesions
+    if units.kind == "patient":
+        return f"patient: all images of one count as one, by the column '{units.patient_column}' of index.csv."
+    single = units.training + units.held_out - units.named
     rest = f" {single} units are without a lesion_id: an image each." if single else ""
     return f"lesion: all images of a lesion count as one; not a person, who may have several.{rest}"
 

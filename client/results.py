@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from numpy.typing import NDArray
 from safetensors.torch import save as save_tensors
@@ -23,6 +24,9 @@ from common.coverage import NOT_COVERED
 from common.errors import SiteStorageError
 from common.plan import Plan
 
+# What is taken off the features before the model sees them; beside its weights, where the plan has it.
+FEATURE_MEAN = "feature_mean"
+
 
 def round_metrics(rows: dict[int, dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
     """Accuracy per round from the applied aggregates.
@@ -32,7 +36,7 @@ def round_metrics(rows: dict[int, dict[str, Any]], plan: Plan) -> list[dict[str,
     """
     classes = len(plan.data.classes)
     metrics = []
-    for number in sorted(n for n in rows if n <= plan.training.rounds):
+    for number in sorted(n for n in rows if plan.kind_of(n) == "train"):
         counts = np.array(rows.get(number + 1, {}).get("counts_before", []), dtype=np.int64)
         counted = counts.size > 0 and counts.any()
         confusion: NDArray[np.int64] = counts.reshape(classes, classes) if counted else np.zeros((0, 0), dtype=np.int64)
@@ -62,6 +66,8 @@ def write_results(  # noqa: PLR0913 -- each is one part of the results
 ) -> None:
     """Write `model.safetensors`, `metrics.json` and `plan.yaml` into `folder`/`run`.
 
+    The model's tensors are its trained weights and, where the plan has a round of statistics, `feature_mean`.
+
     Raises:
         SiteStorageError: If the disk refuses.
     """
@@ -71,6 +77,8 @@ def write_results(  # noqa: PLR0913 -- each is one part of the results
     except OSError as error:
         raise SiteStorageError(f"{target}: cannot be made ({error.strerror}); give the results a folder") from error
     tensors = named_tensors(plan_model(plan), state.optimiser.parameters)
+    if state.feature_mean.size:
+        tensors[FEATURE_MEAN] = torch.from_numpy(state.feature_mean)
     described = {
         "format": "fedward/1",
         "plan": plan.digest,
@@ -81,13 +89,16 @@ def write_results(  # noqa: PLR0913 -- each is one part of the results
     metadata = {"fedward": canonical_bytes(described).decode("ascii")}
     write_durably(target / "model.safetensors", save_tensors(tensors, metadata=metadata))
     epsilon, delta = plan.budget(plan.roster[plan.agreed.position(hospital)])
+    spending = ledger.spending(delta)
     metrics = {
         "run": run,
         "plan": plan.digest,
         "hospital": hospital,
         "privacy": {
             "unit": unit,
-            "epsilon_spent": ledger.spent(delta),
+            "mode": plan.privacy.mode,
+            "epsilon_spent": spending.epsilon,
+            "epsilon_spent_if_all_others_collude": spending.epsilon_alone,
             "epsilon_budget": epsilon,
             "delta": delta,
         },

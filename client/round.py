@@ -25,12 +25,14 @@ from client.storage import RunStorage
 from common.ckks import PRESETS, chunks_for, encode_upload
 from common.errors import AlreadyRevealed, BudgetExceeded, LedgerError, LedgerRolledBack, NotFresh, WrongRound
 from common.mask_messages import encode_document
-from common.messages import KEY_KINDS, Manifest, Request, decode_reply, decode_request, encode_reply
+from common.messages import KEY_KINDS, UPLOAD_KINDS, Manifest, Request, decode_reply, decode_request, encode_reply
+from common.plan_content import RoundKind
 from common.site_config import SiteConfig
 from common.transcript import merkle_root
 
 log = logging.getLogger(__name__)
 
+PHASES: dict[RoundKind, str] = {"stat": "taking statistics", "train": "training", "eval": "evaluating"}
 Finish = Callable[[str, RunState, RunStorage], None]
 
 
@@ -118,7 +120,7 @@ class Hospital:
 
     def _first_state(self, storage: RunStorage) -> RunState:
         if self._plan.agreed.continues is None:
-            return initial_state(self._contributor.learner.initial)
+            return initial_state(self._contributor.learner.initial, statistics=self._plan.statistics)
         return continued_state(self._config.state / "runs", storage, self._plan)
 
     def _restore(self, request: Request, data: bytes, *, storage: RunStorage) -> bytes:
@@ -139,7 +141,7 @@ class Hospital:
             RunStorage(runs / continues.run, plan=continues.plan).close()
         remove_past_runs(runs, approved=approved_plans(self._config.approvals))
         self._keys.keep_only(plans_of_runs(runs))
-        self._status.update(phase="finished", round=self._plan.training.rounds, message="")
+        self._status.update(phase="finished", round=self._plan.last_training_round, message="")
         return self._reply(request, state, body=b"", reason="")
 
     def _take_part_in_ceremony(self, request: Request, body: bytes) -> bytes:
@@ -204,7 +206,7 @@ class Hospital:
         return manifest.role == "observe" and bool(manifest.reason)
 
     def _contribute(self, request: Request, state: RunState, *, opening: Opening, storage: RunStorage) -> bytes:
-        phase = "training" if request.kind == "train" else "evaluating"
+        phase = PHASES[self._plan.kind_of(request.round)]
         try:
             self._freshness.check_copy(request.run, storage, applied=state.applied.round)
             self._contributor.check_budget(request.run, request.round)
@@ -212,7 +214,7 @@ class Hospital:
                 self._status.update(phase="observing", run=request.run, message="joins with the next round")
                 return self._reply(request, state, body=b"", reason="", opening=opening.digest)
             self._freshness.check(request.run)
-            self._status.update(phase=phase, run=request.run, round=min(request.round, self._plan.training.rounds))
+            self._status.update(phase=phase, run=request.run, round=min(request.round, self._plan.last_training_round))
             integers = storage.load_update(request.round)
             if integers is None:
                 integers = self._contributor.make_integers(request, state, storage=storage)
@@ -256,7 +258,7 @@ class Hospital:
             ledger_sequence=self._contributor.ledger.sequence(),
             ledger=self._freshness.ledger,
             ledger_head=self._contributor.ledger.head(),
-            nonce=self._freshness.nonce(request.run) if request.kind in ("hello", "train", "eval") else "",
+            nonce=self._freshness.nonce(request.run) if request.kind in ("hello", *UPLOAD_KINDS) else "",
             chunks=chunks,
             root=merkle_root(body, chunks) if body else "",
             verdict=history.recomputer.verdict(state.applied),

@@ -17,16 +17,17 @@ from client.ledger import Ledger
 from client.ledger_cap import Cap
 from client.ledger_marks import image_marks
 from client.ledger_overlap import Place, claim_images
+from client.mechanism import plan_mechanism
+from client.noise_multipliers import noise_multipliers
+from client.planned_charges import require_room
 from client.results import write_results
 from client.round import Hospital
 from client.status import StatusFile
 from client.unlock import find_unlock
 from client.vault import Vault
 from common.canonical import canonical_bytes
-from common.ckks import PRESETS
 from common.config import load_settings
 from common.errors import ConfigError
-from common.grid import plan_grid
 from common.identity import Identity
 from common.plan import Plan
 from common.site_config import SiteConfig
@@ -92,10 +93,8 @@ def open_hospital(config: SiteConfig, status: StatusFile, *, passphrase_file: Pa
     check_approved(config.approvals, plan, hospital=config.hospital, identity_hex=keys.identity.public_hex)
     member = plan.roster[plan.agreed.position(config.hospital)]
     epsilon, delta = plan.budget(member)
-    training = plan.training
-    sigma = solve_sigma(
-        epsilon=epsilon, delta=delta, q=training.sample_rate, steps=training.rounds * training.local_steps
-    )
+    # Before the data is read, which may take hours.
+    noise = noise_multipliers(plan, member)
     counts_sigma = solve_sigma(epsilon=config.privacy.metrics_epsilon, delta=delta, q=1.0, steps=1)
     cap = Cap(epsilon=config.privacy.cap_epsilon, delta=config.privacy.cap_delta)
     ledger = Ledger.open(
@@ -105,13 +104,14 @@ def open_hospital(config: SiteConfig, status: StatusFile, *, passphrase_file: Pa
         identity=keys.identity,
         cap=cap,
     )
+    require_room(ledger, plan, member)
     status.update(
         phase="reading data",
-        rounds=training.rounds,
+        rounds=plan.last_training_round,
         epsilon_budget=epsilon,
         epsilon_spent=ledger.spent(delta),
         delta=delta,
-        sigma=sigma,
+        sigma=noise.train,
     )
     place = Place(config.ledger, config.privacy.source, keys.identity.public_hex, config.state)
     learner, unit = load_learner(
@@ -134,9 +134,9 @@ def open_hospital(config: SiteConfig, status: StatusFile, *, passphrase_file: Pa
         learner.held_out_units,
         epsilon,
         delta,
-        sigma,
-        training.rounds * training.local_steps,
-        training.sample_rate,
+        noise.train,
+        plan.training.rounds * plan.training.local_steps,
+        plan.training.sample_rate,
         ledger.spent(delta),
         config.privacy.cap_epsilon,
     )
@@ -146,13 +146,7 @@ def open_hospital(config: SiteConfig, status: StatusFile, *, passphrase_file: Pa
         policy=config.privacy,
         learner=learner,
         ledger=ledger,
-        grid=plan_grid(
-            PRESETS[plan.encryption.preset],
-            [h.declared_units for h in plan.roster],
-            update_norm_bound=plan.update_norm_bound,
-            slot_sum_max=plan.slot_sum_max,
-        ),
-        sigma=sigma,
+        mechanism=plan_mechanism(plan, member, learner),
         counts_sigma=counts_sigma,
         units_digest=keyed_unit_digest(keys.identity, learner.units),
     )

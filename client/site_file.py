@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from common.config import parse_settings
-from common.site_config import SiteConfig
+from common.site_config import AUTO_COLUMN, SiteConfig
 from common.socket_path import socket_path
 
 
@@ -35,6 +35,7 @@ class SiteChoices:
         device: auto, cpu or cuda.
         threads: torch threads, 0 for all cores.
         runtime_port: Loopback port of the gateway's SuperNode; another one for each site of one machine.
+        patient_column: Column of index.csv that says whose an image is, or auto.
     """
 
     data: Path
@@ -47,6 +48,7 @@ class SiteChoices:
     device: str = "auto"
     threads: int = 0
     runtime_port: int = 9094
+    patient_column: str = AUTO_COLUMN
 
 
 def _entry(folder: Path, path: Path) -> str:
@@ -74,6 +76,7 @@ def new_site_file(folder: Path, *, hospital: str, superlink: str, key_file: Path
         "plan": "plan.yaml",
         "approvals": "approvals",
         "data": os.path.relpath(choices.data.resolve(), folder.resolve()),
+        "patient_column": choices.patient_column,
         "vault": "vault",
         **({} if key_file is None else {"vault_key": _entry(folder, key_file)}),
         "ledger": "ledger.sqlite",

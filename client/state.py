@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,19 +17,25 @@ from common.plan_settings import FedAvg, FedAvgM
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """Model and history of one run; a pure function of the plan and the applied aggregates."""
+    """Model and history of one run; a pure function of the plan and the applied aggregates.
+
+    `feature_mean` is what is taken off each unit's features before the model sees them: zeros until a round of
+    statistics has told it, float64, shape (k,); k is 0 for a plan without such a round.
+    """
 
     applied: Applied
     optimiser: OptimiserState
+    feature_mean: NDArray[np.float64]
 
 
-def initial_state(parameters: NDArray[np.float64]) -> RunState:
+def initial_state(parameters: NDArray[np.float64], *, statistics: int) -> RunState:
     """The state before round 1.
 
     Args:
         parameters: The plan's initial trainable parameters, float64, shape (d,).
+        statistics: How many features' means a first round tells; 0 without one.
     """
-    return RunState(NOTHING_APPLIED, OptimiserState(parameters, np.zeros_like(parameters)))
+    return RunState(NOTHING_APPLIED, OptimiserState(parameters, np.zeros_like(parameters)), np.zeros(statistics))
 
 
 def advance(
@@ -45,12 +51,23 @@ def advance(
         optimiser: As the plan says.
     """
     moved = apply_update(state.optimiser, mean_update, optimiser=optimiser) if trains else state.optimiser
-    return RunState(state.applied.followed_by(root), moved)
+    return replace(state, applied=state.applied.followed_by(root), optimiser=moved)
+
+
+def learn_mean(state: RunState, feature_mean: NDArray[np.float64], *, root: str) -> RunState:
+    """The state after the round of statistics.
+
+    Args:
+        state: Before it.
+        feature_mean: Private mean of all units' features, float64, shape (k,).
+        root: Digest of the aggregate's bytes.
+    """
+    return replace(state, applied=state.applied.followed_by(root), feature_mean=feature_mean)
 
 
 def skip(state: RunState) -> RunState:
     """The state after a round without a sum: the same model, and a history that says so."""
-    return RunState(state.applied.followed_by(""), state.optimiser)
+    return replace(state, applied=state.applied.followed_by(""))
 
 
 def state_tag(state: RunState, key: bytes) -> str:
@@ -62,6 +79,6 @@ def state_tag(state: RunState, key: bytes) -> str:
     """
     tag = hmac.new(key, b"fedward/state/1", hashlib.sha256)
     tag.update(canonical_bytes(state.applied.model_dump(mode="json")))
-    for vector in (state.optimiser.parameters, state.optimiser.velocity):
+    for vector in (state.optimiser.parameters, state.optimiser.velocity, state.feature_mean):
         tag.update(vector.astype("<f8").tobytes())
     return tag.hexdigest()

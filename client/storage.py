@@ -32,13 +32,20 @@ class RunStorage(OpenRounds):
             return None
         with self._intact("state.npz"), np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             applied = Applied.model_validate_json(arrays["applied"].tobytes())
-            return RunState(applied, OptimiserState(arrays["parameters"], arrays["velocity"]))
+            optimiser = OptimiserState(arrays["parameters"], arrays["velocity"])
+            return RunState(applied, optimiser, arrays["feature_mean"])
 
     def save_state(self, state: RunState) -> None:
         """Replace the state, then forget updates and replies of the rounds that it covers."""
         buffer = io.BytesIO()
         applied = np.frombuffer(state.applied.model_dump_json().encode(), dtype=np.uint8)
-        np.savez(buffer, applied=applied, parameters=state.optimiser.parameters, velocity=state.optimiser.velocity)
+        np.savez(
+            buffer,
+            applied=applied,
+            parameters=state.optimiser.parameters,
+            velocity=state.optimiser.velocity,
+            feature_mean=state.feature_mean,
+        )
         self._write("state.npz", buffer.getvalue())
         self._forget_rounds(state.applied.round)
 

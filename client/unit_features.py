@@ -10,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from client.backbone import channel_statistics
 from client.features import PooledFeatures
+from client.head_sum import FINEST_BITS
 from client.lite0 import FEATURES
 from common.errors import LocalProtocolError
 
@@ -57,6 +60,38 @@ def unit_features(pooled: PooledFeatures, *, projection: int, seed: int) -> Unit
     standard = _unit_norm((means - public.mean) / public.sd)
     x = _unit_norm(project(standard, width=projection, seed=seed))
     return UnitFeatures(x.astype(np.float32), np.array(list(labels.values()), dtype=np.int64), tuple(labels))
+
+
+def row_total(rows: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Sum rows of L2 norm 1 at most.
+
+    Args:
+        rows: Shape (n, k), float64; longer ones are scaled down to norm 1, non-finite ones count as zero.
+
+    Returns:
+        In steps of 2^-44, shape (k,), int64: the same bits in any order of the rows.
+    """
+    norms = np.sqrt(np.sum(rows * rows, axis=1, keepdims=True))
+    finite = np.isfinite(norms)
+    scale = 2.0**FINEST_BITS / np.maximum(np.where(finite, norms, 1.0), 1.0)
+    total: NDArray[np.int64] = np.rint(np.where(finite, rows, 0.0) * scale).astype(np.int64).sum(axis=0)
+    return total
+
+
+def centred(x: Tensor, feature_mean: NDArray[np.float64]) -> Tensor:
+    """Take the private mean of the features off each unit's, and bring them back to norm 1.
+
+    Args:
+        x: Shape (units, k), as `unit_features` makes them.
+        feature_mean: Shape (k,), float64; empty or zeros where no round has told it.
+
+    Returns:
+        Shape (units, k), the type of `x`; a unit's row is a function of that row and the mean, which is private.
+    """
+    if not feature_mean.any():
+        return x
+    away = x.double() - torch.from_numpy(feature_mean).to(x.device)
+    return nn.functional.normalize(away, dim=1, eps=1e-12).to(x.dtype)
 
 
 def project(rows: NDArray[np.float64], *, width: int, seed: int) -> NDArray[np.float64]:

@@ -193,9 +193,8 @@ def _check_seeds(total: EncryptedSum, names: Sequence[str], *, expected: Expecta
 def _check_place(manifest: Manifest, *, attempt: int, expected: Expectation) -> None:
     plan, number = expected.member.plan, expected.applied.round + 1
     parameters = PRESETS[plan.encryption.preset]
-    kind = "train" if number <= plan.training.rounds else "eval"
     seen = (manifest.kind, manifest.run, manifest.plan, manifest.epoch, manifest.round, manifest.attempt)
-    wanted = (kind, expected.run, plan.digest, expected.epoch, number, attempt)
+    wanted = (plan.kind_of(number), expected.run, plan.digest, expected.epoch, number, attempt)
     fits = manifest.role == "contribute" and manifest.chunks == chunks_for(plan.upload_values, parameters)
     if seen != wanted or not fits or manifest.parameters != parameters.digest():
         raise TranscriptError(f"the manifest of {manifest.hospital} is not one of round {number}; refuse it")

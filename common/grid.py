@@ -10,7 +10,8 @@ Bounds, per coefficient, in coefficient units (a value v in one slot adds at mos
 * the summed encryption noise has standard deviation sd = 3.24 sqrt(n);
 * the grid step is 32 sd, so that a quarter of a step, where decryption refuses, is 8 sd: 1e-15 per value;
 * rounding to the grid adds at most R = 0.75 steps per hospital: half a step in both parts of a slot is 0.71 steps;
-* an update of L2 norm S adds at most S * gain * scale * sqrt(2/N) = B, by Parseval and Cauchy-Schwarz, weighted or not.
+* an update of L2 norm S adds at most S * gain * scale * sqrt(2/N) = B, by Parseval and Cauchy-Schwarz, weighted or not;
+  where hospitals do not weight their updates (mode `distributed`), n of them share B.
 """
 
 from __future__ import annotations
@@ -41,19 +42,22 @@ class Grid:
         parameters: The CKKS parameters.
         roster_size: n, hospitals in the roster.
         roster_total: Sum of the declared sizes over the roster; weights are w_i = n_i / roster_total.
-        largest_weight: The largest w_i.
-        update_norm_bound: S, the L2 bound on an update before weighting, in parameter units.
+        weight_total: What n_i is divided by to weight an update: `roster_total`, or 1 where each enters whole, as a
+            sum over its units.
+        largest_size: The largest n_i.
+        update_norm_bound: S, the L2 bound on an update before weighting, in its own units.
         slot_sum_max: Bound on the sum of |metric slot| over slots and hospitals, in counts.
         room: B, what the weighted updates together may add to a coefficient, in coefficient units.
-        gain: Encoded units per parameter unit.
+        gain: Encoded units per unit of an update.
         encoded_step: sigma_e, the grid's step in encoded units: a hospital encodes integer * encoded_step.
-        step: The grid's step in parameter units, encoded_step / gain.
+        step: The grid's step in units of an update, encoded_step / gain.
     """
 
     parameters: CkksParameters
     roster_size: int
     roster_total: int
-    largest_weight: float
+    weight_total: int
+    largest_size: int
     update_norm_bound: float
     slot_sum_max: int
     room: float
@@ -63,29 +67,37 @@ class Grid:
 
 
 def plan_grid(
-    parameters: CkksParameters, declared_sizes: Sequence[int], *, update_norm_bound: float, slot_sum_max: int
+    parameters: CkksParameters,
+    declared_sizes: Sequence[int],
+    *,
+    update_norm_bound: float,
+    slot_sum_max: int,
+    weighted: bool = True,
 ) -> Grid:
-    """Plan the grid of mode `local`.
+    """Plan the grid.
 
     Args:
         parameters: The CKKS parameters.
         declared_sizes: Records that each hospital of the roster declares, each >= 1.
-        update_norm_bound: S, the L2 bound on an update before weighting, in parameter units, > 0.
+        update_norm_bound: S, the L2 bound on an update before weighting, in its own units, > 0.
         slot_sum_max: Largest sum of |metric slot| over slots and hospitals, >= 0; the weight slots come on top by
             themselves.
+        weighted: Hospitals weight their updates by w_i = n_i / sum(n), as in mode `local`; else each enters whole.
 
     Raises:
         PlanError: If an argument is out of range, or the modulus has no room for the updates beside noise and slots.
 
     Guarantees:
-        For updates of norm <= S, weights n_i / sum(n) and slots within `slot_sum_max`, no coefficient of the sum over
+        For updates of norm <= S, weights as told and slots within `slot_sum_max`, no coefficient of the sum over
         the roster or over any part of it comes nearer than 64 standard deviations of the summed noise to q/2, where it
         would wrap, and each hospital's coefficients stay within what SEAL's encoder takes, 2^(bits-2).
     """
     _check_arguments(declared_sizes, update_norm_bound, slot_sum_max)
     hospitals = len(declared_sizes)
     total = sum(declared_sizes)
-    largest_weight = max(declared_sizes) / total
+    # The largest share of the whole room that one hospital may fill; without weights all n together may reach n S.
+    largest_weight = max(declared_sizes) / total if weighted else 1 / hospitals
+    whole_bound = update_norm_bound if weighted else hospitals * update_norm_bound
     noise_sd = NOISE_SD * math.sqrt(hospitals)
     degree, scale = parameters.ring_degree, parameters.scale
     encoded_step = STEP_IN_NOISE_SDS * NOISE_SD * math.sqrt(hospitals * degree / 2) / scale
@@ -103,12 +115,13 @@ def plan_grid(
             f"that sum to {total + slot_sum_max}; the grid would be coarser than {COARSEST_STEP_IN_BOUNDS:g} of "
             "update_norm_bound; take the preset precise, fewer hospitals, or smaller slots"
         )
-    gain = room / (update_norm_bound * scale * math.sqrt(2 / degree))
+    gain = room / (whole_bound * scale * math.sqrt(2 / degree))
     return Grid(
         parameters=parameters,
         roster_size=hospitals,
         roster_total=total,
-        largest_weight=largest_weight,
+        weight_total=total if weighted else 1,
+        largest_size=max(declared_sizes),
         update_norm_bound=update_norm_bound,
         slot_sum_max=slot_sum_max,
         room=room,

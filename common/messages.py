@@ -41,9 +41,23 @@ MAX_REQUEST_HEADER_BYTES = 8 << 20
 MAX_MANIFEST_BYTES = 8 << 10
 
 Kind = Literal[
-    "deal", "open", "confirm", "hello", "checkpoint", "restore", "keys", "train", "eval", "unmask", "verify", "finish"
+    "deal",
+    "open",
+    "confirm",
+    "hello",
+    "checkpoint",
+    "restore",
+    "keys",
+    "stat",
+    "train",
+    "eval",
+    "unmask",
+    "verify",
+    "finish",
 ]
 KEY_KINDS: tuple[Kind, ...] = ("deal", "open", "confirm")
+# One of them is what each round asks first: for an encrypted upload.
+UPLOAD_KINDS: tuple[Kind, ...] = ("stat", "train", "eval")
 
 
 class Applied(Wire):

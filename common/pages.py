@@ -18,7 +18,7 @@ from common.ckks import PRESETS, chunks_for
 from common.ckks_parameters import SEED_BYTES
 from common.errors import MalformedMessage
 from common.identity import verify
-from common.messages import MAX_MANIFEST_BYTES, MAX_REQUEST_HEADER_BYTES, Kind
+from common.messages import MAX_MANIFEST_BYTES, MAX_REQUEST_HEADER_BYTES, UPLOAD_KINDS, Kind
 from common.plan import Plan
 from common.transcript import path_bytes
 from common.wire import (
@@ -199,7 +199,7 @@ def most_request_bytes(plan: Plan) -> int:
 
 def most_reply_bytes(plan: Plan, kind: Kind) -> int:
     """Longest reply to a request of some kind."""
-    if kind in ("train", "eval"):
+    if kind in UPLOAD_KINDS:
         chunks, record = _upload_shape(plan)
         return MAX_MANIFEST_BYTES + SIGNED_PARTS_BYTES + chunks * record
     head = MAX_REQUEST_HEADER_BYTES + SIGNED_PARTS_BYTES

@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Literal, Self
+from typing import Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import model_validator
 
-from common.canonical import canonical_bytes, sha256_hex
-from common.card import HOSPITAL_NAME
-from common.ckks_parameters import PRESETS, SEED_BYTES
-from common.config import Settings
+from common.distributed import check_mode
 from common.errors import PlanError
-from common.plan_settings import (
-    CohortSettings,
-    DataSettings,
-    EncryptionSettings,
-    FrozenBackboneModel,
-    MetricSettings,
-    PrivacySettings,
-    SmallCnnModel,
-    TrainingSettings,
-)
-from common.roster import Federation, Hospital
-
-LARGEST_FULL_BYTES = 64 << 20
+from common.plan_content import PlanContent
+from common.plan_settings import SmallCnnModel
 
 
-class Plan(Settings):
+class Plan(PlanContent):
     """All that the hospitals agree to. Without `federation` it is a template that `fedward provision` fills."""
-
-    name: Annotated[str, StringConstraints(pattern=HOSPITAL_NAME)] = Field(
-        description="name of the plan; the results folder begins with it"
-    )
-    data: DataSettings
-    model: FrozenBackboneModel | SmallCnnModel = Field(discriminator="kind")
-    training: TrainingSettings
-    privacy: PrivacySettings
-    encryption: EncryptionSettings
-    cohort: CohortSettings
-    metrics: MetricSettings
-    federation: Federation | None = None
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
@@ -59,164 +32,17 @@ class Plan(Settings):
             raise PlanError(
                 "encryption.update_norm_bound: seen 'auto' beside a roster; `fedward provision` sets a number"
             )
-        if self.first_round > self.training.rounds:
+        if self.first_round > self.last_training_round:
             raise PlanError(
-                f"federation.continues.round: seen {self.first_round - 1} of {self.training.rounds} training rounds; "
-                f"at most {self.training.rounds - 1} is allowed, else there is nothing left to train"
+                f"federation.continues.round: seen {self.first_round - 1} of {self.last_training_round} training "
+                f"rounds; at most {self.last_training_round - 1} is allowed, else there is nothing left to train"
             )
         if self.federation:
             self.cohort.check(len(self.federation.hospitals))
+        check_mode(self)
         if self.first_round > 1 and self.verification == "sampled":
             raise PlanError(
                 "federation.continues: seen with encryption.verification 'sampled'; only 'full' is allowed there: the "
                 "last sum of the earlier run was not recomputed by enough hospitals when it paused; begin a new run"
             )
         return self
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the canonical form, hex: the plan hash of every message."""
-        return sha256_hex(b"fedward/plan/1", canonical_bytes(self.model_dump(mode="json")))
-
-    @property
-    def roster(self) -> tuple[Hospital, ...]:
-        """The hospitals, in roster order.
-
-        Raises:
-            PlanError: If the plan is still a template.
-        """
-        return self.agreed.hospitals
-
-    @property
-    def agreed(self) -> Federation:
-        """The federation.
-
-        Raises:
-            PlanError: If the plan is still a template.
-        """
-        if self.federation is None:
-            raise PlanError(f"plan '{self.name}' names no hospitals; run `fedward provision` on it first")
-        return self.federation
-
-    @property
-    def update_norm_bound(self) -> float:
-        """The bound S in parameter units.
-
-        Raises:
-            PlanError: If the plan is still a template.
-        """
-        if self.encryption.update_norm_bound == "auto":
-            raise PlanError(f"plan '{self.name}' has no update bound yet; run `fedward provision` on it first")
-        return self.encryption.update_norm_bound
-
-    @property
-    def threshold(self) -> int:
-        """How many hospitals must reveal their shares to unmask a sum: t.
-
-        Raises:
-            PlanError: If the plan is still a template.
-        """
-        return self._number(self.cohort.threshold, "threshold")
-
-    @property
-    def min_cohort(self) -> int:
-        """Fewest contributors of a round.
-
-        Raises:
-            PlanError: If the plan is still a template.
-        """
-        return self._number(self.cohort.min_cohort, "smallest cohort")
-
-    @property
-    def needed(self) -> int:
-        """Fewest contributors of a sum that is revealed: max(threshold, min_cohort), of which the second is never less.
-
-        Raises:
-            PlanError: If the plan is still a template.
-        """
-        return max(self.threshold, self.min_cohort)
-
-    def _number(self, value: int | Literal["auto"], what: str) -> int:
-        # Numbers of a template were not checked against a roster.
-        if self.federation is None or value == "auto":
-            raise PlanError(f"plan '{self.name}' has no {what} yet; run `fedward provision` on it first")
-        return value
-
-    @property
-    def slot_sum_max(self) -> int:
-        """Largest sum of |metric slot| over all slots and hospitals, in counts."""
-        return sum(self.slot_share(h) for h in self.roster)
-
-    def slot_share(self, hospital: Hospital) -> int:
-        """Largest sum of |metric slot| of one hospital: twice its expected held-out units, and room for noise.
-
-        A site whose counts pass it sends none.
-        """
-        expected_held_out = hospital.declared_units * self.data.held_out / (1 - self.data.held_out)
-        return 2 * math.ceil(expected_held_out) + 64 * self.metric_slots if self.metric_slots else 0
-
-    @property
-    def upload_values(self) -> int:
-        """Integers in one upload: the update, the weight slot, the metric slots."""
-        return self.agreed.trainable_parameters + 1 + self.metric_slots
-
-    @property
-    def verification(self) -> Literal["full", "sampled"]:
-        """How the hospitals recompute each sum; see `EncryptionSettings.verification`.
-
-        Raises:
-            PlanError: If the plan is still a template.
-        """
-        if self.encryption.verification != "auto":
-            return self.encryption.verification
-        parameters = PRESETS[self.encryption.preset]
-        upload = -(-self.upload_values // parameters.values_per_chunk) * (parameters.chunk_bytes + SEED_BYTES)
-        return "full" if len(self.roster) * upload <= LARGEST_FULL_BYTES else "sampled"
-
-    @property
-    def verifiers(self) -> int:
-        """How many hospitals recompute each chunk of a sum where verification is sampled: c + 1.
-
-        Of so many at least one is honest, so no alteration of a chunk passes them all.
-        """
-        return self.cohort.assumed_colluders + 1
-
-    @property
-    def last_round(self) -> int:
-        """Number of the last round that has an aggregate: R, or R + 1 where a closing `eval` round is due."""
-        return self.training.rounds + (1 if self.metric_slots else 0)
-
-    @property
-    def first_round(self) -> int:
-        """Number of the first round of a run: 1, or the one behind the run that it continues."""
-        continues = self.federation.continues if self.federation else None
-        return continues.round + 1 if continues else 1
-
-    def least_epoch(self, round_number: int) -> int:
-        """Least number of the CKKS key that may serve a round; for round 0, the `hello`, that of the first round.
-
-        A run may be ahead of it, never behind: keys are also renewed on demand.
-        """
-        behind = max(0, round_number - self.first_round)
-        return self.agreed.epoch + behind // self.encryption.epoch_rounds
-
-    @property
-    def last_epoch(self) -> int:
-        """Largest key number that hospitals take: a new key each round, and as many again whose dealers were away."""
-        return self.agreed.epoch + 2 * self.last_round
-
-    @property
-    def held_out_rule(self) -> str:
-        """Digest of all that decides whether a unit is held out, hex."""
-        data = self.data
-        rule = {"salt": data.held_out_salt, "fraction": data.held_out, "unit": self.privacy.unit}
-        return sha256_hex(b"fedward/held-out/1", canonical_bytes(rule))
-
-    def budget(self, hospital: Hospital) -> tuple[float, float]:
-        """Epsilon and delta that the plan gives to one hospital."""
-        return hospital.epsilon or self.privacy.epsilon, hospital.delta or self.privacy.delta
-
-    @property
-    def metric_slots(self) -> int:
-        """Integer slots behind the weight slot: one per cell of the confusion matrix, or none."""
-        return len(self.data.classes) ** 2 if self.metrics.released == "confusion" else 0

@@ -100,13 +100,22 @@ class TrainingSettings(Settings):
 class PrivacySettings(Settings):
     """Differential privacy of a unit; a hospital's own file may only be stricter."""
 
-    mode: Literal["local"] = Field(description="local: each hospital adds the full noise for its own epsilon")
+    mode: Literal["local", "distributed"] = Field(
+        description="local: each hospital adds the full noise for its own epsilon; distributed: each adds a share, and "
+        "the bound holds for the sum, against `cohort.assumed_colluders` hospitals and everybody outside"
+    )
     unit: Literal["patient", "record"] = Field(description="patient: all images of a lesion or patient count as one")
     epsilon: float = Field(gt=0, le=1000, description="budget of one unit for the whole run")
     delta: float = Field(
         gt=0, lt=1, description="probability by which the bound may fail; below 1/n for each hospital's n units"
     )
     clip: Positive = Field(description="L2 bound C on one unit's gradient")
+    mean_share: float = Field(
+        ge=0,
+        lt=1,
+        description="share of the budget, in mu^2, for a first round of kind `stat`: the private mean of all units' "
+        "features, which is then taken off them; 0: no such round. For lite0-head only",
+    )
 
 
 class EncryptionSettings(Settings):

@@ -15,6 +15,9 @@ from common.printable import PrintableText
 from common.process_settings import HealthHost, HealthPort, LogFiles, LogMaxMib
 from common.socket_path import MAX_SOCKET_BYTES
 
+# Of `patient_column`: patient_id where index.csv has that column, else what it knows of lesions.
+AUTO_COLUMN = "auto"
+
 
 class SitePrivacy(Settings):
     """What this hospital allows, whatever the plan asks."""
@@ -59,6 +62,12 @@ class SiteConfig(Settings):
     plan: Path = Field(description="the agreed plan, YAML")
     approvals: Path = Field(description="folder with this hospital's signatures under the plans that it approved")
     data: Path = Field(description="folder with one folder per class")
+    patient_column: PrintableText = Field(
+        default=AUTO_COLUMN,
+        min_length=1,
+        max_length=100,
+        description="column of index.csv that says whose an image is; auto: patient_id if it is there, else lesion_id",
+    )
     vault: Path = Field(description="this hospital's sealed secrets, made by `fedward-client keygen`, mode 0600")
     vault_key: Path | None = Field(
         default=None, description="key file that opens the vault, mode 0600; without it a passphrase is asked for"

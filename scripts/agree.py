@@ -8,14 +8,14 @@ from typing import Any
 
 import yaml
 
-from client.accountant import solve_sigma
 from client.learner import plan_model
 from client.model import trainable_vector
+from client.noise_multipliers import noise_multipliers
+from client.shared_noise import NoiseShare, check_room
 from common.card import Card
-from common.ckks import PRESETS
 from common.config import parse_settings
+from common.distributed import honest_shares
 from common.errors import PlanError
-from common.grid import plan_grid
 from common.identity import Identity
 from common.plan import Plan
 from common.roster import Hospital
@@ -56,17 +56,15 @@ def checked(content: dict[str, Any], *, name: str) -> Plan:
     """
     plan = parse_settings(yaml.safe_dump(content), Plan, source=f"plan '{name}'")
     # Room in the modulus is a property of the whole roster: refuse now, not at five sites.
-    plan_grid(
-        PRESETS[plan.encryption.preset],
-        [h.declared_units for h in plan.roster],
-        update_norm_bound=plan.update_norm_bound,
-        slot_sum_max=plan.slot_sum_max,
-    )
+    check_room(plan)
     return plan
 
 
 def expected_update_norm(plan: Plan, roster: Sequence[Hospital], parameters: int) -> float:
     """A bound S that updates pass rarely: all clipped gradients aligned, plus noise six deviations above its mean norm.
+
+    In mode `distributed` what is uploaded is the noisy sum of clipped gradients, which passes the bound never: it is
+    that of `client.shared_noise`.
 
     Step j of K moves the model by learning_rate * c_j times its gradient, c_j = (1 - m^(K-j)) / (1 - m) with local
     momentum m. Public: it depends on the plan alone.
@@ -76,15 +74,37 @@ def expected_update_norm(plan: Plan, roster: Sequence[Hospital], parameters: int
         roster: The hospitals with their declared units.
         parameters: Trainable parameters d.
     """
+    if plan.privacy.mode == "distributed":
+        return _sum_bound(plan, roster, parameters)
     training, privacy = plan.training, plan.privacy
     steps, momentum = training.local_steps, training.momentum
     reach = [sum(momentum**i for i in range(steps - j)) for j in range(steps)]
     bounds = []
     for hospital in roster:
-        epsilon, delta = plan.budget(hospital)
-        q = training.sample_rate
-        sigma = solve_sigma(epsilon=epsilon, delta=delta, q=q, steps=training.rounds * steps)
-        noise_per_step = sigma * privacy.clip / (q * hospital.declared_units)
+        q, sigma = training.sample_rate, noise_multipliers(plan, hospital)
+        noise_per_step = sigma.train * privacy.clip / (q * hospital.declared_units)
         noise = noise_per_step * math.sqrt(sum(c * c for c in reach)) * (math.sqrt(parameters) + 6)
         bounds.append(training.learning_rate * (privacy.clip * sum(reach) / q + noise))
+        if sigma.stat is not None:
+            noise = sigma.stat / hospital.declared_units * (math.sqrt(parameters) + 6)
+            bounds.append(privacy.clip * (1 + noise))
     return float(f"{max(bounds):.3g}")
+
+
+def _sum_bound(plan: Plan, roster: Sequence[Hospital], parameters: int) -> float:
+    """A bound on the largest hospital's noisy sum; a hundredth more, since the grid's own step is in it."""
+    cohort, clip = plan.cohort.filled(len(roster)), plan.privacy.clip
+    shares = honest_shares(
+        len(roster),
+        threshold=int(cohort.threshold),
+        min_cohort=int(cohort.min_cohort),
+        assumed_colluders=cohort.assumed_colluders,
+    )
+    largest = noise_multipliers(plan, roster[0]).largest
+    bounds = (
+        NoiseShare(
+            parameters=parameters, units=hospital.declared_units, clip=clip, step=clip * 2.0**-40, shares=max(shares, 1)
+        ).bound(largest)
+        for hospital in roster
+    )
+    return float(f"{1.01 * max(bounds):.3g}")

@@ -175,7 +175,7 @@ def _template(options: StageOptions) -> Plan:
             "momentum": 0.0,
             "server_optimiser": {"kind": "fedavgm", "momentum": 0.5, "learning_rate": 1.0},
         },
-        "privacy": {"mode": "local", "unit": "record", "epsilon": 8.0, "delta": 1.0e-5, "clip": 0.5},
+        "privacy": {"mode": "local", "unit": "record", "epsilon": 8.0, "delta": 1.0e-5, "clip": 0.5, "mean_share": 0.0},
         "encryption": {"preset": "compact", "update_norm_bound": "auto", "epoch_rounds": 50, "verification": "auto"},
         "cohort": {
             "threshold": "auto",

@@ -20,7 +20,7 @@ from client.storage import RunStorage
 from common.ckks import PRESETS, CkksParameters, chunks_for
 from common.identity import Identity
 from common.mask_messages import FullAdvert, Reveal
-from common.messages import Kind, Request, SignedManifest, encode_request
+from common.messages import UPLOAD_KINDS, Kind, Request, SignedManifest, encode_request
 from common.plan import Plan
 from scripts.attack_freshness import nothing_seen
 from scripts.attack_hospitals import Site, StageOptions, provision_sites
@@ -104,7 +104,7 @@ class Stage:
     ) -> bytes:
         """A request that the coordinator signs, whatever it says."""
         body = b"".join(one.body for one in send) or body
-        asks = kind in ("train", "eval", "unmask")
+        asks = kind in (*UPLOAD_KINDS, "unmask")
         usual: dict[str, Any] = {
             "kind": kind,
             "run": self.run,
@@ -150,7 +150,7 @@ class Stage:
 
     def kind_of(self, number: int) -> Kind:
         """What a round is."""
-        return "train" if number <= self.plan.training.rounds else "eval"
+        return self.plan.kind_of(number)
 
     def exchange_of(self, kind: Kind, number: int, *, attempt: int = 0, opening: str = "") -> OpenExchange:
         """What the coordinator expects of a reply."""

@@ -130,7 +130,7 @@ def _plan(federation: dict[str, object], hospitals: int) -> Plan:
             "momentum": 0.0,
             "server_optimiser": {"kind": "fedavg"},
         },
-        "privacy": {"mode": "local", "unit": "record", "epsilon": 1.0, "delta": 1e-5, "clip": 1.0},
+        "privacy": {"mode": "local", "unit": "record", "epsilon": 1.0, "delta": 1e-5, "clip": 1.0, "mean_share": 0.0},
         "encryption": {
             "preset": PRESET,
             "update_norm_bound": UPDATE_NORM_BOUND,

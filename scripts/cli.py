@@ -100,8 +100,8 @@ def split(
 ) -> None:
     """Deal every class of an image folder in equal parts to several hospitals.
 
-    All images of a lesion go to one hospital, where an index.csv beside the folders has lesion ids. Nothing is
-    overwritten: the new folder appears whole or not at all.
+    All images of a patient go to one hospital, where an index.csv beside the folders has a column patient_id, or all
+    of a lesion, where it has lesion ids. Nothing is overwritten: the new folder appears whole or not at all.
     """
     from scripts.split import split_dataset  # noqa: PLC0415
 

@@ -16,6 +16,7 @@ from client.plan_in_words import cohort_in_words
 from common.config import load_settings, parse_settings
 from common.errors import DataError, FedwardError, OperatorError
 from common.plan import Plan
+from common.site_config import AUTO_COLUMN
 from scripts.demo_results import Outcome, collect, require_results_folder
 from scripts.demo_run import FinishedRun, run_federation
 from scripts.demo_work import MadeWith, WorkFolder, remember_options, require_same_options
@@ -192,7 +193,13 @@ def test_folder(source: Path, plan: Plan) -> Path | None:
         return None
     settings = plan.data
     try:
-        load_table(test, settings.classes, on_undecodable=settings.unreadable_images, unit=plan.privacy.unit)
+        load_table(
+            test,
+            settings.classes,
+            on_undecodable=settings.unreadable_images,
+            unit=plan.privacy.unit,
+            patient_column=AUTO_COLUMN,
+        )
     except DataError as error:
         raise DataError(f"the official test folder cannot be scored: {error}, or move {test} elsewhere") from error
     return test

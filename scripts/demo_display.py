@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client.status import SiteStatus, read_status
+from common.messages import UPLOAD_KINDS
 from common.plan import Plan
 from server.progress import Phase, Progress, read_progress
 
@@ -24,7 +25,7 @@ class Display:
 
     def __init__(self, folder: Path, plan: Plan, *, console: Console, synthetic: bool) -> None:
         self._folder, self._plan, self._console = folder, plan, console
-        self._title = f"{plan.name}: {len(plan.roster)} hospitals, {plan.training.rounds} rounds"
+        self._title = f"{plan.name}: {len(plan.roster)} hospitals, {plan.last_training_round} rounds"
         self._note = "synthetic images: results say nothing about medicine" if synthetic else ""
         self._started = time.monotonic()
         self._last_lines: dict[str, str] = {}
@@ -142,7 +143,7 @@ def where(progress: Progress) -> str:
         **dict.fromkeys(("deal", "open", "confirm"), ceremony),
         "hello": "asking the hospitals whether they are ready",
         **dict.fromkeys(("checkpoint", "restore"), "bringing the model to hospitals that lack it"),
-        **dict.fromkeys(("keys", "train", "eval", "unmask", "verify"), a_round),
+        **dict.fromkeys(("keys", *UPLOAD_KINDS, "unmask", "verify"), a_round),
         "finish": "delivering the last aggregate",
         "done": progress.state,
     }

@@ -126,7 +126,7 @@ def _report(federation: Path, outcome: Outcome, metrics: dict[str, Any]) -> dict
 def _rounds(plan: Plan, exchanges: tuple[Exchange, ...], metrics: dict[str, Any]) -> list[dict[str, Any]]:
     scores = {row["round"]: row for row in metrics["rounds"]}
     rows = []
-    for number in range(1, plan.training.rounds + 1):
+    for number in range(plan.stat_rounds + 1, plan.last_training_round + 1):
         attempts = [e for e in exchanges if e.round == number]
         outcomes = {o.hospital: o.outcome for e in attempts if e.kind == "train" for o in e.outcomes}
         score = scores.get(number, {})

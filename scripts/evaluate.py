@@ -15,10 +15,14 @@ from safetensors import SafetensorError, safe_open
 
 from client.data import load_table
 from client.evaluate import accuracy, balanced_accuracy, confusion
-from client.learner import load_units, plan_model
+from client.learner import plan_model
+from client.results import FEATURE_MEAN
+from client.unit_data import load_units
+from client.unit_features import centred
 from common.config import load_settings
 from common.errors import DataError
 from common.plan import Plan
+from common.site_config import AUTO_COLUMN
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +65,19 @@ def evaluate(results: Path, images: Path) -> Score:
             if described.get("classes") != list(plan.data.classes):
                 raise DataError(f"{path}: its classes are not those of plan.yaml beside it; use one results folder")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no mapping
+        feature_mean = tensors.pop(FEATURE_MEAN, torch.zeros(0)).numpy()
         model.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise DataError(f"{path}: is no model of this plan ({error}); name a results folder of fedward") from error
-    table = load_table(images, plan.data.classes, on_undecodable=plan.data.unreadable_images, unit=plan.privacy.unit)
+    table = load_table(
+        images,
+        plan.data.classes,
+        on_undecodable=plan.data.unreadable_images,
+        unit=plan.privacy.unit,
+        patient_column=AUTO_COLUMN,
+    )
     with tempfile.TemporaryDirectory() as cache, torch.inference_mode():
         data, kept = load_units(table, plan, device="auto", cache=Path(cache), on_progress=lambda _done, _total: None)
-        model.to(data.x.device)
-        counts = confusion(model, data.x, data.y, classes=len(plan.data.classes))
+        model.to(data.y.device)
+        counts = confusion(model, centred(data.rows_to_score(), feature_mean), data.y, classes=len(plan.data.classes))
     return Score(len(kept.records), len(data.units), accuracy(counts), balanced_accuracy(counts), counts)

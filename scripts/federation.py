@@ -24,7 +24,7 @@ from common.identity import Identity
 from common.key_messages import Confirmation, Confirmations, dealer_of, decode_document, encode_document
 from common.kit import read_kit
 from common.plan import Plan
-from common.site_config import SiteConfig, with_absolute_paths
+from common.site_config import AUTO_COLUMN, SiteConfig, with_absolute_paths
 from scripts.organise import CoordinatorOptions, kit_path, organise
 from scripts.whole_folder import make_room, whole_folder
 
@@ -87,7 +87,7 @@ def provision(template: Plan, sites_data: dict[str, Path], target: Path, *, opti
         PlanError: If the plan is unsound for these hospitals.
     """
     make_room(target)
-    units = {name: count_units(data, template) for name, data in sites_data.items()}
+    units = {name: count_units(data, template, patient_column=AUTO_COLUMN) for name, data in sites_data.items()}
     with whole_folder(target, mode=0o700) as staging:
         cards = [
             make_site(staging / name, hospital=name, declared_units=count, passphrase=None).card

@@ -1,4 +1,4 @@
-"""Deal one image folder to several hospitals: every class in equal parts, a lesion's images always together."""
+"""Deal one image folder to several hospitals: every class in equal parts, a patient's images always together."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from pathlib import Path
 
 from client.data import ImageRecord, ImageTable, OnUndecodable, check_decodable, load_table
 from client.data.index import INDEX_NAME
-from client.data.resolve import Candidate, left_after_duplicates, one_label_per_unit
+from client.data.resolve import Candidate, Owner, left_after_duplicates, one_label_per_unit
 from common.errors import DataError
+from common.site_config import AUTO_COLUMN
 from scripts.whole_folder import make_room, whole_folder
 
-_INDEX_COLUMNS = ("path", "label", "lesion_id", "isic_id", "keep_clean")
+_IDS = ("patient", "lesion", "isic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class HospitalShare:
         name: `hospital-1` and so on.
         data: Its folder of class folders and index.csv.
         images: Number of images by class, in the report's order of classes.
-        units: Number of lesions (or images, see `SplitReport.unit_name`) by class.
+        units: Number of patients (or lesions, or images, see `SplitReport.unit_name`) by class.
     """
 
     name: str
@@ -43,7 +44,7 @@ class SplitReport:
 
     Attributes:
         classes: Class names, sorted.
-        unit_name: `lesion` or `image`: what was kept together.
+        unit_name: `patient`, `lesion` or `image`: what was kept together.
         shares: One per hospital.
         left_out: Files that nobody was dealt, by reason.
         warnings: Sentences about duplicates, contradictions and unreadable files.
@@ -124,7 +125,7 @@ def split_dataset(
     if hospitals < 1:
         raise DataError(f"{hospitals} hospitals: at least one must be dealt to")
     make_room(target)
-    loaded = load_table(source, on_undecodable=on_undecodable, unit="patient")
+    loaded = load_table(source, on_undecodable=on_undecodable, unit="patient", patient_column=AUTO_COLUMN)
     table = _one_owner_per_picture(check_decodable(loaded, on_undecodable=on_undecodable))
     assignment = deal(table, hospitals, seed=seed)
     with whole_folder(target, mode=0o755) as partial:
@@ -144,14 +145,17 @@ def _one_owner_per_picture(table: ImageTable) -> ImageTable:
     No privacy is lost here: what is dealt is fixed before the hospitals and their budgets exist.
     """
     files = {record.path: record for record in table.records}
+    owner: Owner = "patient" if table.patient_column else "lesion"
     as_one_unit = [Candidate(r.path, table.file(r).parent.name, r.sha256, r.sha256, None) for r in table.records]
-    kept, left_out = left_after_duplicates(as_one_unit, [])
+    kept, left_out = left_after_duplicates(as_one_unit, [], owner=owner)
     if not left_out:
         return table
-    labels = one_label_per_unit([replace(each, unit=files[each.path].unit) for each in kept], [])
+    labels = one_label_per_unit([replace(each, unit=files[each.path].unit) for each in kept], [], owner=owner)
     records = [files[each.path] for each in kept]
     counts = Counter(table.left_out) + Counter(left_out)
-    warning = f"{sum(left_out.values())} files of images that lie byte-identical in several lesions are dealt to nobody"
+    warning = (
+        f"{sum(left_out.values())} files of images that lie byte-identical in several {owner}s are dealt to nobody"
+    )
     return replace(
         table,
         records=tuple(replace(record, label_index=table.classes.index(labels[record.unit])) for record in records),
@@ -163,6 +167,8 @@ def _one_owner_per_picture(table: ImageTable) -> ImageTable:
 def _write_share(table: ImageTable, records: list[ImageRecord], root: Path, *, number: int) -> HospitalShare:
     name = f"hospital-{number}"
     data = root / name / "data"
+    # A column of patients that is blank would be an error at the site.
+    columns = _IDS if table.patient_column else _IDS[1:]
     rows = []
     for record in records:
         original = table.file(record)
@@ -170,12 +176,11 @@ def _write_share(table: ImageTable, records: list[ImageRecord], root: Path, *, n
         copy = data / label / original.name
         copy.parent.mkdir(parents=True, exist_ok=True)
         _link_or_copy(original, copy)
-        kind, _, identifier = record.unit.partition(":")
-        lesion, isic = (identifier if kind == wanted else "" for wanted in ("lesion", "isic"))
-        rows.append((f"{label}/{original.name}", label, lesion, isic, "True"))
+        ids = {kind: identifier for kind, _, identifier in (one.partition(":") for one in record.ids)}
+        rows.append((f"{label}/{original.name}", label, *(ids.get(kind, "") for kind in columns), "True"))
     with (data / INDEX_NAME).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(_INDEX_COLUMNS)
+        writer.writerow(("path", "label", *(f"{kind}_id" for kind in columns), "keep_clean"))
         writer.writerows(rows)
     units = {record.unit: record.label_index for record in records}
     classes = range(len(table.classes))

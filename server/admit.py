@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from common.ckks import CkksParameters, PackedUpload
 from common.ckks_parameters import SEED_BYTES
 from common.errors import BadSignature, MalformedMessage, ReplayedMessage, WrongPlan, WrongRound
-from common.messages import Kind, Manifest, SignedManifest, SignedReply, decode_reply
+from common.messages import UPLOAD_KINDS, Kind, Manifest, SignedManifest, SignedReply, decode_reply
 from common.transcript import merkle_root
 
 
@@ -49,7 +49,7 @@ class OpenExchange:
     @property
     def wants_uploads(self) -> bool:
         """Whether hospitals may contribute; else they only sign a manifest."""
-        return self.kind in ("train", "eval")
+        return self.kind in UPLOAD_KINDS
 
 
 @dataclass(frozen=True, slots=True)

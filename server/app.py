@@ -50,7 +50,7 @@ def main(grid: Grid, context: Context) -> None:
     plan = load_settings(folder / PLAN_FILE, Plan)
     busy = f"another ServerApp still carries run {run}; it ends by itself once it notices that the SuperLink is gone"
     with hold(folder / LOCK_FILE, wait_s=LOCK_WAIT_S, busy=busy):
-        progress = ProgressFile(folder, Progress(run, plan.name, plan.training.rounds))
+        progress = ProgressFile(folder, Progress(run, plan.name, plan.last_training_round))
         with contextlib.closing(Store(config.folder)) as store:
             try:
                 _run(config, plan, run=run, flower=grid, store=store, progress=progress, context=context)

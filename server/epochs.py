@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common.messages import UPLOAD_KINDS
 from common.plan import Plan
 from server.key_store import KeyStore
 from server.requests import Step
@@ -30,7 +31,7 @@ class Epochs:
 
     def of(self, step: Step) -> int:
         """The key that a step is under: a round's own, of anything else the one in force."""
-        if step.kind not in ("keys", "train", "eval", "unmask"):
+        if step.kind not in ("keys", *UPLOAD_KINDS, "unmask"):
             return self.newest
         return self.since(step.round)[0]
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from common.errors import MalformedMessage, WrongPlan
 from common.freshness_messages import FreshnessAnswer, OpenNonce
 from common.mask_messages import identity_of
-from common.messages import Kind, decode_reply
+from common.messages import UPLOAD_KINDS, Kind, decode_reply
 from common.plan import Plan
 
 ASKING: tuple[Kind, ...] = ("keys", "unmask")
 """Requests that forward nonces: their replies carry answers."""
-TELLING: tuple[Kind, ...] = ("keys", "train", "eval", "unmask")
+TELLING: tuple[Kind, ...] = ("keys", *UPLOAD_KINDS, "unmask")
 """Requests that bring answers."""
 
 

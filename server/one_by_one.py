@@ -41,6 +41,7 @@ MESSAGE_TYPES: dict[Kind, str] = {
     "keys": MessageType.QUERY,
     "unmask": MessageType.QUERY,
     "verify": MessageType.QUERY,
+    "stat": MessageType.TRAIN,
     "train": MessageType.TRAIN,
     "eval": MessageType.EVALUATE,
     "finish": MessageType.QUERY,

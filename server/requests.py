@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from common.mask_messages import DeliveredAdvert
-from common.messages import AggregateEntry, Kind, Request, SignedManifest, encode_request
+from common.messages import UPLOAD_KINDS, AggregateEntry, Kind, Request, SignedManifest, encode_request
 from common.pages import CATCH_UP_BYTES
 from common.plan import Plan
 from common.verdicts import ChunkCheck
@@ -33,7 +33,7 @@ class Step:
     @property
     def takes_uploads(self) -> bool:
         """Whether hospitals contribute to it."""
-        return self.kind in ("train", "eval")
+        return self.kind in UPLOAD_KINDS
 
 
 HELLO = Step("hello", 0)
@@ -74,10 +74,9 @@ class PageLimits:
 def steps_after(plan: Plan, last_complete_round: int) -> tuple[Step, ...]:
     """What is left of a run: hello, the rounds behind `last_complete_round`, the closing eval if due, finish."""
     rounds = range(max(last_complete_round + 1, plan.first_round), plan.last_round + 1)
-    kinds: list[Kind] = ["train" if number <= plan.training.rounds else "eval" for number in rounds]
     return (
         HELLO,
-        *(Step(kind, number) for kind, number in zip(kinds, rounds, strict=True)),
+        *(Step(plan.kind_of(number), number) for number in rounds),
         Step("finish", plan.last_round + 1),
     )
 

@@ -1,4 +1,4 @@
-"""A hospital's images: read, checked, grouped by lesion."""
+"""A hospital's images: read, checked, grouped by patient or lesion."""
 
 from client.data.folder import IMAGE_SUFFIXES, load_table
 from client.data.images import check_decodable, decode_image, load_pixels

@@ -8,23 +8,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from client.data.images import opens_as_image
-from client.data.index import INDEX_NAME, IndexRow, read_index
-from client.data.resolve import Candidate, left_after_duplicates, one_label_per_unit
-from client.data.table import ImageRecord, ImageTable, OnUndecodable, PrivacyUnit
+from client.data.index import INDEX_NAME, Index, IndexRow, read_index
+from client.data.resolve import Candidate, Owner, left_after_duplicates, one_label_per_unit
+from client.data.table import ImageRecord, ImageTable, OnUndecodable, PrivacyUnit, UnitName
 from common.errors import DataError
+from common.site_config import AUTO_COLUMN
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+# Up to so many images one unit may hold any part of them.
+_FEW_IMAGES = 10
 
 
-def load_table(
+def load_table(  # noqa: PLR0913 -- keyword-only
     root: Path,
     classes: Sequence[str] | None = None,
     *,
     on_undecodable: OnUndecodable,
     unit: PrivacyUnit,
+    patient_column: str,
     folder: str | None = None,
 ) -> ImageTable:
-    """Read one image folder: list, hash, group by lesion, resolve duplicates and contradictions.
+    """Read one image folder: list, hash, group by patient or lesion, resolve duplicates and contradictions.
 
     Files are opened here (so a file that is no image at all is found at once) but decoded only by the feature pass,
     which applies the same `on_undecodable`; `check_decodable` decodes everything now.
@@ -33,37 +37,81 @@ def load_table(
         root: Folder of class folders, or of `Train/<class>`; may hold index.csv.
         classes: Class names that the plan allows, in its order; None takes the folders' names, sorted.
         on_undecodable: What to do with a file that is no readable image: leave it out by name, or refuse the folder.
-        unit: `patient` counts all images of a lesion as one unit; `record` counts every image, which protects a lesion
-            with several images less than the stated epsilon says.
+        unit: `patient` counts all images of a patient as one unit, or of a lesion where index.csv knows no patients;
+            `record` counts every image, which protects whoever has several less than the stated epsilon says.
+        patient_column: Column of index.csv that says whose an image is; `auto`: patient_id if it is there, else none.
+            With `record` it decides nothing.
         folder: Subfolder of `root` that holds the class folders; None means `Train` where there is one, else `root`.
 
     Raises:
         DataError: If the folder is missing or empty, has a class that the plan does not, contradicts its index.csv,
-            or holds an unreadable image that is to be refused.
+            or holds an unreadable image that is to be refused; if an image is of no patient though there is a column of
+            patients; or if one unit holds at least half of more than ten images.
     """
     base = _class_root(root, folder)
     index_folder = next((place for place in (root, base) if (place / INDEX_NAME).is_file()), None)
-    index = read_index(index_folder / INDEX_NAME) if index_folder is not None else {}
+    index = _index(index_folder, patient_column, unit=unit)
+    patients = index.patient_column if unit == "patient" else None
+    owner: Owner = "patient" if patients else "lesion"
     origin = index_folder or base
     names = _class_names(base, classes)
     files, passed_over = _list_images(base, names)
     warnings = [f"passed over {sentence}: they are not used" for sentence in _named(passed_over)]
-    candidates = [_candidate(path, origin, index, unit=unit) for path in files]
-    if index:
-        warnings += _index_warnings(candidates, index, prefix=base.relative_to(origin).as_posix())
-    kept, left_out = left_after_duplicates(candidates, warnings)
-    labels = one_label_per_unit(kept, warnings)
+    candidates = [_candidate(path, origin, index.rows, unit=unit) for path in files]
+    if patients:
+        _refuse_unlisted(candidates, index.rows, column=patients)
+    if index.rows:
+        warnings += _index_warnings(candidates, index.rows, prefix=base.relative_to(origin).as_posix())
+    kept, left_out = left_after_duplicates(candidates, warnings, owner=owner)
+    labels = one_label_per_unit(kept, warnings, owner=owner)
     if not kept:
         raise DataError(
             "every image in the data folder contradicts another or is marked as not clean; "
             "correct keep_clean in index.csv"
         )
-    records = tuple(ImageRecord(c.path, names.index(labels[c.unit]), c.unit, c.sha256) for c in kept)
-    has_lesions = any(record.unit.startswith("lesion:") for record in records)
-    counts = dict(Counter(left_out) + passed_over)
-    table = ImageTable(origin, records, names, "lesion" if has_lesions else "image", tuple(warnings), counts)
+    records = tuple(ImageRecord(c.path, names.index(labels[c.unit]), c.unit, c.sha256, c.ids) for c in kept)
+    table = ImageTable(
+        origin,
+        records,
+        names,
+        _unit_name(records),
+        patient_column=patients,
+        warnings=tuple(warnings),
+        left_out=dict(Counter(left_out) + passed_over),
+    )
     bad = {record.path for record in records if not opens_as_image(table.file(record))}
-    return table.without_undecodable(bad, on_undecodable=on_undecodable)
+    whole = table.without_undecodable(bad, on_undecodable=on_undecodable)
+    _refuse_half_of_one_unit(whole)
+    return whole
+
+
+def _index(folder: Path | None, patient_column: str, *, unit: PrivacyUnit) -> Index:
+    if folder is not None:
+        return read_index(folder / INDEX_NAME, patient_column=patient_column, required=unit == "patient")
+    if unit == "patient" and patient_column != AUTO_COLUMN:
+        raise DataError(
+            f"patient_column: seen '{patient_column}', but there is no {INDEX_NAME} beside the class folders; put it "
+            f"there, or write '{AUTO_COLUMN}'"
+        )
+    return Index({}, None)
+
+
+def _unit_name(records: Sequence[ImageRecord]) -> UnitName:
+    kinds = {record.unit.partition(":")[0] for record in records}
+    return "patient" if "patient" in kinds else "lesion" if "lesion" in kinds else "image"
+
+
+def _refuse_half_of_one_unit(table: ImageTable) -> None:
+    """A unit of half of all images is a column that says the same of many, far more often than it is a patient."""
+    images = len(table.records)
+    unit, most = Counter(record.unit for record in table.records).most_common(1)[0]
+    if images > _FEW_IMAGES and 2 * most >= images:
+        columns = {"patient": table.patient_column, "lesion": "lesion_id", "isic": "isic_id"}
+        raise DataError(
+            f"one {table.unit_name} holds at least half of the {images} images by the column "
+            f"'{columns[unit.partition(':')[0]]}' of {INDEX_NAME}, so it is probably the wrong column, or stands for "
+            "unknown; name the column of patients (patient_column in the site file), or correct it, or take images out"
+        )
 
 
 def _class_root(root: Path, folder: str | None) -> Path:
@@ -140,10 +188,25 @@ def _candidate(path: Path, origin: Path, index: dict[str, IndexRow], *, unit: Pr
         raise DataError(
             f"{INDEX_NAME} calls {relative} {row.label!r} but its folder says otherwise; correct one of the two"
         )
-    name = f"sha256:{digest}"
-    if unit == "patient" and row is not None and (row.lesion_id or row.isic_id):
-        name = f"lesion:{row.lesion_id}" if row.lesion_id else f"isic:{row.isic_id}"
-    return Candidate(relative, path.parent.name, name, digest, row.keep_clean if row is not None else None)
+    ids = _ids(row) if row is not None else ()
+    # The first is the patient where there is such a column.
+    name = ids[0] if unit == "patient" and ids else f"sha256:{digest}"
+    return Candidate(relative, path.parent.name, name, digest, row.keep_clean if row is not None else None, ids)
+
+
+def _ids(row: IndexRow) -> tuple[str, ...]:
+    named = (("patient", row.patient), ("lesion", row.lesion_id), ("isic", row.isic_id))
+    return tuple(f"{kind}:{identifier}" for kind, identifier in named if identifier)
+
+
+def _refuse_unlisted(candidates: Sequence[Candidate], index: dict[str, IndexRow], *, column: str) -> None:
+    """An image of nobody would be a unit of its own: one more budget for somebody."""
+    unlisted = sum(candidate.path not in index for candidate in candidates)
+    if unlisted:
+        raise DataError(
+            f"{INDEX_NAME} does not list {unlisted} of {len(candidates)} images, so its column '{column}' does not say "
+            "whose they are; add their lines, or delete the images"
+        )
 
 
 def _index_warnings(candidates: list[Candidate], index: dict[str, IndexRow], *, prefix: str) -> list[str]:

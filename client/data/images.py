@@ -103,12 +103,13 @@ def load_pixels(
     Raises:
         DataError: As `ImageTable.without_undecodable`.
     """
-    pixels = []
-    bad = set()
-    for record in table.records:
+    pixels = np.empty((len(table.records), image_size, image_size, 3), dtype=np.uint8)
+    bad: set[str] = set()
+    for position, record in enumerate(table.records):
         try:
-            pixels.append(decode_image(table.file(record), image_size))
+            # In place: a list to be stacked at the end would take twice the memory.
+            pixels[position - len(bad)] = decode_image(table.file(record), image_size)
         except DataError:
             bad.add(record.path)
     kept = table.without_undecodable(bad, on_undecodable=on_undecodable)
-    return np.stack(pixels), kept
+    return pixels[: len(kept.records)], kept

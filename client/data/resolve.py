@@ -1,10 +1,13 @@
-"""Two labels for one picture, one picture twice, two labels for one lesion: what stays, and how it is told."""
+"""Two labels for one picture, one picture twice, two labels for one patient: what stays, and how it is told."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
+
+Owner = Literal["patient", "lesion"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +20,7 @@ class Candidate:
         unit: Privacy unit.
         sha256: Hex digest of the file's bytes.
         keep_clean: index.csv's word on this file; None where it says nothing.
+        ids: See `ImageRecord`.
     """
 
     path: str
@@ -24,10 +28,11 @@ class Candidate:
     unit: str
     sha256: str
     keep_clean: bool | None
+    ids: tuple[str, ...] = ()
 
 
 def left_after_duplicates(
-    candidates: Iterable[Candidate], warnings: list[str]
+    candidates: Iterable[Candidate], warnings: list[str], *, owner: Owner
 ) -> tuple[list[Candidate], dict[str, int]]:
     """Keep one file per picture of a unit, and none where its files contradict each other and index.csv is silent.
 
@@ -38,6 +43,7 @@ def left_after_duplicates(
     Args:
         candidates: All files.
         warnings: Sentences are appended.
+        owner: What the sentences call a unit of several images.
 
     Returns:
         The kept files sorted by path, and how many were left out by reason: `not_clean`, `conflicting_label`,
@@ -59,13 +65,13 @@ def left_after_duplicates(
             kept.append(clean[0])
             left_out["duplicate"] += len(clean) - 1
     kept.sort(key=lambda each: each.path)
-    warnings.extend(_about_copies(by_picture, kept))
+    warnings.extend(_about_copies(by_picture, kept, owner=owner))
     if left_out["duplicate"]:
         warnings.append(f"{left_out['duplicate']} byte-identical copies of kept images are left out")
     return kept, {reason: count for reason, count in left_out.items() if count}
 
 
-def _about_copies(by_picture: Mapping[str, list[Candidate]], kept: Iterable[Candidate]) -> list[str]:
+def _about_copies(by_picture: Mapping[str, list[Candidate]], kept: Iterable[Candidate], *, owner: Owner) -> list[str]:
     """What the hospital should know of equal files: contradicting labels, and pictures of several units."""
     staying: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in kept:
@@ -82,27 +88,28 @@ def _about_copies(by_picture: Mapping[str, list[Candidate]], kept: Iterable[Cand
     sentences = []
     if conflicts:
         pairs = ", ".join(f"{count} {pair}" for pair, count in conflicts.most_common())
-        stay = f", {shared} stay with each of their lesions" if shared else ""
+        stay = f", {shared} stay with each of their {owner}s" if shared else ""
         sentences.append(
             f"{conflicts.total()} images lie byte-identical in folders of different classes ({pairs}): index.csv's "
             f"keep_clean decides {decided}{stay}, the other {conflicts.total() - decided - shared} are left out"
         )
     if several := sum(len(copies) > 1 for copies in staying.values()):
         sentences.append(
-            f"{several} images lie byte-identical in several lesions: each lesion keeps its own; if they are one "
-            "lesion, give them one lesion_id in index.csv"
+            f"{several} images lie byte-identical in several {owner}s: each {owner} keeps its own; if they are one "
+            f"{owner}, give them one id in index.csv"
         )
     return sentences
 
 
-def one_label_per_unit(kept: Iterable[Candidate], warnings: list[str]) -> dict[str, str]:
+def one_label_per_unit(kept: Iterable[Candidate], warnings: list[str], *, owner: Owner) -> dict[str, str]:
     """Give each unit the label of most of its images, the first by name among equals.
 
-    A lesion with two labels would otherwise be two samples, and its clipped gradient would count twice.
+    A patient with two labels would otherwise be two samples, and its clipped gradient would count twice.
 
     Args:
         kept: Files that stay.
         warnings: A sentence is appended if a unit had several labels.
+        owner: What it calls such a unit.
 
     Returns:
         Label by unit.
@@ -112,5 +119,5 @@ def one_label_per_unit(kept: Iterable[Candidate], warnings: list[str]) -> dict[s
         votes[candidate.unit][candidate.label] += 1
     torn = sum(len(counter) > 1 for counter in votes.values())
     if torn:
-        warnings.append(f"{torn} lesion(s) carry more than one label: each is given the label of most of its images")
+        warnings.append(f"{torn} {owner}(s) carry more than one label: each is given the label of most of its images")
     return {unit: min(counter, key=lambda label: (-counter[label], label)) for unit, counter in votes.items()}

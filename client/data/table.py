@@ -13,7 +13,7 @@ from common.errors import DataError, LocalProtocolError
 
 OnUndecodable = Literal["skip", "refuse"]
 PrivacyUnit = Literal["patient", "record"]
-UnitName = Literal["lesion", "image"]
+UnitName = Literal["patient", "lesion", "image"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +23,18 @@ class ImageRecord:
     Attributes:
         path: Relative to the table's root, with forward slashes. Never leaves the site.
         label_index: Index into the table's classes: the label of the unit, one for all its images.
-        unit: The privacy unit: `lesion:ID`, `isic:ID`, or `sha256:HEX` of the file where nothing better is known.
+        unit: The privacy unit: `patient:ID`, `lesion:ID`, `isic:ID`, or `sha256:HEX` of the file where nothing better
+            is known or asked for.
         sha256: Hex digest of the file's bytes.
+        ids: All that index.csv says of whose and what the image is, whatever the unit: `patient:ID`, `lesion:ID`,
+            `isic:ID`, as many of them as it has.
     """
 
     path: str
     label_index: int
     unit: str
     sha256: str
+    ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,9 @@ class ImageTable:
         records: Sorted by path; no two of one unit have the same bytes; images of one unit have one label. What stands
             here of a unit depends on that unit's files alone.
         classes: Class names; a hospital may have no image of some.
-        unit_name: What differential privacy protects: `lesion` where index.csv has lesion ids, else `image`.
+        unit_name: What differential privacy protects: `patient` where index.csv has a column of patients, `lesion`
+            where it has lesion ids, else `image`.
+        patient_column: The column of index.csv that says who is a patient, if that is the unit; else None.
         warnings: Sentences for this hospital's eyes.
         left_out: Count of files that are not in `records`, by reason: `not_clean`, `conflicting_label`, `duplicate`,
             `undecodable`; `in_subfolder` and `outside_class_folders` for images that lie too deep or not deep enough;
@@ -53,6 +59,7 @@ class ImageTable:
     records: tuple[ImageRecord, ...]
     classes: tuple[str, ...]
     unit_name: UnitName
+    patient_column: str | None
     warnings: tuple[str, ...]
     left_out: Mapping[str, int]
 

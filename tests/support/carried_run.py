@@ -11,7 +11,7 @@ import numpy as np
 
 from client.encode import encode_update
 from client.storage import RunStorage
-from common.messages import Request, decode_request
+from common.messages import UPLOAD_KINDS, Request, decode_request
 from common.plan import Plan
 from server.store import Store
 from tests.support.in_process_grid import InProcessGrid
@@ -45,7 +45,7 @@ class CarriedRun:
         def watched(name: str) -> Callable[[bytes], bytes]:
             def answer(frame: bytes) -> bytes:
                 request = decode_request(frame, self.plan.agreed.coordinator).request
-                if request.kind in ("train", "eval") and request.round in self.at:
+                if request.kind in UPLOAD_KINDS and request.round in self.at:
                     self.at.pop(request.round)()
                 self.seen.append((name, request))
                 return self.federation.sites[name].answer(frame)
@@ -66,12 +66,12 @@ class CarriedRun:
     def outcomes(self, name: str) -> dict[int, str]:
         """What a hospital did in the last attempt of each round."""
         with closing(Store(self.folder)) as store:
-            exchanges = [e for e in store.exchanges(self.run) if e.kind in ("train", "eval")]
+            exchanges = [e for e in store.exchanges(self.run) if e.kind in UPLOAD_KINDS]
         return {e.round: o.outcome for e in exchanges for o in e.outcomes if o.hospital == name}
 
     def epochs(self) -> dict[int, int]:
         """Key epoch of each round, from the uploads that hospitals were asked for."""
-        return {r.round: r.epoch for _, r in self.seen if r.kind in ("train", "eval")}
+        return {r.round: r.epoch for _, r in self.seen if r.kind in UPLOAD_KINDS}
 
     def ask_for_new_key(self) -> None:
         """What `fedward-server rotate` does."""

@@ -18,7 +18,7 @@ from common.errors import BudgetExceeded, LedgerRolledBack
 from common.freshness_messages import FreshnessAnswer, OpenNonce
 from common.identity import Identity
 from common.mask_messages import FullAdvert, decode_document
-from common.messages import Kind, Request, SignedManifest, SignedReply, decode_reply, encode_request
+from common.messages import UPLOAD_KINDS, Kind, Request, SignedManifest, SignedReply, decode_reply, encode_request
 from common.plan import Plan
 from common.site_config import load_site
 from scripts.federation import FederationOptions, provision
@@ -84,7 +84,7 @@ class Coordinator:
             attempt=attempt,
             hospital=hospital,
             aggregates=tuple(a.entry for a in sent),
-            adverts=adverts if kind in ("train", "eval") else (),
+            adverts=adverts if kind in UPLOAD_KINDS else (),
         )
 
     def history(self, first: int, last: int) -> list[Aggregate]:
@@ -165,7 +165,7 @@ class Coordinator:
         """Ask for uploads, or for manifests alone, and add up what comes."""
         parameters = PRESETS[self.plan.encryption.preset]
         identities = {h.name: h.identity for h in self.plan.roster}
-        opening = self.open(round_number, sites) if kind in ("train", "eval") else None
+        opening = self.open(round_number, sites) if kind in UPLOAD_KINDS else None
         expected = OpenExchange(
             kind=kind,
             run=self.run,
@@ -193,7 +193,7 @@ class Coordinator:
     ) -> list[SignedReply]:
         """One exchange with all `sites`; after a train or eval exchange they unmask its sum, which becomes the next."""
         replies, total = self.collect(kind, round_number, sites, attempt=attempt)
-        if kind in ("train", "eval"):
+        if kind in UPLOAD_KINDS:
             self.aggregates.append(self.unmask(round_number, replies, sites, total=total))
         return replies
 
@@ -234,7 +234,7 @@ class Coordinator:
         """hello, all rounds, the closing eval round, finish."""
         self.exchange("hello", 0, sites)
         for number in range(1, self.plan.last_round + 1):
-            self.exchange("train" if number <= self.plan.training.rounds else "eval", number, sites)
+            self.exchange(self.plan.kind_of(number), number, sites)
         self.exchange("finish", self.plan.last_round + 1, sites)
 
 

@@ -34,6 +34,7 @@ NOT_RUN = {
 """Lines that tests/e2e/test_operations.py does not run, and why."""
 
 RUN_ELSEWHERE = {
+    "The ledger": "tests/unit/test_ledger_commands.py",
     "Rotate the key": "tests/e2e/test_revoke.py",
     "Revoke a hospital": "tests/e2e/test_revoke.py",
     "A hospital joins later": "tests/unit/test_succession.py",

@@ -16,7 +16,7 @@ from client.round import Hospital
 from client.state import RunState
 from common.config import parse_settings
 from common.identity import Identity
-from common.messages import SignedReply, decode_reply
+from common.messages import UPLOAD_KINDS, SignedReply, decode_reply
 from common.plan import Plan
 from scripts.federation import FederationOptions, provision
 from server.aggregate import Aggregate
@@ -44,7 +44,7 @@ TEMPLATE: dict[str, Any] = {
         "momentum": 0.0,
         "server_optimiser": {"kind": "fedavgm", "momentum": 0.5, "learning_rate": 1.0},
     },
-    "privacy": {"mode": "local", "unit": "record", "epsilon": 8.0, "delta": 1.0e-5, "clip": 0.5},
+    "privacy": {"mode": "local", "unit": "record", "epsilon": 8.0, "delta": 1.0e-5, "clip": 0.5, "mean_share": 0.0},
     "encryption": {"preset": "compact", "update_norm_bound": "auto", "epoch_rounds": 50, "verification": "auto"},
     "cohort": {
         "threshold": "auto",
@@ -185,9 +185,9 @@ class SmallFederation(KnownSecrets):
         body = b"".join(aggregate.body for aggregate in send)
         entries = tuple(aggregate.entry for aggregate in send)
         usual: dict[str, Any] = {"kind": kind, "round": round_number, "hospital": to, "aggregates": entries}
-        if kind in ("train", "eval") and to in self.sites:
+        if kind in UPLOAD_KINDS and to in self.sites:
             self.freshen(to)
         opening = self.coordinator.openings.get(round_number)
-        if opening is not None and kind in ("train", "eval"):
+        if opening is not None and kind in UPLOAD_KINDS:
             usual["adverts"] = opening.delivered_to(self.plan.agreed.position(to))
         return self.coordinator.sign(body, **usual | changes)

@@ -25,7 +25,7 @@ def newcomer(federation: SmallFederation, name: str) -> Card:
     """Images and keys of a hospital that is in no plan yet."""
     data = federation.folder / "shards" / name
     write_images(data, per_class=8, seed=77)
-    units = count_units(data, federation.plan)
+    units = count_units(data, federation.plan, patient_column="auto")
     return make_site(federation.folder / "federation" / name, hospital=name, declared_units=units, passphrase=None).card
 
 

@@ -37,6 +37,7 @@ from common.identity import Identity
 from common.mask_messages import FullAdvert, encode_document
 from common.messages import (
     NOTHING_APPLIED,
+    UPLOAD_KINDS,
     Applied,
     Manifest,
     Request,
@@ -212,7 +213,7 @@ class TrivialSite:
             attempt=request.attempt,
             hospital=self._name,
             role="contribute" if body else "observe",
-            reason="BudgetExceeded" if self._observes and request.kind in ("train", "eval") else "",
+            reason="BudgetExceeded" if self._observes and request.kind in UPLOAD_KINDS else "",
             parameters=parameters.digest(),
             opening=opening,
             revealed=self._storage(request.run).revealed_in(applied.round),

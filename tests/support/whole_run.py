@@ -126,7 +126,7 @@ def carry(  # noqa: PLR0913 -- the parts of one run
         long = LongMessages(plan, run, sign=identity.sign, history=history, folder=folder)
         writer = RequestWriter(plan, run, identity.sign, history, long=long)
         steps = steps_after(plan, store.last_complete_round(run))
-        progress = ProgressFile(folder, Progress(run, plan.name, plan.training.rounds))
+        progress = ProgressFile(folder, Progress(run, plan.name, plan.last_training_round))
         with closing(OneByOneGrid(grid, long)) as one_by_one:
             strategy = SecureAggregation(
                 writer, steps, grid=one_by_one, store=store, masks=masks, progress=progress, connect_timeout_s=0.0

@@ -303,6 +303,8 @@ def test_charges_are_what_a_ledger_holds_of_this_run(tmp_path: Path) -> None:
             clip=0.5,
             units_digest="bb" * 32,
             held_out_rule="ee" * 32,
+            mode="local",
+            shares=1,
         )
     found = ChaosFederation(tmp_path, (KILLED,), RUN).charges(KILLED)
     ledger.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 from client.accountant import PrivacyEvent
 from client.dpsgd import Randomness
 from client.learner import Learner, load_learner
+from client.unit_images import UnitImages
 from common.errors import PlanError, UnsupportedLayer
 from common.plan import Plan
 from common.site_config import SiteConfig, load_site
@@ -22,6 +24,7 @@ from tests.support.small_federation import NAMES, SmallFederation, provision_sma
 
 FULL: dict[str, object] = {"local_steps": 3}
 POISSON: dict[str, object] = {"local_steps": 3, "sampling": {"kind": "poisson", "rate": 0.25}}
+NO_MEAN = np.zeros(0)
 SIGMA = 2.0
 NAME = NAMES[2]
 
@@ -76,7 +79,7 @@ def test_one_call_draws_the_noise_and_the_batches_that_the_event_says(
     config, plan = provisioned(tmp_path, training=training)
     recorder = Recorder()
     learner = load(config, plan, recorder)
-    learner.train(learner.initial, sigma=SIGMA)
+    learner.train(learner.initial, feature_mean=NO_MEAN, sigma=SIGMA)
     event = learner.event(SIGMA)
     assert event == PrivacyEvent(q=plan.training.sample_rate, sigma=SIGMA, steps=3)
     size = learner.initial.size
@@ -96,7 +99,7 @@ def test_each_unit_counts_once_and_held_out_units_not_at_all(tmp_path: Path) -> 
     assert learner.training_units > 0 < learner.held_out_units
     assert len(learner._train.x) == learner.training_units
     assert not set(learner._train.units) & set(learner._evaluation.units)
-    assert int(learner.confusion(learner.initial).sum()) == learner.held_out_units
+    assert int(learner.confusion(learner.initial, feature_mean=NO_MEAN).sum()) == learner.held_out_units
 
 
 @pytest.mark.parametrize("training", [FULL, POISSON], ids=["full", "poisson"])
@@ -105,9 +108,13 @@ def test_noise_is_scaled_by_the_clip_and_the_declared_size(training: dict[str, o
     draw = 1 << 22
     config, plan = provisioned(tmp_path, training={**training, "local_steps": 1})
     quiet, loud = (load(config, plan, Recorder(noise)) for noise in (0, draw))
-    # One image stands for a lesion by lot, so both get the same rows.
-    loud._train = quiet._train
-    moved = loud.train(loud.initial, sigma=SIGMA) - quiet.train(quiet.initial, sigma=SIGMA)
+    # One image stands for a lesion by lot in each step, so both are to get the same rows.
+    assert isinstance(quiet._train.x, UnitImages)
+    images = replace(quiet._train.x, draw=np.zeros_like)
+    quiet._train = loud._train = replace(quiet._train, x=images)
+    moved = loud.train(loud.initial, feature_mean=NO_MEAN, sigma=SIGMA) - quiet.train(
+        quiet.initial, feature_mean=NO_MEAN, sigma=SIGMA
+    )
     training_plan = plan.training
     due = training_plan.learning_rate * draw * plan.privacy.clip * 2**-20 / (training_plan.sample_rate * 50)
     np.testing.assert_allclose(moved, -due, rtol=1e-4)
@@ -121,8 +128,9 @@ def test_a_whole_run_spends_the_plans_budget_and_no_more(training: dict[str, obj
         federation.coordinator.whole_run(federation.sites)
         for site in federation.sites.values():
             contributor = site._contributor
-            entries = [entry.charge.event for entry in contributor.ledger.entries()]
-            assert entries == [contributor.learner.event(contributor.sigma)] * 2
+            charges = [entry.charge for entry in contributor.ledger.entries()]
+            assert {charge.held_out_rule for charge in charges} == {contributor.learner.held_out_rule}
+            assert [charge.event for charge in charges] == [contributor.mechanism.event("train")] * 2
             assert 0.99 * 8.0 < contributor.spent() <= 8.0
 
 
@@ -132,7 +140,14 @@ def test_a_layer_that_mixes_units_is_refused_when_the_site_loads(tmp_path: Path)
     learner = load(config, plan, Recorder())
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3 * 16 * 16), nn.Linear(3 * 16 * 16, 2))
     with pytest.raises(UnsupportedLayer, match="BatchNorm1d at 1, use GroupNorm"):
-        Learner(plan, hospital=NAME, train=learner._train, evaluation=learner._evaluation, model=model)
+        Learner(
+            plan,
+            hospital=NAME,
+            train=learner._train,
+            evaluation=learner._evaluation,
+            model=model,
+            held_out_rule=plan.held_out_rule,
+        )
 
 
 def test_a_delta_that_the_real_number_of_units_forbids_is_refused(tmp_path: Path) -> None:

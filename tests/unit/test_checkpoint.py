@@ -104,7 +104,7 @@ def table(tmp_path: Path) -> Table:
     rng = np.random.default_rng(0)
     vectors = [rng.normal(size=TRAINABLE_PARAMETERS) for _ in range(2)]
     applied = Applied(round=LAST, root="3" * 64, chain=EMPTY_CHAIN)
-    return Table(sites, RunState(applied, OptimiserState(*vectors)))
+    return Table(sites, RunState(applied, OptimiserState(*vectors), np.zeros(0)))
 
 
 def test_the_model_arrives_bit_for_bit(table: Table) -> None:
@@ -208,7 +208,7 @@ def test_a_stranger_and_a_revoked_hospital_seal_nothing(table: Table) -> None:
 
 def test_a_model_of_another_size_is_refused(table: Table) -> None:
     """Vouched for or not."""
-    longer = RunState(table.state.applied, OptimiserState(np.zeros(9), np.zeros(9)))
+    longer = RunState(table.state.applied, OptimiserState(np.zeros(9), np.zeros(9)), np.zeros(0))
     with pytest.raises(CheckpointRefused, match="is no model of this plan"):
         table.opened(table.made(longer), table.vouchers())
     assert box_public_hex(table.sites.boxes[NEEDY]) == table.member(NEEDY).plan.roster[3].box

@@ -27,7 +27,7 @@ def _write_index(root: Path, header: str, *lines: str) -> None:
 
 
 def _load(root: Path, classes: tuple[str, ...] | None = None) -> ImageTable:
-    return load_table(root, classes, on_undecodable="refuse", unit="patient")
+    return load_table(root, classes, on_undecodable="refuse", unit="patient", patient_column="auto")
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_the_train_folder_is_found_and_the_test_folder_left_alone(root: Path, tm
         shutil.copytree(root / "mole", source / part / "mole")
     _write_image(source / "Test" / "mole" / "only-in-test.jpg", 99)
     assert _load(source).images_per_class() == (3,)
-    official = load_table(source, on_undecodable="refuse", unit="patient", folder="Test")
+    official = load_table(source, on_undecodable="refuse", unit="patient", patient_column="auto", folder="Test")
     assert official.images_per_class() == (4,)
 
 
@@ -91,7 +91,7 @@ def test_images_of_a_lesion_are_one_unit_and_blank_ids_fall_back(root: Path) -> 
 def test_the_record_unit_ignores_lesions_only_when_asked_for(root: Path) -> None:
     """`unit: record` is weaker; it must never be what the default gives."""
     _write_index(root, "path,label,lesion_id", *(f"mole/{n}.png,mole,L1" for n in range(3)))
-    by_record = load_table(root, on_undecodable="refuse", unit="record")
+    by_record = load_table(root, on_undecodable="refuse", unit="record", patient_column="auto")
     assert sorted(by_record.unit_labels().values()) == [0, 0, 0, 1, 1, 1]
     assert by_record.unit_name == "image"
     assert sorted(_load(root).unit_labels().values()) == [0, 1, 1, 1]
@@ -144,7 +144,7 @@ def test_a_file_that_is_no_image_is_refused_by_name_or_skipped(root: Path) -> No
     (root / "mole" / "broken.jpg").write_bytes(b"not a jpeg")
     with pytest.raises(DataError, match=r"1 image file\(s\) cannot be decoded: mole/broken\.jpg; replace"):
         _load(root)
-    table = load_table(root, on_undecodable="skip", unit="patient")
+    table = load_table(root, on_undecodable="skip", unit="patient", patient_column="auto")
     assert table.images_per_class() == (3, 3)
     assert table.left_out == {"undecodable": 1}
     assert "mole/broken.jpg" in table.warnings[0]

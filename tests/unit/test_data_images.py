@@ -78,7 +78,7 @@ def test_grey_without_a_known_range_is_refused_or_skipped_by_choice(tmp_path: Pa
     Image.fromarray(np.full((40, 40), value, dtype=kind)).save(tmp_path / "mole" / "b.png", format="TIFF")
     with pytest.raises(DataError, match=r"b\.png has grey values of mode [IF] outside .* save it with 8 or 16 bits"):
         decode_image(tmp_path / "mole" / "b.png", 32)
-    table = load_table(tmp_path, on_undecodable="skip", unit="patient")
+    table = load_table(tmp_path, on_undecodable="skip", unit="patient", patient_column="auto")
     assert check_decodable(table, on_undecodable="skip").left_out == {"undecodable": 1}
     with pytest.raises(DataError, match=r"mole/b\.png"):
         check_decodable(table, on_undecodable="refuse")
@@ -115,7 +115,7 @@ def test_a_cut_off_jpeg_is_found_and_named_without_its_folder(root: Path) -> Non
 
 def test_a_cut_off_jpeg_is_skipped_or_refused_by_choice(root: Path) -> None:
     """Its header is whole, so only decoding finds it."""
-    table = load_table(root, on_undecodable="refuse", unit="patient")
+    table = load_table(root, on_undecodable="refuse", unit="patient", patient_column="auto")
     assert len(table.records) == 3
     with pytest.raises(DataError, match=r"mole/cut\.jpg"):
         check_decodable(table, on_undecodable="refuse")
@@ -127,7 +127,7 @@ def test_a_cut_off_jpeg_is_skipped_or_refused_by_choice(root: Path) -> None:
 
 def test_pixels_come_with_the_table_of_what_was_decoded(root: Path) -> None:
     """Rows and records must stay in step when a file is skipped."""
-    table = load_table(root, on_undecodable="skip", unit="patient")
+    table = load_table(root, on_undecodable="skip", unit="patient", patient_column="auto")
     pixels, kept = load_pixels(table, image_size=64, on_undecodable="skip")
     assert [record.path for record in kept.records] == ["mole/a.png", "mole/b.jpg"]
     assert np.array_equal(pixels[0], np.asarray(_photograph()))
@@ -138,7 +138,7 @@ def test_a_folder_of_nothing_but_broken_images_is_refused_even_when_skipping(roo
     """Nothing to train on is an error, not an empty training."""
     (root / "mole" / "a.png").unlink()
     (root / "mole" / "b.jpg").unlink()
-    table = load_table(root, on_undecodable="skip", unit="patient")
+    table = load_table(root, on_undecodable="skip", unit="patient", patient_column="auto")
     with pytest.raises(DataError, match="not one image"):
         load_pixels(table, image_size=64, on_undecodable="skip")
 

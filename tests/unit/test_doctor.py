@@ -290,6 +290,29 @@ def test_what_is_left_out_of_the_data_is_counted_and_not_named(site: Path, capsy
     assert patient not in text
 
 
+def test_units_are_counted_by_the_column_of_patients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The finding names unit and column; a blank cell fails it, by column and line alone."""
+    provision_small(tmp_path, template(privacy={"unit": "patient"}))
+    site, data = tmp_path / "federation" / OURS, tmp_path / "shards" / OURS
+    change(site, patient_column="who")
+    images = sorted(data.glob("*/*.png"))
+    lines = [f"{path.relative_to(data).as_posix()},{path.parent.name},Jane-{n // 2}" for n, path in enumerate(images)]
+    (data / "index.csv").write_text("\n".join(("path,label,who", *lines)) + "\n")
+    status, seen = rows(capsys, site, "--part", "site")
+    assert status == 0
+    assert seen["data"]["seen"].startswith(
+        f"{len(images)} images of {len(images) // 2} patient(s) by the column 'who':"
+    )
+    (data / "index.csv").write_text(
+        "\n".join(("path,label,who", *lines[:-1], lines[-1].rpartition(",")[0] + ",")) + "\n"
+    )
+    status, seen = rows(capsys, site, "--part", "site")
+    assert status == 2
+    assert seen["data"]["status"] == "fail"
+    assert f"index.csv line {len(lines) + 1}: the column 'who' is blank" in seen["data"]["seen"]
+    assert "Jane" not in str(seen["data"])
+
+
 def test_a_ledger_that_is_held_is_told_from_a_damaged_one(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By this site's running service: all is well. By anything else: the site could not start."""
     other = ledger(site)

@@ -43,7 +43,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def _table(root: Path) -> ImageTable:
-    return load_table(root, on_undecodable="refuse", unit="patient")
+    return load_table(root, on_undecodable="refuse", unit="patient", patient_column="auto")
 
 
 def _extract(root: Path, cache: Path, recipe: FeatureRecipe = RECIPE) -> PooledFeatures:

@@ -141,7 +141,7 @@ def words(base: Path, site: Path, *, unit: Literal["patient", "record"]) -> str:
     plan = plan_of(base)
     plan = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"unit": unit})})
     privacy = load_site(site / "site.yaml").privacy
-    units = site_units(site.parent / "images", plan)
+    units = site_units(site.parent / "images", plan, patient_column="auto")
     return "\n".join(plan_in_words(plan, hospital="hospital-1", privacy=privacy, units=units))
 
 
@@ -164,6 +164,47 @@ def test_the_unit_of_privacy_is_the_one_that_the_sites_data_gives(
     assert "Unit of privacy: lesion: all images of a lesion count as one; not a person" in said
     assert "1 units are without a lesion_id" in said
     assert all(line.isprintable() for line in said.splitlines())
+
+
+def patients_of(base: Path, folder: Path, column: str) -> Path:
+    """A copy of the images whose index.csv names two images of each patient."""
+    shutil.copytree(base / "data", folder)
+    images = sorted(path.relative_to(folder) for path in folder.rglob("*.png"))
+    rows = [f"{path.as_posix()},{path.parent.name},{path.parent.name}{n // 2}" for n, path in enumerate(images)]
+    (folder / "index.csv").write_text("\n".join((f"path,label,{column}", *rows)) + "\n")
+    return folder
+
+
+def test_the_column_of_patients_is_chosen_at_the_first_approval(
+    base: Path, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It stands in the site file, and what is shown before says patient; the control is `auto` with patient_id."""
+    plan = plan_of(base)
+    with_patients = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"unit": "patient"})})
+    for column, named in (("subject", ("--patient-column", "subject")), ("patient_id", ())):
+        data = patients_of(base, site.parent / column, column)
+        home = site.parent / f"site-{column}"
+        shutil.copytree(site, home)
+        assert approve(home, base, None, "--data", str(data), *named) == 0
+        config = load_site(home / "site.yaml")
+        assert config.patient_column == (named[1] if named else "auto")
+        units = site_units(config.data, with_patients, patient_column=config.patient_column)
+        assert (units.kind, units.named, units.patient_column) == ("patient", 6, column)
+    capsys.readouterr()
+
+
+def test_keygen_counts_by_the_column_of_patients(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a hospital declares is its weight: patients, not images, where it says who they are."""
+    data = patients_of(base, tmp_path / "images", "subject")
+    asked = yaml.safe_load((base / "template.yaml").read_text())
+    asked["privacy"]["unit"], asked["data"]["held_out"] = "patient", 0.0
+    (tmp_path / "template.yaml").write_text(yaml.safe_dump(asked))
+    words = ("keygen", "hospital-9", "--plan", str(tmp_path / "template.yaml"), "--data", str(data))
+    for home, more, declared in (("a", ("--patient-column", "subject"), 6), ("b", (), 12)):
+        assert run(client_main, "fedward-client", *words, "--site", str(tmp_path / home), *more) == 0
+        assert f"declares {declared} training units" in capsys.readouterr().out
 
 
 def test_the_plan_in_words_says_who_recomputes_sums(base: Path, site: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -406,6 +447,11 @@ def keys_made_anew(base: Path, site: Path) -> tuple[int, str]:
     return approve(site, base), "the row of hospital-1 holds other keys than this site's"
 
 
+def wrong_column(base: Path, site: Path) -> tuple[int, str]:
+    """A name without a letter."""
+    return approve(site, base, None, "--patient-column", ""), "error: --patient-column: "
+
+
 def no_data_named(base: Path, site: Path) -> tuple[int, str]:
     """A first approval without its choices."""
     kit, digest = str(base / "first" / "kits" / "hospital-1.kit.zip"), plan_of(base).digest
@@ -460,6 +506,7 @@ MISTAKES = [
     no_kit,
     keys_made_anew,
     no_data_named,
+    wrong_column,
     wrong_cap,
     other_address,
     choice_repeated,

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ import pytest
 from client.accountant import PrivacyEvent, epsilon_of, solve_sigma
 from client.ledger import Ledger
 from client.ledger_cap import Cap
-from client.ledger_entry import Kind, LedgerEntry
-from common.errors import BudgetExceeded, LedgerError, SiteStorageError
+from client.ledger_entry import Charge, Kind, LedgerEntry
+from common.errors import BudgetExceeded, LedgerError, LocalProtocolError, SiteStorageError
 from common.identity import Identity
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +60,7 @@ def charge(  # noqa: PLR0913 -- keyword-only
     event: PrivacyEvent = STEP,
     run: str = "run-1",
     held_out_rule: str = "ee" * 32,
+    shares: int = 1,
 ) -> LedgerEntry:
     """One charge with this test's constants."""
     return ledger.charge(
@@ -70,6 +72,8 @@ def charge(  # noqa: PLR0913 -- keyword-only
         clip=0.5,
         units_digest="bb" * 32,
         held_out_rule=held_out_rule,
+        mode="local" if shares == 1 else "distributed",
+        shares=shares,
     )
 
 
@@ -149,6 +153,8 @@ def test_changed_patients_continue_the_same_spending(tmp_path: Path, identity: I
             clip=0.5,
             units_digest="dd" * 32,
             held_out_rule="ee" * 32,
+            mode="local",
+            shares=1,
         )
         assert more.epsilon == epsilon_of([STEP] * 2, 1e-5)
 
@@ -219,6 +225,70 @@ def test_spending_is_stated_at_the_delta_that_is_asked_for(tmp_path: Path, ident
     with contextlib.closing(open_ledger(tmp_path, identity)) as ledger:
         charge(ledger, 1)
         assert ledger.spent(1e-7) == epsilon_of([STEP], 1e-7) > ledger.spent(1e-3) == epsilon_of([STEP], 1e-3)
+
+
+def test_shares_of_noise_state_what_is_left_if_all_others_collude(tmp_path: Path, identity: Identity) -> None:
+    """The promise is bound by the cap; one share of four is half of the noise, and stated beside it."""
+    with contextlib.closing(open_ledger(tmp_path, identity)) as ledger:
+        own = charge(ledger, 1)
+        assert own.epsilon_alone == own.epsilon
+        shared = charge(ledger, 2, shares=4)
+        weak = PrivacyEvent(1.0, SIGMA / 2, 2)
+        assert shared.epsilon == epsilon_of([STEP, STEP], 1e-5)
+        assert shared.epsilon_alone == epsilon_of([STEP, weak], 1e-5) > shared.epsilon
+        spending = ledger.spending(1e-5)
+        assert (spending.train, spending.train_alone) == (shared.epsilon, shared.epsilon_alone)
+        assert (spending.eval, spending.eval_alone) == (0.0, 0.0)
+        assert (spending.epsilon, spending.epsilon_alone) == (shared.epsilon, shared.epsilon_alone)
+        for number in range(3, 11):
+            charge(ledger, number, shares=4)
+        assert ledger.spending(1e-5).epsilon_alone > 3.0 >= ledger.spent(1e-5)
+        with pytest.raises(BudgetExceeded):
+            charge(ledger, 11, shares=4)
+        entries = ledger.entries()
+    with contextlib.closing(open_ledger(tmp_path, identity)) as again:
+        assert again.entries() == entries
+        with pytest.raises(LedgerError, match="charged already with other parameters"):
+            charge(again, 2)
+
+
+def test_the_number_of_shares_must_fit_the_mode() -> None:
+    """Full noise is one share; a lone share is full noise and not `distributed`."""
+    for mode, shares in (
+        ("local", 2),
+        ("local", 0),
+        ("distributed", 1),
+        ("distributed", 0),
+        ("distributed", 10**9),
+        ("central", 1),
+    ):
+        with pytest.raises(LocalProtocolError, match="local with 1 share and distributed with 2 to 1000"):
+            Charge("r", 1, "train", "aa", "bb", "ee", STEP, 0.5, mode, shares)  # type: ignore[arg-type]
+    assert Charge("r", 1, "train", "aa", "bb", "ee", STEP, 0.5, "distributed", 2).event_alone.sigma < SIGMA
+
+
+def test_an_entry_of_before_shares_still_reads(tmp_path: Path, identity: Identity) -> None:
+    """Its bytes are those of format 1 without the two later fields: an upgrade forgets no spending."""
+    with contextlib.closing(open_ledger(tmp_path, identity)) as ledger:
+        entry = charge(ledger, 1)
+        assert b"shares" not in entry.body
+        assert b"alone" not in entry.body
+        said = charge(ledger, 2, shares=2).body
+        assert b'"shares":2' in said
+        assert b'"epsilon_alone":' in said
+
+
+def test_an_entry_that_states_too_little_alone_is_refused(tmp_path: Path, identity: Identity) -> None:
+    """Signed by the site's own key, in its place in the chain, and wrong: a fault of our own code must be seen."""
+    with contextlib.closing(open_ledger(tmp_path, identity)) as ledger:
+        entry = charge(ledger, 1, shares=4)
+    forged = replace(entry, epsilon_alone=entry.epsilon_alone * 0.9).sealed(identity)
+    tamper(tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as connection, connection:
+        row = (forged.body.decode(), forged.hash, forged.signature)
+        connection.execute("UPDATE entries SET body = ?, hash = ?, signature = ?", row)
+    with pytest.raises(LedgerError, match="records less epsilon than its events cost"):
+        open_ledger(tmp_path, identity)
 
 
 def test_one_event_that_is_larger_than_the_cap_is_refused_from_the_start(tmp_path: Path, identity: Identity) -> None:

@@ -28,7 +28,7 @@ number = ledger.sequence()
 while True:
     number += 1
     entry = ledger.charge(kind="train", run="r", round_number=number, plan_hash="aa", event=PrivacyEvent(1.0, 50.0, 1),
-                          clip=1.0, units_digest="bb", held_out_rule="ee")
+                          clip=1.0, units_digest="bb", held_out_rule="ee", mode="local", shares=1)
     sys.stdout.write(f"{entry.sequence} {entry.hash}\\n")
     sys.stdout.flush()
 """

@@ -33,7 +33,7 @@ def table(pictures: Sequence[str], *, lesions: Sequence[str] = ()) -> ImageTable
     records = tuple(
         ImageRecord(f"mole/{n}.png", 0, unit, name) for n, (name, unit) in enumerate(zip(pictures, units, strict=True))
     )
-    return ImageTable(Path("unused"), records, ("mole",), "lesion" if lesions else "image", (), {})
+    return ImageTable(Path("unused"), records, ("mole",), "lesion" if lesions else "image", None, (), {})
 
 
 def pictures(start: int, stop: int) -> list[str]:
@@ -78,6 +78,8 @@ def charge(ledger: Ledger) -> None:
         clip=0.5,
         units_digest="bb" * 32,
         held_out_rule="cc" * 32,
+        mode="local",
+        shares=1,
     )
 
 

@@ -17,7 +17,6 @@ from client.model import (
     layout,
     load_vector,
     named_tensors,
-    one_per_unit,
     trainable_vector,
 )
 from common.errors import LocalProtocolError
@@ -137,12 +136,3 @@ def test_a_network_of_impossible_width_is_refused(width: int) -> None:
     """GroupNorm has four groups."""
     with pytest.raises(LocalProtocolError, match="multiple of 4"):
         build_model("groupnorm-cnn", classes=3, width=width)
-
-
-def test_one_image_is_chosen_for_each_unit() -> None:
-    """A unit with fifty images counts once; over draws each of them serves."""
-    units = ["a", "b", "a", "a", "c"]
-    chosen = [one_per_unit(units) for _ in range(200)]
-    for rows in chosen:
-        assert [units[row] for row in rows] == ["a", "b", "c"]
-    assert {rows[0] for rows in chosen} == {0, 2, 3}

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def keep_run(folder: Path, number: int, *, plan: str = PLAN, finished: bool) -> 
     """A run as the storage leaves it; a larger number was written later."""
     path = folder / f"{number:032x}"
     storage = RunStorage(path, plan=plan)
-    state = initial_state(np.arange(8.0))
+    state = initial_state(np.arange(8.0), statistics=0)
     storage.save_state(state)
     storage.record_round(1, {"contributors": list(NAMES), "counts_before": []})
     storage.save_update(1, np.arange(4))
@@ -158,8 +159,8 @@ def test_uploads_that_a_crash_has_left_are_erased_at_the_end(tmp_path: Path) -> 
     """Between the state and the erasing of what it covers a site may die."""
     path = keep_run(tmp_path, 1, finished=False)
     storage = RunStorage(path, plan=PLAN)
-    state = initial_state(np.arange(8.0))
-    after = type(state)(state.applied.model_copy(update={"round": 2}), state.optimiser)
+    state = initial_state(np.arange(8.0), statistics=0)
+    after = replace(state, applied=state.applied.model_copy(update={"round": 2}))
     storage.save_reply(1, 0, b"upload")
     storage.save_reply(3, 0, b"of an open round")
     storage.finish(after)

@@ -93,7 +93,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Others:
     with SmallFederation.copy_of(base, folder, sites=NAMES[1:]) as federation:
         for number in range(1, federation.plan.last_round + 1):
             federation.opened(number)
-            kind: Kind = "train" if number <= federation.plan.training.rounds else "eval"
+            kind: Kind = federation.plan.kind_of(number)
             federation.coordinator.exchange(kind, number, federation.sites, attempt=1 if number == 1 else 0)
         return Others(folder, federation.coordinator)
 

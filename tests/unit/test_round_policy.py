@@ -49,9 +49,9 @@ def slots(federation: SmallFederation, reply: SignedReply) -> NDArray[np.int64]:
 
 def counts(federation: SmallFederation, name: str) -> NDArray[np.int64]:
     """The exact counts of the model that a hospital holds now."""
-    return (
-        federation.sites[name]._contributor.learner.confusion(federation.state(name).optimiser.parameters).reshape(-1)
-    )
+    state = federation.state(name)
+    learner = federation.sites[name]._contributor.learner
+    return learner.confusion(state.optimiser.parameters, feature_mean=state.feature_mean).reshape(-1)
 
 
 def eval_epsilon(federation: SmallFederation, name: str) -> float:
@@ -106,7 +106,7 @@ def test_aggregate_counts_are_exact_in_each_round(federation: SmallFederation) -
     """Allowed for public data only; no charge, no noise."""
     set_policy(federation, OURS, metrics="aggregate", public_data=True)
     initial = federation.sites[OURS]._contributor.learner
-    expected = initial.confusion(initial.initial).reshape(-1)
+    expected = initial.confusion(initial.initial, feature_mean=np.zeros(0)).reshape(-1)
     np.testing.assert_array_equal(slots(federation, federation.train(1)[0]), expected)
     reply = federation.coordinator.exchange("eval", 2, federation.sites)[0]
     np.testing.assert_array_equal(slots(federation, reply), counts(federation, OURS))

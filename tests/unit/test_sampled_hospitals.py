@@ -56,7 +56,7 @@ def run_of(federation: SmallFederation, folder: Path) -> WholeRun:
 def replayed(federation: SmallFederation, run: WholeRun) -> RunState:
     """The model that the stored sums give: decrypted and applied one after the other, with no checks."""
     plan, hospital = federation.plan, next(iter(federation.sites.values()))
-    state = initial_state(hospital._contributor.learner.initial)
+    state = initial_state(hospital._contributor.learner.initial, statistics=0)
     with closing(Store(run.folder)) as store:
         aggregates = store.aggregates(run.run, 1, plan.last_round)
     for aggregate in aggregates:

@@ -45,7 +45,9 @@ def _split(source: Path, target: Path, *, hospitals: int = 3, seed: int = 0) -> 
 def _owners(target: Path) -> dict[str, set[str]]:
     owners: dict[str, set[str]] = defaultdict(set)
     for hospital in sorted(target.iterdir()):
-        for record in load_table(hospital / "data", on_undecodable="refuse", unit="patient").records:
+        for record in load_table(
+            hospital / "data", on_undecodable="refuse", unit="patient", patient_column="auto"
+        ).records:
             owners[record.unit].add(hospital.name)
     return owners
 
@@ -70,14 +72,14 @@ def test_no_lesion_lies_in_two_hospitals(source: Path, tmp_path: Path) -> None:
 
 def test_without_lesion_ids_lesions_are_torn_apart(source: Path, tmp_path: Path) -> None:
     """Control of the test above: the grouping comes from index.csv and from nothing else."""
-    lesions = load_table(source, on_undecodable="refuse", unit="patient")
+    lesions = load_table(source, on_undecodable="refuse", unit="patient", patient_column="auto")
     unit_of = {record.sha256: record.unit for record in lesions.records}
     (source / "index.csv").unlink()
     report = _split(source, tmp_path / "out")
     assert report.unit_name == "image"
     owners = defaultdict(set)
     for share in report.shares:
-        for record in load_table(share.data, on_undecodable="refuse", unit="patient").records:
+        for record in load_table(share.data, on_undecodable="refuse", unit="patient", patient_column="auto").records:
             owners[unit_of[record.sha256]].add(share.name)
     assert any(len(hospitals) > 1 for hospitals in owners.values())
 
@@ -86,7 +88,7 @@ def test_a_hospitals_folder_loads_as_it_was_dealt(source: Path, tmp_path: Path) 
     """The site reads the same units, labels and counts as the report states, without a warning."""
     report = _split(source, tmp_path / "out")
     for share in report.shares:
-        table = load_table(share.data, report.classes, on_undecodable="refuse", unit="patient")
+        table = load_table(share.data, report.classes, on_undecodable="refuse", unit="patient", patient_column="auto")
         assert table.images_per_class() == share.images
         labels = list(table.unit_labels().values())
         assert tuple(labels.count(index) for index in range(len(report.classes))) == share.units
@@ -196,7 +198,7 @@ def test_no_hospital_is_refused(source: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(not SKIN9.is_dir(), reason="the skin9 data set is not on this machine")
 def test_skin9_is_dealt_evenly_by_lesion() -> None:
     """Real lesions have one to six images: parts still differ by no more than two images per class."""
-    table = load_table(SKIN9, on_undecodable="refuse", unit="patient")
+    table = load_table(SKIN9, on_undecodable="refuse", unit="patient", patient_column="auto")
     assignment = deal(table, 5, seed=0)
     images = np.zeros((5, len(table.classes)), dtype=int)
     for record in table.records:

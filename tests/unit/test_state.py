@@ -26,7 +26,7 @@ START = np.random.default_rng(1).normal(size=5)
 
 def replayed(optimiser: FedAvg | FedAvgM, rounds: int = 6) -> RunState:
     """The state after some rounds of `UPDATES`."""
-    state = initial_state(START)
+    state = initial_state(START, statistics=0)
     for number in range(rounds):
         root = hashlib.sha256(UPDATES[number].tobytes()).hexdigest()
         state = advance(state, UPDATES[number], root=root, trains=True, optimiser=optimiser)
@@ -86,7 +86,7 @@ def test_advancing_leaves_the_state_before_it_alone() -> None:
 
 def test_the_history_counts_rounds_and_chains_roots() -> None:
     """Round, last root, and the chain over all of them."""
-    state = initial_state(START)
+    state = initial_state(START, statistics=0)
     assert (state.applied.round, state.applied.root, state.applied.chain) == (0, "", EMPTY_CHAIN)
     after = advance(state, UPDATES[0], root="a" * 64, trains=True, optimiser=AVERAGE)
     assert (after.applied.round, after.applied.root) == (1, "a" * 64)

@@ -27,7 +27,11 @@ PLAN = "a" * 64
 def state_after(round_number: int, *, size: int = 5) -> RunState:
     """A state that is recognised by its round."""
     applied = Applied(round=round_number, root="b" * 64, chain="c" * 64)
-    return RunState(applied, OptimiserState(np.full(size, float(round_number)), np.full(size, -float(round_number))))
+    return RunState(
+        applied,
+        OptimiserState(np.full(size, float(round_number)), np.full(size, -float(round_number))),
+        np.full(2, 0.5),
+    )
 
 
 def test_what_is_kept_comes_back(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from scripts.synthetic import CLASSES, draw, is_synthetic, write_synthetic
 def test_the_folder_reads_as_nine_classes_with_some_lesions_of_two_images(tmp_path: Path) -> None:
     """Grouping by lesion has something to do, and the loader has nothing to complain of."""
     write_synthetic(tmp_path / "set", images_per_class=14, seed=0)
-    table = load_table(tmp_path / "set", CLASSES, on_undecodable="refuse", unit="patient")
+    table = load_table(tmp_path / "set", CLASSES, on_undecodable="refuse", unit="patient", patient_column="auto")
     assert table.images_per_class() == (14,) * 9
     assert sorted(table.unit_labels().values()) == sorted([*range(9)] * 12)
     assert table.unit_name == "lesion"
@@ -36,7 +36,7 @@ def test_the_set_says_that_it_is_synthetic(tmp_path: Path) -> None:
     assert not is_synthetic(tmp_path)
     assert "No patient" in (tmp_path / "set" / "SYNTHETIC.txt").read_text(encoding="utf-8")
     assert all(path.name.startswith("synthetic_") for path in (tmp_path / "set" / "Train").rglob("*.jpg"))
-    table = load_table(tmp_path / "set", on_undecodable="refuse", unit="patient")
+    table = load_table(tmp_path / "set", on_undecodable="refuse", unit="patient", patient_column="auto")
     assert all(record.unit.startswith("lesion:synthetic-") for record in table.records)
 
 
@@ -81,7 +81,7 @@ def test_senseless_numbers_are_refused(tmp_path: Path, count: int, seed: int) ->
 def test_classes_can_be_told_apart_by_the_demos_features(tmp_path: Path) -> None:
     """Nearest class mean on half of the lesions: far above chance (1 in 9), far from trivial."""
     write_synthetic(tmp_path / "set", images_per_class=14, seed=1)
-    table = load_table(tmp_path / "set", CLASSES, on_undecodable="refuse", unit="patient")
+    table = load_table(tmp_path / "set", CLASSES, on_undecodable="refuse", unit="patient", patient_column="auto")
     recipe = FeatureRecipe(image_size=96, views=1, compute=Compute(torch.device("cpu"), "float32"))
     pooled = extract(
         table, recipe, cache_dir=tmp_path / "cache", on_progress=lambda _done, _total: None, on_undecodable="refuse"

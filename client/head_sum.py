@@ -1,0 +1,233 @@
+"""Clipped sums of a linear head in closed form, exact: a unit's part is a function of that unit alone, to the last bit.
+
+For cross entropy on logits W x the gradient of one unit is the outer product p (x) x with p = softmax(W x) - onehot(y),
+so its norm is |p| |x| and the clipped sum is one matrix product over units. A product of floats rounds by the number of
+its rows; here both products are of integers small enough that no sum of them rounds, whatever order a library takes:
+
+* inputs become integers b of 24 bits below their row's largest number, weights integers of 40 bits or so in two
+  parts, with |b| |w| <= 2^53 for each part: by Cauchy and Schwarz every partial sum of a logit is an integer within
+  2^53;
+* p becomes a, in units of 2^-20, with |a| |b| <= 2^44. Over 512 units, the partial sums of a's whole part times b stay
+  within 2^53 by that bound, those of its fraction since 2^9 2^20 2^24 = 2^53.
+
+All else is done number by number with operations that IEEE 754 rounds in one way, and powers of two; the exponential is
+made of these too, since a library may compute the last few of an array by another formula than the first.
+
+References:
+    Goodfellow, 2015, arXiv:1510.01799 (norms of a layer's gradients without the gradients).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+FINEST_BITS: Final = 44
+"""Sums are in units of C*2^-44."""
+MOST_CLASSES: Final = 1 << 10
+MOST_INPUTS: Final = 1 << 15
+
+Floats = NDArray[np.float64]
+
+_INPUT_BITS = 24
+_FRACTION_BITS = 20
+_EXACT_BITS = 53
+_CHUNK = 1 << (_EXACT_BITS - FINEST_BITS)
+# A row that is smaller counts as zero, so that no product below leaves the range of floats downwards.
+_LEAST_EXPONENT = -960
+# exp(-140) = 2^-202: squares of what is left stay far above the smallest float.
+_LEAST_LOGIT = -140.0
+# Pays for the rounding of some hundred operations of 2^-53 each, and for summing up to 1024 classes.
+_MARGIN = 2.0**-36
+# Up to 64 MB of prepared inputs are kept between the steps.
+_MOST_KEPT = 1 << 23
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Units as integers: `b` (n, inputs) whole numbers in float64, |b| <= 2^24; `scale` (n,): x = b * scale.
+
+    `norm` (n,) is the L2 norm of `b`, and zero for units that count as zero; `y` (n,) their classes.
+    """
+
+    b: Floats
+    scale: Floats
+    norm: Floats
+    y: NDArray[np.int64]
+
+    def where(self, chosen: Sequence[int]) -> _Rows:
+        rows = np.asarray(chosen, dtype=np.intp)
+        return _Rows(self.b[rows], self.scale[rows], self.norm[rows], self.y[rows])
+
+
+class HeadSum:
+    """Clipped sums of the gradients of a linear layer under cross entropy; see `client.clipped_sum.ClippedSum`.
+
+    Inputs are rounded to 24 bits below the largest number of their row (a bias counts as an input of 1), about as
+    float32 holds them.
+
+    Args:
+        head: At least two and at most `MOST_CLASSES` outputs, at most `MOST_INPUTS` inputs, all parameters trained.
+        x: Shape (units, inputs), floating.
+        y: Shape (units,), int64, each a class of the head.
+        clip: L2 bound C, > 0.
+
+    Guarantees:
+        The result is the sum over the chosen units of an integer matrix q_u, rounded once (by half a unit at most, in
+        each number), where q_u is a function of x_u, y_u, the parameters and C alone, and |q_u| <= 2^44.
+
+        Proof of the bound: q_u = a (x) b with a = trunc(2^20 f p) / 2^20 but for the last class, whose a is minus the
+        sum of the others' as its p is minus the sum of theirs. So |a - f p| is at most K 2^-20 in that class and
+        |a| <= |f p| in the others; |q_u| <= (f |p| + K 2^-20) |b|, and f is at most
+        (2^44 (1 - 2^-36) - K 2^-20 |b|) / (|p| |b|), where 2^-36 outweighs the rounding of p's sum (K^1.5 2^-52 of
+        |p|), of both norms and of f.
+    """
+
+    def __init__(self, head: nn.Linear, x: Tensor, y: Tensor, *, clip: float) -> None:
+        self._head, self._x, self._y, self._clip = head, x.detach(), y, clip
+        inputs = head.in_features + (head.bias is not None)
+        self._kept = self._rows(range(len(y))) if len(y) * inputs <= _MOST_KEPT else None
+
+    def __call__(self, chosen: Sequence[int]) -> NDArray[np.int64]:
+        """Sum over `chosen`, in units of C*2^-44, shape (parameters,), in the order of `trainable_vector`."""
+        weights = _weights(self._head)
+        integer = np.zeros((len(weights), weights.shape[1]), np.int64)
+        fraction = np.zeros_like(integer)
+        if np.isfinite(weights).all():  # else no unit has a finite gradient
+            split = _split_weights(weights)
+            for rows in self._chunks(chosen):
+                parts = _product(_factors(rows, split, clip=self._clip), rows.b)
+                integer[:-1] += parts[: len(weights) - 1]
+                fraction[:-1] += parts[len(weights) - 1 :]
+        integer[-1], fraction[-1] = -integer[:-1].sum(0), -fraction[:-1].sum(0)
+        total = integer + ((fraction + (1 << (_FRACTION_BITS - 1))) >> _FRACTION_BITS)
+        if self._head.bias is None:
+            return total.ravel()
+        return np.concatenate([total[:, :-1].ravel(), total[:, -1]])
+
+    def _chunks(self, chosen: Sequence[int]) -> Iterator[_Rows]:
+        if self._kept is not None and len(chosen) == len(self._y) <= _CHUNK:
+            yield self._kept
+            return
+        for start in range(0, len(chosen), _CHUNK):
+            part = chosen[start : start + _CHUNK]
+            yield self._rows(part) if self._kept is None else self._kept.where(part)
+
+    def _rows(self, chosen: Sequence[int]) -> _Rows:
+        rows = torch.as_tensor(np.asarray(chosen, dtype=np.int64), device=self._x.device)
+        x = self._x[rows].to("cpu", torch.float64).numpy()
+        if self._head.bias is not None:
+            x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+        return _whole_numbers(x, self._y[rows.to(self._y.device)].cpu().numpy())
+
+
+def _weights(head: nn.Linear) -> Floats:
+    """Weights with the bias as the last column, shape (classes, inputs)."""
+    parts = [head.weight] if head.bias is None else [head.weight, head.bias[:, None]]
+    weights: Floats = torch.cat([part.detach().to("cpu", torch.float64) for part in parts], dim=1).numpy()
+    return weights
+
+
+def _whole_numbers(x: Floats, y: NDArray[np.int64]) -> _Rows:
+    """Round each row to multiples of a power of two, 2^-24 of its largest number or up to twice that."""
+    largest = np.abs(x).max(axis=1, initial=0.0)
+    live = np.isfinite(largest) & (largest >= math.ldexp(1.0, _LEAST_EXPONENT))
+    exponent = np.where(live, np.frexp(np.where(live, largest, 1.0))[1] - _INPUT_BITS, 0)
+    b = np.rint(np.ldexp(np.where(live[:, None], x, 0.0), -exponent[:, None]))
+    squares = (b.astype(np.int64) ** 2).sum(axis=1)  # below 2^15 2^48: exact
+    return _Rows(b, np.ldexp(1.0, exponent), np.sqrt(squares.astype(np.float64)), y)
+
+
+def _split_weights(weights: Floats) -> tuple[Floats, float, float]:
+    """Differences to the last class as two parts of whole numbers each.
+
+    Returns:
+        Both parts, shape (2 (classes - 1), inputs); the units of the first and of the second part, powers of two.
+
+    Guarantees:
+        A row's L2 norm times 2^24 sqrt(inputs), which bounds the norm of any unit's integers, is at most 2^53.
+    """
+    root = math.ceil(math.log2(weights.shape[1]) / 2)
+    first_bits = _EXACT_BITS - _INPUT_BITS - root
+    split_bits = first_bits - root + 1
+    # Halves, so that a difference does not overflow; the last class's logit is then zero.
+    difference = weights[:-1] / 2 - weights[-1] / 2
+    largest = max(float(np.abs(difference).max()), math.ldexp(1.0, _LEAST_EXPONENT))
+    # The norm is at most the largest number times 2^root; what rounding adds is at most that of the bit left free.
+    exponent = math.frexp(largest)[1] + root - (first_bits - 1)
+    scaled = np.ldexp(difference, -exponent)
+    first = np.rint(scaled)
+    second = np.rint((scaled - first) * 2.0**split_bits)
+    unit = math.ldexp(1.0, min(exponent + 1, 1023))
+    return np.concatenate([first, second]), unit, unit * 2.0**-split_bits
+
+
+def _product(left: Floats, right: Floats) -> NDArray[np.int64]:
+    """Matrix product of whole numbers whose partial sums all stay within 2^53; exact."""
+    product: Floats = torch.mm(torch.from_numpy(left), torch.from_numpy(right)).numpy()
+    return product.astype(np.int64)
+
+
+def _factors(rows: _Rows, split: tuple[Floats, float, float], *, clip: float) -> Floats:
+    """The factors a of the gradients a (x) b but for the last class: whole part, then fraction in 2^-20.
+
+    Returns:
+        Shape (2 (classes - 1), n), whole numbers.
+    """
+    weights, first_unit, second_unit = split
+    others, classes = len(weights) // 2, len(weights) // 2 + 1
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
+        exact = torch.mm(torch.from_numpy(weights), torch.from_numpy(rows.b).T).numpy()
+        logits = (exact[:others] * first_unit + exact[others:] * second_unit) * rows.scale
+        p = _error_of_softmax(logits, rows.y)
+        last = _sum_rows(p)
+        size = np.sqrt(_sum_rows(p * p) + last * last)
+        allowed = 2.0**FINEST_BITS * (1 - _MARGIN) - classes * 2.0**-_FRACTION_BITS * rows.norm
+        free = rows.scale * (2.0**FINEST_BITS / clip)
+        factor = np.minimum(free, allowed / (size * rows.norm))
+        scaled = np.trunc(p * (factor * 2.0**_FRACTION_BITS))
+        scaled[:, ~(np.isfinite(size) & (size > 0) & (rows.norm > 0))] = 0.0
+    whole = np.trunc(scaled * 2.0**-_FRACTION_BITS)
+    return np.concatenate([whole, scaled - whole * 2.0**_FRACTION_BITS])
+
+
+def _error_of_softmax(logits: Floats, y: NDArray[np.int64]) -> Floats:
+    """Softmax minus one-hot of all classes but the last, whose logit is zero; shape (classes - 1, n)."""
+    largest = np.maximum(logits.max(axis=0), 0.0)
+    odds = _exp(logits - largest)
+    p: Floats = odds / (_sum_rows(odds) + _exp(-largest))
+    rows = np.flatnonzero(y < len(p))
+    p[y[rows], rows] -= 1.0
+    return p
+
+
+def _sum_rows(rows: Floats) -> Floats:
+    """Sum over the first axis in its order: numpy's own takes another order for arrays of another shape."""
+    total: Floats = rows[0].copy()
+    for row in rows[1:]:
+        total += row
+    return total
+
+
+def _exp(t: Floats) -> Floats:
+    """Exponential of numbers <= 0, to 1e-15 relative, by operations with one rounding each; zero below exp(-140)."""
+    low = np.maximum(t, _LEAST_LOGIT)
+    power = np.rint(low * math.log2(math.e))
+    # ln 2 in two parts, the first with so few bits that its product is exact.
+    rest = ((low - power * 0.693145751953125) - power * 1.42860682030941723212e-6) * 0.125
+    series = np.full_like(rest, 1 / math.factorial(8))
+    for order in range(7, -1, -1):
+        series *= rest
+        series += 1 / math.factorial(order)
+    for _ in range(3):
+        series *= series
+    series *= ((power.astype(np.int64) + 1023) << 52).view(np.float64)
+    series *= t >= _LEAST_LOGIT
+    return series

@@ -1,0 +1,112 @@
+"""A look at a ledger that disturbs nobody: a copy of its file is verified, whoever holds the file meanwhile."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.ledger_chain import genesis, read_entries
+from client.ledger_entry import LedgerEntry
+from client.ledger_file import explain, whose
+from client.ledger_marks import Marks, read_marks
+from common.errors import LedgerError
+
+# The site service writes for milliseconds in each round.
+_TRIES = 100
+_PAUSE_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerCopy:
+    """What stood in a ledger at one moment, verified.
+
+    Attributes:
+        path: The ledger's file.
+        source: Its source.
+        public_key: The identity that signed it, 64 hex digits.
+        chain: All entries, oldest first.
+        marks: Of the images and units that it counts; None if it keeps none.
+    """
+
+    path: Path
+    source: str
+    public_key: str
+    chain: tuple[LedgerEntry, ...]
+    marks: Marks | None
+
+    def entries(self) -> tuple[LedgerEntry, ...]:
+        """All entries, oldest first."""
+        return self.chain
+
+    def head(self) -> str:
+        """Hash of the last entry, hex; of source and site if there is none."""
+        return self.chain[-1].hash if self.chain else genesis(self.source, self.public_key)
+
+
+def copy_ledger(path: Path, *, public_key: str) -> LedgerCopy:
+    """Read and verify a ledger without its lock and without changing it, also while a site service holds it.
+
+    Args:
+        path: SQLite file, or a copy of one.
+        public_key: Whose it must be, 64 hex digits.
+
+    Raises:
+        LedgerError: If there is none, or it is damaged, altered, of another site, or changes all the time.
+        OSError: If it cannot be read.
+    """
+    data, journal = _stable(path.resolve())
+    # SQLite would wait for the lock of whoever holds the file. Its own copy it may also repair: what a killed site
+    # service has left half written is undone there by the journal, as at the service's next start.
+    with tempfile.TemporaryDirectory(prefix="fedward-ledger-") as folder:
+        copy = Path(folder) / "copy.sqlite"
+        copy.write_bytes(data)
+        if journal:
+            _journal(copy).write_bytes(journal)
+        try:
+            with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+                connection.execute("PRAGMA trusted_schema = OFF")
+                source, key = whose(connection, path)
+                if key != public_key:
+                    raise LedgerError(
+                        f"{path}: was begun with the identity key {key[:16]}…, not with {public_key[:16]}…; name the "
+                        "ledger of that site, or its own key"
+                    )
+                entries = read_entries(connection, path, source=source, public_key=public_key)
+                marks = read_marks(connection, path, source=source, public_key=public_key)
+        except sqlite3.Error as error:
+            raise explain(error, path) from error
+    return LedgerCopy(path, source, public_key, tuple(entries), marks)
+
+
+def _stable(path: Path) -> tuple[bytes, bytes]:
+    """File and journal as they stood at one moment: as two looks in a row have seen them."""
+    seen = _look(path)
+    for _ in range(_TRIES):
+        again = _look(path)
+        if again == seen:
+            return seen
+        seen = again
+        time.sleep(_PAUSE_S)
+    raise LedgerError(f"{path}: changes while it is read; try again when the site does not write to it")
+
+
+def _look(path: Path) -> tuple[bytes, bytes]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise LedgerError(
+            f"{path}: is not there; the site makes its ledger at its first start, later it must never be gone: "
+            "put its newest copy back"
+        ) from error
+    try:
+        return data, _journal(path).read_bytes()
+    except FileNotFoundError:
+        return data, b""
+
+
+def _journal(path: Path) -> Path:
+    return path.with_name(f"{path.name}-journal")

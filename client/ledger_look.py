@@ -1,0 +1,124 @@
+"""What the commands of `client.ledger_commands` do, on a copy of the ledger: it is not locked, the vault stays shut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from client.durable import write_durably
+from client.ledger_cap import Cap
+from client.ledger_copy import LedgerCopy, copy_ledger
+from client.ledger_export import export_entries, read_export, when
+from client.ledger_seen import last_seen, require_newest
+from client.ledger_show import Report, report
+from common.config import load_settings
+from common.errors import AlreadyExists, ConfigError, SiteStorageError
+from common.plan import Plan
+from common.printable import printable
+from common.site_config import SiteConfig
+
+_ONLY_THE_SITE = "only the site can tell whether newer entries were left out"
+
+
+def look(site: SiteConfig) -> Report:
+    """What is shown of a site's ledger.
+
+    Raises:
+        LedgerError: If it is not sound.
+        ConfigError: If plan or site file do not fit it.
+    """
+    plan, key = _agreed(site)
+    cap = Cap(epsilon=site.privacy.cap_epsilon, delta=site.privacy.cap_delta)
+    return report(_own_ledger(site, key), hospital=site.hospital, cap=cap, plan=plan)
+
+
+def verify_own(site: SiteConfig) -> str:
+    """Verify a site's ledger and that it is the newest that the site knows of; the sentence to print.
+
+    Raises:
+        LedgerError: If it is not sound.
+        LedgerRolledBack: If it is an older copy.
+        ConfigError: If plan or site file do not fit it.
+        SiteStorageError: If the state folder cannot be read.
+    """
+    _, key = _agreed(site)
+    # Before the ledger, which may grow meanwhile.
+    seen = last_seen(site.state, hospital=site.hospital, source=site.privacy.source, public_key=key)
+    ledger = _own_ledger(site, key)
+    require_newest(ledger, seen)
+    return f"{site.hospital}: {_whole(ledger)}; it lacks nothing that this site's state folder and its peers have seen"
+
+
+def verify_file(file: Path, *, public_key: str) -> str:
+    """Verify a copy of a ledger; the sentence to print.
+
+    Raises:
+        LedgerError: If it is not sound, or of another site.
+    """
+    return f"{file}: {_whole(copy_ledger(file, public_key=public_key))}; {_ONLY_THE_SITE}"
+
+
+def verify_export(file: Path, *, public_key: str) -> str:
+    """Verify an exported file; the sentence to print.
+
+    Raises:
+        LedgerError: If it is not sound, or of another site.
+    """
+    entries = read_export(file, public_key=public_key, as_csv=_is_csv(file))
+    last = f", the last of {when(entries[-1])}, hash {entries[-1].hash}" if entries else ""
+    return f"{file}: {len(entries)} entries, unaltered and signed by {public_key[:16]}…{last}; {_ONLY_THE_SITE}"
+
+
+def write_export(site: SiteConfig, file: Path, *, replace: bool) -> str:
+    """Write all entries of a site's ledger to a file, whole or not at all; the sentence to print.
+
+    Raises:
+        AlreadyExists: If the file is there and is not to be replaced.
+        LedgerError: If the ledger is not sound.
+        ConfigError: If plan or site file do not fit it.
+        SiteStorageError: If the file cannot be written.
+    """
+    _, key = _agreed(site)
+    if file.exists() and not replace:
+        raise AlreadyExists(f"{file}: exists; name another file, or give --force to replace it")
+    entries = _own_ledger(site, key).entries()
+    try:
+        write_durably(file, export_entries(entries, as_csv=_is_csv(file)))
+    except SiteStorageError as error:
+        seen = error.__cause__.strerror if isinstance(error.__cause__, OSError) else "refused"
+        raise SiteStorageError(f"{file}: cannot be written ({seen}); name a file in a folder with room") from error
+    return f"{len(entries)} entries are in {file}; --public-key {key} verifies them"
+
+
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
+
+
+def _agreed(site: SiteConfig) -> tuple[Plan, str]:
+    """The plan that the site file names, and this hospital's public key in its roster."""
+    plan = load_settings(site.plan, Plan)
+    names = [] if plan.federation is None else [hospital.name for hospital in plan.roster]
+    if site.hospital not in names:
+        raise ConfigError(
+            f"{site.plan}: names {', '.join(names) or 'no hospitals'}, not {site.hospital}, so its public key is "
+            "unknown; name the agreed plan"
+        )
+    return plan, plan.roster[names.index(site.hospital)].identity
+
+
+def _own_ledger(site: SiteConfig, key: str) -> LedgerCopy:
+    ledger = copy_ledger(site.ledger, public_key=key)
+    if ledger.source != site.privacy.source:
+        raise ConfigError(
+            f"{site.ledger}: is the ledger of source '{printable(ledger.source)}', the site file says "
+            f"'{site.privacy.source}'; one ledger per source: name the right one"
+        )
+    return ledger
+
+
+def _whole(ledger: LedgerCopy) -> str:
+    entries = ledger.entries()
+    last = f", the last of {when(entries[-1])}" if entries else ""
+    return (
+        f"ledger of source '{printable(ledger.source)}' is unaltered and signed by {ledger.public_key[:16]}…: "
+        f"{len(entries)} entries{last}, hash {ledger.head()}, {len(ledger.marks or ())} marks of images and units"
+    )

@@ -1,0 +1,45 @@
+"""How much noise a plan's budget asks for: one multiplier for training, one for the round of statistics."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from client.accountant import PrivacyEvent, gaussian_sigma, solve_sigma
+from common.plan import Plan
+from common.roster import Hospital
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseMultipliers:
+    """Standard deviations of the noise in a sum, in units of the sensitivity.
+
+    `stat` is None for a plan without a round of statistics.
+    """
+
+    train: float
+    stat: float | None
+
+    @property
+    def largest(self) -> float:
+        """The larger of the two."""
+        return max(self.train, self.stat or 0.0)
+
+
+def noise_multipliers(plan: Plan, hospital: Hospital) -> NoiseMultipliers:
+    """The least noise that keeps a whole run within one hospital's budget.
+
+    The budget is that of one Gaussian mechanism of shift mu; a round of statistics takes `privacy.mean_share` of mu^2
+    (Dong, Roth, Su, 2019, arXiv:1905.02383, corollary 3.3: the squares add up), and training what is left by the
+    accountant's own count.
+
+    Raises:
+        PlanError: If no noise fits the budget.
+    """
+    epsilon, delta = plan.budget(hospital)
+    training, share = plan.training, plan.privacy.mean_share
+    stat = gaussian_sigma(epsilon, delta) / math.sqrt(share) if share else None
+    others = () if stat is None else (PrivacyEvent(q=1.0, sigma=stat, steps=1),)
+    steps = training.rounds * training.local_steps
+    train = solve_sigma(epsilon=epsilon, delta=delta, q=training.sample_rate, steps=steps, others=others)
+    return NoiseMultipliers(train, stat)

@@ -1,0 +1,154 @@
+"""The round of statistics: a private mean of the features by the masked path, paid from the plan's epsilon."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from client.accountant import PrivacyEvent, epsilon_of
+from client.head_sum import FINEST_BITS
+from client.learner import Learner
+from client.noise_multipliers import noise_multipliers
+from client.planned_charges import planned_charges
+from client.unit_features import centred, row_total
+from common.config import parse_settings
+from common.plan import Plan
+from scripts.evaluate import evaluate
+from tests.support.small_federation import NAMES, TEMPLATE, SmallFederation, provision_small
+
+WIDTH, SHARE = 16, 0.12
+
+
+def with_statistics(mode: str) -> Plan:
+    """The small plan with a frozen backbone and a round of statistics."""
+    privacy = {**TEMPLATE["privacy"], "mode": mode, "mean_share": SHARE}
+    content: dict[str, Any] = {
+        **TEMPLATE,
+        "model": {"kind": "lite0-head", "image_size": 64, "views": 1, "projection": WIDTH, "seed": 0},
+        "privacy": privacy,
+        "encryption": {**TEMPLATE["encryption"], "preset": "precise" if mode == "distributed" else "compact"},
+    }
+    return parse_settings(yaml.safe_dump(content), Plan, source="small plan with statistics")
+
+
+@pytest.fixture(scope="module", params=["local", "distributed"])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of a federation that nobody has used yet."""
+    folder = tmp_path_factory.mktemp("federation")
+    provision_small(folder, with_statistics(request.param))
+    return folder
+
+
+def rows(federation: SmallFederation, name: str) -> NDArray[np.float64]:
+    """The features that a site trains on, shape (units, k)."""
+    learner = cast(Learner, federation.sites[name]._contributor.learner)
+    features: NDArray[np.float64] = learner._train.rows_to_score().double().numpy()
+    return features
+
+
+def no_noise(count: int, _deviation: float) -> NDArray[np.int64]:
+    """What stands for noise where sums are to be compared."""
+    return np.zeros(count, np.int64)
+
+
+def test_all_hospitals_learn_the_mean_of_all_features_and_train_without_it(base: Path, tmp_path: Path) -> None:
+    """The oracle is numpy on all units; the round after trains on features that the mean was taken off."""
+    with SmallFederation.copy_of(base, tmp_path) as federation:
+        for site in federation.sites.values():
+            contributor = site._contributor
+            object.__setattr__(contributor, "mechanism", replace(contributor.mechanism, sample=no_noise))
+        assert federation.plan.kind_of(1) == "stat"
+        federation.coordinator.exchange("stat", 1, federation.sites)
+        federation.catch_up()
+        declared = sum(h.declared_units for h in federation.plan.roster)
+        mean = np.sum([rows(federation, name).sum(axis=0) for name in NAMES], axis=0) / declared
+        state = federation.state(NAMES[0])
+        np.testing.assert_allclose(state.feature_mean, mean, atol=1e-4)
+        assert not state.optimiser.parameters.any()
+        assert len({federation.tag(name) for name in NAMES}) == 1
+        federation.train(2)
+        federation.catch_up()
+        learner = federation.sites[NAMES[0]]._contributor.learner
+        moved = federation.state(NAMES[0]).optimiser.parameters
+        with_mean, without = (
+            learner.gradient_total(learner.initial, feature_mean=m) for m in (state.feature_mean, np.zeros(WIDTH))
+        )
+        assert np.linalg.norm((with_mean - without).astype(float)) > 0.1 * 2.0**FINEST_BITS
+        assert moved.any()
+
+
+def test_statistics_and_training_together_spend_the_plans_epsilon(base: Path, tmp_path: Path) -> None:
+    """The ledger holds `stat` once and `train` each round; alone the statistics take their share of mu^2."""
+    with SmallFederation.copy_of(base, tmp_path) as federation:
+        federation.coordinator.whole_run(federation.sites)
+        contributor = federation.sites[NAMES[0]]._contributor
+        charges = [entry.charge for entry in contributor.ledger.entries()]
+        assert [(c.kind, c.round_number) for c in charges] == [("stat", 1), ("train", 2), ("train", 3)]
+        assert 7.9 < contributor.ledger.spending(1e-5).epsilon <= 8.0
+        # What `fedward-client ledger show` and the first start count with.
+        planned = planned_charges(federation.plan, federation.plan.roster[0])
+        assert [(c.key[1:], c.event, c.mode, c.shares, c.clip) for c in planned] == [
+            (c.key[1:], c.event, c.mode, c.shares, c.clip) for c in charges[:2]
+        ]
+        noise = noise_multipliers(federation.plan, federation.plan.roster[0])
+        assert noise.stat is not None
+        share = noise.stat**-2 / (noise.stat**-2 + 2 * noise.train**-2)
+        assert share == pytest.approx(SHARE, rel=2e-3)
+        without = epsilon_of([PrivacyEvent(1.0, noise.train, 2)], 1e-5)
+        assert without < 7.9
+        results = federation.folder / "federation" / NAMES[0] / "results" / federation.coordinator.run
+        tensors = load_file(results / "model.safetensors")
+        np.testing.assert_array_equal(tensors["feature_mean"], federation.state(NAMES[0]).feature_mean)
+        metrics = json.loads((results / "metrics.json").read_text(encoding="utf-8"))
+        assert [row["round"] for row in metrics["rounds"]] == [2, 3]
+        assert metrics["privacy"]["mode"] == federation.plan.privacy.mode
+        score = evaluate(results, federation.folder / "shards" / NAMES[0])
+        assert score.images == 12
+
+
+def test_a_site_that_was_away_for_the_statistics_replays_them(base: Path, tmp_path: Path) -> None:
+    """The mean is part of the model: it comes with the aggregates, and the sum stands without the one who was away."""
+    with SmallFederation.copy_of(base, tmp_path) as federation:
+        three = {name: federation.sites[name] for name in NAMES[:3]}
+        federation.coordinator.exchange("stat", 1, three)
+        federation.catch_up(*NAMES[:3])
+        federation.reopen(NAMES[3])
+        federation.catch_up(NAMES[3])
+        means = {federation.state(name).feature_mean.tobytes() for name in NAMES}
+        assert len(means) == 1
+        assert federation.charges(NAMES[3]) == 0
+        assert federation.charges(NAMES[0]) == 1
+
+
+def test_rows_are_summed_exactly_and_none_counts_for_more_than_one() -> None:
+    """In any order the same integers; a long row is cut to norm 1, a broken one counts as zero."""
+    random = np.random.default_rng(0)
+    some = random.standard_normal((50, 8))
+    some /= np.linalg.norm(some, axis=1, keepdims=True)
+    total = row_total(some)
+    np.testing.assert_array_equal(total, row_total(some[::-1]))
+    np.testing.assert_allclose(total / 2.0**FINEST_BITS, some.sum(axis=0), atol=1e-11)
+    for broken, most in ((np.full((1, 8), 9.0), 1.0), (np.full((1, 8), np.nan), 0.0), (np.full((1, 8), np.inf), 0.0)):
+        moved = (row_total(np.concatenate([some, broken])) - total) / 2.0**FINEST_BITS
+        assert np.linalg.norm(moved) == pytest.approx(most, abs=1e-9)
+
+
+def test_centred_features_have_norm_one_again_and_rows_do_not_mix() -> None:
+    """Without a mean nothing changes; with one each row is a function of that row and the mean."""
+    x = torch.nn.functional.normalize(torch.randn(7, 5, dtype=torch.float64), dim=1)
+    mean = np.full(5, 0.2)
+    assert centred(x, np.zeros(5)) is x
+    assert centred(x, np.zeros(0)) is x
+    both = centred(x, mean)
+    torch.testing.assert_close(torch.linalg.vector_norm(both, dim=1), torch.ones(7, dtype=torch.float64))
+    for row in range(7):
+        torch.testing.assert_close(centred(x[row : row + 1], mean)[0], both[row], rtol=0, atol=0)
