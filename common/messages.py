@@ -225,7 +225,9 @@ class SignedReply:
         return self.signed.manifest
 
 
-def encode_request(request: Request, body: bytes, sign: Callable[[bytes], bytes], *, records: bytes = b"") -> bytes:
+def encode_request(
+    request: Request, body: bytes | memoryview, sign: Callable[[bytes], bytes], *, records: bytes = b""
+) -> bytes:
     """Sign a request and frame it; the records to check end the body."""
     header = header_bytes(request)
     return frame(REQUEST_MAGIC, header, sign(signed_bytes(REQUEST_MAGIC, header)), body, records)
