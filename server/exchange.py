@@ -14,6 +14,8 @@ from server.store import Outcome, OutcomeKind
 
 SITE_ERROR = 102
 NODE_UNAVAILABLE = 5
+# Flower has lost a message, or its reply.
+LOST = (3, 4)
 _SITE_CODE = re.compile(r"site:([A-Za-z]{1,40})")
 # Flower's own error codes, as names for people.
 FLOWER_ERRORS = {

@@ -36,6 +36,8 @@ from common.plan import Plan
 from common.wire import unframe
 from server.bodies import Body, HeldBody, JoinedBody
 
+# Of the pages of one reply. Flower loses one now and then where a machine is busy.
+MOST_LOST = 8
 Sign = Callable[[bytes], bytes]
 
 
@@ -147,6 +149,7 @@ class Conversation:
     _coming: Outline | None = None
     _pages: set[int] = field(default_factory=set)
     _file: IO[bytes] | None = None
+    _lost: int = 0
 
     @property
     def is_long(self) -> bool:
@@ -173,6 +176,14 @@ class Conversation:
         if magic == WANTED_MAGIC:
             return self._bring(answer)
         return self._fetch(answer) if magic == LONG_REPLY_MAGIC else answer
+
+    def again(self, page: int) -> FollowUp | None:
+        """Asks for a page once more that Flower has lost; nothing if that has happened too often."""
+        if self._coming is None or self._lost == MOST_LOST:
+            return None
+        self._lost += 1
+        name = PageName(outline=self._coming.digest, index=page)
+        return FollowUp(encode_signed(FETCH_MAGIC, name, self.long.sign), answer=page)
 
     def close(self) -> None:
         """Keep nothing of a reply that is not whole."""

@@ -21,7 +21,7 @@ from common.pages import request_bytes
 from common.records import REPLY, REQUEST, frame_to_record, page_to_record, record_to_frame
 from common.wire import body_start
 from server.ask import Attempt
-from server.exchange import NODE_UNAVAILABLE, NodeError
+from server.exchange import LOST, NODE_UNAVAILABLE, NodeError
 from server.long_messages import Conversation, FollowUp, LongMessages
 from server.progress import ProgressFile
 from server.pull import Pull
@@ -247,6 +247,8 @@ class OneByOneGrid:
             return False, None
         came = answer_of(replies.pop())
         answer: bytes | memoryview | NodeError | None = came
+        if isinstance(came, NodeError) and came.code in LOST and self._ask_again(exchange, page):
+            return True, None
         if isinstance(came, bytes) and exchange.conversation is not None:
             answer = self._continue(exchange, exchange.conversation, came, page)
         return True, answer
@@ -268,6 +270,13 @@ class OneByOneGrid:
             log.warning("%s", refusal)
             return NodeError.refused(refusal)
         return None
+
+    def _ask_again(self, exchange: _Exchange, page: int | None) -> bool:
+        """Ask for a page that Flower has lost; whether that was done."""
+        if page is None or exchange.conversation is None:
+            return False
+        again = exchange.conversation.again(page)
+        return again is not None and self._follow_up(exchange, again)
 
     def _follow_up(self, exchange: _Exchange, follow_up: FollowUp) -> bool:
         """Send a frame to the same node; whether Flower took it."""

@@ -18,6 +18,7 @@ from common.errors import FedwardError
 from common.identity import Identity
 from common.messages import Request, decode_request
 from common.plan import Plan
+from server.aggregate import Aggregate, MadeSum
 from server.history import StoredHistory
 from server.long_messages import LongMessages
 from server.mask_store import MaskStore
@@ -31,6 +32,11 @@ from tests.support.in_process_grid import Answer, InProcessGrid
 from tests.support.trivial_site import TrivialSite
 
 Whole = Callable[[bytes | memoryview], bytes]
+
+
+def held(made: Aggregate | MadeSum) -> Aggregate:
+    """A sum with its body in memory."""
+    return Aggregate(made.entry, made.content.read(0, made.content.size_bytes))
 
 
 @dataclass

@@ -146,6 +146,17 @@ def test_a_coordinator_that_is_killed_between_two_pages_goes_on(
     assert uploads == {(name, number) for name in NAMES for number in (1, 2)}
 
 
+@pytest.mark.parametrize(("lost", "contributed"), [([3, 4, 3], True), ([5], False), ([3] * 60, False)])
+def test_a_page_that_flower_loses_is_fetched_again(run: WholeRun, lost: list[int], contributed: bool) -> None:  # noqa: FBT001 -- a parameter
+    """A few times; a node that is gone, or loses all, is given up, and its hospital asked in the next attempt."""
+    run.grid.lost = lost
+    run.go()
+    check_sums(run)
+    first = run.exchanges()[2]
+    assert (first.kind, first.round, first.attempt) == ("train", 1, 0)
+    assert all(o.outcome == "contributed" for o in first.outcomes) == contributed
+
+
 @dataclass
 class Lie:
     """Changes what one hospital answers in round 2: one message of it, or all of a kind."""
