@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from client.forkserver import READY_LINE, write_shim
+from client.supernode import GAVE_UP_LINE
 from common.child import Child, Refusal
 from common.child_log import Rotation
 from common.flower import flower_command, flower_environment, proxy_environment
@@ -59,8 +60,6 @@ def gateway_children(
             refusals=_refusals(settings) if name == "supernode" else (),
             give_up_s=connect_timeout_s if name == "supernode" else None,
             rotation=log_rotation,
-            # An error at the coordinator ends its work but not always its process.
-            last_line=r"SuperNode terminated gracefully" if name == "supernode" else None,
         )
 
     supernode = child("supernode", _supernode(settings), ready=r"SuperNode ID: ", timeout_s=connect_timeout_s)
@@ -78,7 +77,7 @@ def fork_server_socket(settings: GatewaySettings) -> Path:
 
 def _supernode(settings: GatewaySettings) -> tuple[str, ...]:
     return (
-        flower_command("flower-supernode"),
+        *(sys.executable, "-m", "client.supernode", flower_command("flower-supernode")),
         *("--superlink", settings.superlink),
         *("--root-certificates", str(settings.root_certificates)),
         *("--auth-supernode-private-key", str(settings.node_key)),
@@ -122,6 +121,12 @@ def _refusals(settings: GatewaySettings) -> tuple[Refusal, ...]:
             r"(?s)SuperNode ID: .*SuperNode terminated gracefully",
             f"{settings.superlink} does not know this connection any more: the coordinator was restarted, or a clock "
             "was set; the gateway connects again by itself",
+            final=False,
+        ),
+        Refusal(
+            rf"(?m)^{GAVE_UP_LINE}: ",
+            f"{settings.superlink} answered with an error, of which its own log says more, or counts this gateway as "
+            "gone; the gateway connects again by itself",
             final=False,
         ),
         Refusal(

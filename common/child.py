@@ -59,7 +59,6 @@ class Child:
         give_up_s: Where restarts are wanted, longest time until it is ready for the first time, over all tries; None:
             ten minutes, or one try if that may take longer.
         rotation: How much of its log is kept.
-        last_line: Regular expression of what it logs when it has given up; if it then stays, it counts as dead.
     """
 
     name: str
@@ -75,7 +74,6 @@ class Child:
     inherited: tuple[int, ...] = ()
     give_up_s: float | None = None
     rotation: Rotation = field(default_factory=Rotation)
-    last_line: str | None = None
 
     @property
     def first_ready_within_s(self) -> float:

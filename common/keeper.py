@@ -26,8 +26,6 @@ STEADY_AFTER_S = 120.0
 POLL_S = 0.05
 # A pipe that somebody still holds after the guard's end was handed to a process that is none of ours.
 LAST_WORDS_S = 5.0
-# How often a child's log is searched for its last line, and how long it may take to end after that.
-LAST_LINE_POLL_S, LAST_LINE_GRACE_S = 1.0, 5.0
 # Flower ends every error with these lines; the one before them says what happened.
 _NO_CAUSE = re.compile(r"^For more information, visit|^INFO:|FastAPI lifespan")
 
@@ -74,16 +72,16 @@ class Keeper:
                 self._tell("ready")
                 self.ready.set()
                 slow_tries = 0
-                await self._until_over(process, log)
+                await process.wait()
             status, steady = process.returncode, time.monotonic() - started > STEADY_AFTER_S
-            slow_tries += status is None and not log.ready
+            slow_tries += status is None
             await self._end_now(process)
             await self._hear_last_words(log)
             self._process = None
-            seen = "had given up and did not end" if status is None and log.ready else _seen(status, limit_s)
-            cause = _cause(child, log, seen, before=cause if status is None and not log.ready else "")
+            seen = _seen(status, limit_s)
+            cause = _cause(child, log, seen, before=cause if status is None else "")
             self._state = replace(self._state, cause=_outward(child, log, seen))
-            if steady and (status is not None or log.ready):
+            if steady and status is not None:
                 failures = 0
             pause_s = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
             late = not self.ready.is_set() and time.monotonic() + pause_s > first_deadline
@@ -138,18 +136,6 @@ class Keeper:
                 return True
             await asyncio.sleep(POLL_S)
         return False
-
-    async def _until_over(self, process: asyncio.subprocess.Process, log: ChildLog) -> None:
-        """Wait until the child has ended, or has said its last line and stays for all that."""
-        last_line, ended = self._child.last_line, asyncio.create_task(process.wait())
-        try:
-            while last_line is None or re.search(last_line, log.text()) is None:
-                timeout_s = None if last_line is None else LAST_LINE_POLL_S
-                if (await asyncio.wait((ended,), timeout=timeout_s))[0]:
-                    return
-            await asyncio.wait((ended,), timeout=LAST_LINE_GRACE_S)
-        finally:
-            ended.cancel()
 
     @staticmethod
     async def _end_now(process: asyncio.subprocess.Process) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_gateways_that_gave_up_are_back_for_the_next_run(tmp_path: Path) -> None:
-    """Each SuperNode gives up at the error and stays as a process: nothing but its log tells."""
+    """Each SuperNode gives up at the error; while the coordinator counts its old connection, it may not come back."""
     federation = Federation(tmp_path, NAMES, rounds=1, patience_s=300.0)
     federation.write()
     try:
@@ -34,6 +35,7 @@ def test_gateways_that_gave_up_are_back_for_the_next_run(tmp_path: Path) -> None
             [*argv, str(federation.server_file)], env=environment(), capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        assert any("had given up and did not end" in federation.log(name) for name in NAMES)
+        for name in NAMES:
+            assert re.search("supernode died.*answered with an error", federation.log(name)), federation.log(name)
     finally:
         federation.close()

@@ -140,16 +140,6 @@ def test_an_error_of_the_work_itself_is_raised_as_it_is(tmp_path: Path) -> None:
         asyncio.run(supervise(stages, on_event=lambda _: None, restart=True, work=work))
 
 
-def test_a_child_that_has_given_up_and_stays_is_started_again(tmp_path: Path) -> None:
-    """A SuperNode does so after an error at the coordinator. The control: nobody said which line is its last."""
-    hangs = "import time; print('serves', flush=True); print('given up', flush=True); time.sleep(60)"
-    one = child(tmp_path, "one", hangs)
-    events = run([replace(one, last_line="given up")], restart=True, seconds=9.0)
-    assert [kind for _, kind in events].count("starting") == 2
-    events = run([one], restart=True, seconds=9.0)
-    assert [kind for _, kind in events].count("starting") == 1
-
-
 def test_a_child_that_never_gets_ready_is_stopped(tmp_path: Path) -> None:
     """It may hang in a connection."""
     with pytest.raises(DeploymentError, match=r"was not ready within 0\.5 s"):

@@ -1,0 +1,143 @@
+"""A SuperNode whose work has ended ends as a process, which nothing but its end tells to the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+from flwr.proto.fleet_pb2 import ActivateNodeResponse, DeactivateNodeResponse, PullMessagesResponse
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatResponse
+
+from client.gateway import gateway_children
+from common.child import Child, ChildEvent
+from common.flower import flower_command
+from common.node_key import write_node_key, write_superexec_secret
+from common.site_config import GatewaySettings
+from common.supervise import supervise
+from scripts.certificates import write_tls
+from tests.support.flower_federation import free_port
+
+LIMIT_S = 60.0
+ANSWERS: dict[str, bytes] = {
+    "ActivateNode": ActivateNodeResponse(node_id=17).SerializeToString(),
+    "DeactivateNode": DeactivateNodeResponse().SerializeToString(),
+    "PullMessages": PullMessagesResponse().SerializeToString(),
+    "SendNodeHeartbeat": SendNodeHeartbeatResponse(success=True).SerializeToString(),
+}
+
+
+class Coordinator:
+    """Flower's side of a connection, with errors in place of some of its answers.
+
+    Args:
+        broken: Names of the calls that are answered with an error.
+    """
+
+    def __init__(self, broken: frozenset[str]) -> None:
+        self._broken = broken
+        self.calls: Counter[str] = Counter()
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What a gRPC server serves."""
+        return grpc.method_handlers_generic_handler(
+            "flwr.proto.Fleet",
+            {name: grpc.unary_unary_rpc_method_handler(self._call(name, answer)) for name, answer in ANSWERS.items()},
+        )
+
+    def _call(self, name: str, answer: bytes) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+        def call(request: bytes, context: grpc.ServicerContext) -> bytes:
+            del request
+            self.calls[name] += 1
+            if name in self._broken:
+                context.abort(grpc.StatusCode.INTERNAL, "Internal server error.")
+            return answer
+
+        return call
+
+
+@contextmanager
+def serving(folder: Path, *broken: str) -> Iterator[tuple[Coordinator, Child]]:
+    """A coordinator on loopback, and a gateway's SuperNode for it."""
+    tls = write_tls(folder, [], valid_days=2)
+    write_node_key(folder / "node.key")
+    write_superexec_secret(folder / "site.secret")
+    coordinator = Coordinator(frozenset(broken))
+    server = grpc.server(ThreadPoolExecutor(4))
+    server.add_generic_rpc_handlers((coordinator.handler(),))
+    pair = (tls.certificate_key.read_bytes(), tls.certificate.read_bytes())
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    settings = GatewaySettings(
+        superlink=f"127.0.0.1:{port}",
+        root_certificates=tls.root_certificates,
+        node_key=folder / "node.key",
+        superexec_secret=folder / "site.secret",
+        runtime_port=free_port(),
+        folder=folder / "gateway",
+    )
+    server.start()
+    try:
+        yield coordinator, gateway_children(settings, folder / "none.sock", connect_timeout_s=LIMIT_S)[0][0]
+    finally:
+        server.stop(grace=None)
+
+
+def causes(supernode: Child, coordinator: Coordinator, *, pulls: int) -> list[str]:
+    """Why it died, until it was let in twice or has asked for messages `pulls` times."""
+    died: list[str] = []
+    calls = coordinator.calls
+
+    def note(event: ChildEvent) -> None:
+        if event.kind == "died":
+            died.append(event.detail)
+
+    async def work() -> None:
+        async with asyncio.timeout(LIMIT_S):
+            while calls["ActivateNode"] < 2 and calls["PullMessages"] < pulls:  # noqa: ASYNC110 -- gRPC's threads count
+                await asyncio.sleep(0.1)
+
+    asyncio.run(supervise(((supernode,),), on_event=note, restart=True, work=work))
+    return died
+
+
+@pytest.mark.parametrize("broken", [("PullMessages",), ("PullMessages", "DeactivateNode"), ("SendNodeHeartbeat",)])
+def test_a_supernode_that_the_coordinator_failed_once_connects_again(tmp_path: Path, broken: tuple[str, ...]) -> None:
+    """A locked database, say. After an unanswered heartbeat Flower works on, but no run sees the hospital any more."""
+    with serving(tmp_path, *broken) as (coordinator, supernode):
+        died = causes(supernode, coordinator, pulls=1_000)
+    assert coordinator.calls["ActivateNode"] == 2
+    assert len(died) == 1
+    assert "ended with status 1: 127.0.0.1:" in died[0]
+    assert "connects again by itself" in died[0]
+
+
+def test_a_supernode_whose_coordinator_answers_stays(tmp_path: Path) -> None:
+    """The control: nothing else ends it."""
+    with serving(tmp_path) as (coordinator, supernode):
+        assert causes(supernode, coordinator, pulls=3) == []
+    assert coordinator.calls["ActivateNode"] == 1
+
+
+@pytest.mark.parametrize("broken", ["PullMessages", "SendNodeHeartbeat"])
+def test_flowers_own_command_stays_after_such_an_error(tmp_path: Path, broken: str) -> None:
+    """Why there is `client.supernode`; a Flower whose process ends by itself needs it no more."""
+    with serving(tmp_path, broken) as (coordinator, supernode):
+        argv = supernode.argv[supernode.argv.index(flower_command("flower-supernode")) :]
+        log = supernode.log_path
+
+        async def work() -> None:
+            async with asyncio.timeout(LIMIT_S):
+                while "Error" not in log.read_text():  # noqa: ASYNC110 -- a file wakes nobody
+                    await asyncio.sleep(0.1)
+            await asyncio.sleep(5.0)
+
+        own = replace(supernode, argv=(sys.executable, *argv))
+        asyncio.run(supervise(((own,),), on_event=lambda _: None, restart=False, work=work))
+    assert coordinator.calls["ActivateNode"] == 1
