@@ -35,8 +35,8 @@ part only in plans whose digest it approved.
 Beyond the ranges below a plan is refused if delta is not below 1/n for a hospital with n declared units, if a class, a
 hospital's name or a key stands twice, if the CKKS modulus has no room for the updates of the roster, and, at the site,
 if a trained layer is not supported by Opacus. Mode `distributed` asks for more: one local step, no local momentum, the
-preset `precise`, no budget of a hospital's own, two honest shares of noise at least ([privacy.md](privacy.md)). A plan is
-refused as well unless its n hospitals, `cohort.threshold` t,
+preset `precise`, no budget of a hospital's own, two honest shares of noise at least ([privacy.md](privacy.md)). A plan
+is refused as well unless its n hospitals, `cohort.threshold` t,
 `cohort.min_cohort` and `cohort.assumed_colluders` c keep all of these:
 
 * n >= 3: each of two hospitals would read the other's update from their sum;
