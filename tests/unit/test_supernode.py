@@ -112,8 +112,8 @@ def test_a_supernode_that_the_coordinator_failed_once_connects_again(tmp_path: P
     """A locked database, say. After an unanswered heartbeat Flower works on, but no run sees the hospital any more."""
     with serving(tmp_path, *broken) as (coordinator, supernode):
         died = causes(supernode, coordinator, pulls=1_000)
-    assert coordinator.calls["ActivateNode"] == 2
-    assert len(died) == 1
+    # It may have been failed again by the time that it was stopped.
+    assert coordinator.calls["ActivateNode"] >= 2
     assert "ended with status 1: 127.0.0.1:" in died[0]
     assert "connects again by itself" in died[0]
 
