@@ -21,6 +21,10 @@ and (epsilon, delta) of R gives (epsilon + 2 eta, exp(eta) delta + beta (1 + exp
 of delta to delta; the beta term is below 1e-200 up to epsilon 1000. The total variation bound, which adds to delta
 alone, would cost (1 + exp(epsilon)) N 0.02/s^2: too much to be of use.
 
+In mode `distributed` the released noise is a sum of m discrete Gaussians whose standard deviation is at least 4 grid
+steps each: its log ratio to one discrete Gaussian is at most 10 m exp(-2 pi^2 16/2) per number (Kairouz, Liu, Steinke,
+2021, arXiv:2102.06387, corollary 12): below 1e-52 over N numbers for m up to 1000, which eta is rounded up for.
+
 References:
     Koskela, Jalkö, Honkela, 2020, arXiv:1906.03049; Doroshenko et al., 2022, arXiv:2207.04380 (pessimistic PLD).
     Canonne, Kamath, Steinke, 2020, arXiv:2004.00010 (discrete Gaussian).
@@ -125,7 +129,8 @@ def _log_ratio_to_rounded_gaussian(sigma: float) -> float:
     """The bound eta of the module's docstring."""
     grid_sd = sigma * 2.0**GRID_BITS
     count = _NUMBERS_RELEASED
-    return (2 * math.sqrt(1500 * count) + 3000) / (24 * grid_sd**2) + (30 * count + 40_000) / grid_sd**4
+    eta = (2 * math.sqrt(1500 * count) + 3000) / (24 * grid_sd**2) + (30 * count + 40_000) / grid_sd**4
+    return eta * (1 + 1e-9) + 1e-30
 
 
 def _compose(

@@ -87,6 +87,7 @@ def service(config: ConfigOption, *, passphrase_file: PassphraseFile = None, log
     """Run the site service alone, without a gateway (what `start` runs as its first child)."""
     site = load_site(config)
     # Heavy imports live in the process that needs them: the supervisor stays small.
+    from client.paged_site import PagedSite  # noqa: PLC0415
     from client.past_runs import remove_past_runs  # noqa: PLC0415
     from client.service import serve  # noqa: PLC0415
     from client.site import open_hospital  # noqa: PLC0415
@@ -106,7 +107,7 @@ def service(config: ConfigOption, *, passphrase_file: PassphraseFile = None, log
     hospital = open_hospital(site, status, passphrase_file=passphrase_file)
     # The ledger is held now, so no other service uses these folders.
     remove_past_runs(site.state / "runs", approved=approved_plans(site.approvals))
-    serve(hospital.answer, site.socket)
+    serve(PagedSite(hospital.answer, hospital.member, folder=site.state / "pages").answer, site.socket)
     status.update(phase="stopped")
     remove_socket(site.socket)
 

@@ -114,19 +114,7 @@ class Contributor:
                 "since a second update under one charge could leave"
             )
         storage.mark_started(number)
-        charge = self._charge(kind, request.run, round_number=number)
-        self.ledger.charge(
-            kind=charge.kind,
-            run=charge.run,
-            round_number=charge.round_number,
-            plan_hash=charge.plan_hash,
-            event=charge.event,
-            clip=charge.clip,
-            units_digest=charge.units_digest,
-            held_out_rule=charge.held_out_rule,
-            mode=charge.mode,
-            shares=charge.shares,
-        )
+        self.ledger.charge(self._charge(kind, request.run, round_number=number))
 
     def _charge(self, kind: RoundKind, run: str, *, round_number: int) -> Charge:
         """What a round costs; counts carry this hospital's own full noise in either mode."""

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from client.accountant import PrivacyEvent
 from client.ledger_cap import Cap, Spending, epsilons_after, spending
 from client.ledger_chain import genesis, read_entries
-from client.ledger_entry import Charge, Kind, LedgerEntry, Mode
+from client.ledger_entry import Charge, Kind, LedgerEntry
 from client.ledger_file import create_file, explain, open_file
 from client.ledger_marks import Marks, append_marks, read_marks
 from common.errors import LedgerError
@@ -83,33 +82,8 @@ class Ledger:
         """Let go of the file."""
         self._connection.close()
 
-    def charge(  # noqa: PLR0913 -- keyword-only
-        self,
-        *,
-        kind: Kind,
-        run: str,
-        round_number: int,
-        plan_hash: str,
-        event: PrivacyEvent,
-        clip: float,
-        units_digest: str,
-        held_out_rule: str,
-        mode: Mode,
-        shares: int,
-    ) -> LedgerEntry:
+    def charge(self, asked: Charge) -> LedgerEntry:
         """Charge, durably, before the data is read; the same charge again is found, not paid twice.
-
-        Args:
-            kind: `train` and `stat` are paid by the account of the training units, `eval` by that of the held-out ones.
-            run: Identifier of the run.
-            round_number: Round of the run, >= 0.
-            plan_hash: Digest of the plan, hex.
-            event: Steps of the mechanism.
-            clip: Sensitivity in gradient units (1 for counts).
-            units_digest: HMAC of the set of units, hex; a changed set continues the same spending.
-            held_out_rule: Digest of what decides which units are held out, hex.
-            mode: Who adds the noise.
-            shares: How many equal shares of noise make up that of `event`; 1 in `local`, at least 2 in `distributed`.
 
         Returns:
             The entry: new, or the one that stands for this (run, round, kind).
@@ -117,21 +91,8 @@ class Ledger:
         Raises:
             BudgetExceeded: If the account would pass the cap. Nothing is written.
             LedgerError: If this (run, round, kind) stands with other parameters, or the clock runs backwards.
-            LocalProtocolError: If mode and shares contradict each other.
             SiteStorageError: If the disk refuses; nothing may be trained.
         """
-        asked = Charge(
-            run=run,
-            round_number=round_number,
-            kind=kind,
-            plan_hash=plan_hash,
-            units_digest=units_digest,
-            held_out_rule=held_out_rule,
-            event=event,
-            clip=clip,
-            mode=mode,
-            shares=shares,
-        )
         with self._lock:
             self._require_sound()
             standing = self._find(asked.key)

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
-from client.accountant import PrivacyEvent, solve_sigma
 from client.ledger_cap import Cap, Spending, charges_left, spending
 from client.ledger_copy import LedgerCopy
-from client.ledger_entry import Charge, LedgerEntry
+from client.ledger_entry import LedgerEntry
 from client.ledger_export import row_of, when
+from client.planned_charges import planned_charges
 from common.plan import Plan
 from common.printable import printable
 
@@ -74,6 +74,9 @@ def report(ledger: LedgerCopy, *, hospital: str, cap: Cap, plan: Plan) -> Report
     """
     charges = [entry.charge for entry in ledger.entries()]
     own = [charge for charge in charges if charge.plan_hash == plan.digest and charge.kind == "train"]
+    *before, training = planned_charges(plan, plan.roster[plan.agreed.position(hospital)])
+    # Training begins behind the round of statistics.
+    due = [] if own else before
     return Report(
         hospital=hospital,
         ledger=ledger,
@@ -81,7 +84,7 @@ def report(ledger: LedgerCopy, *, hospital: str, cap: Cap, plan: Plan) -> Report
         spent=spending(charges, cap.delta),
         plan=plan,
         charged=len(own),
-        left=charges_left(charges, own[-1] if own else _first_round(plan, hospital), cap=cap, at_most=MOST_ROUNDS),
+        left=charges_left([*charges, *due], training, cap=cap, at_most=MOST_ROUNDS),
         steps=tuple(_over_time(ledger.entries())),
     )
 
@@ -176,23 +179,3 @@ def _over_time(entries: Sequence[LedgerEntry]) -> Iterator[Step]:
             after[entry.charge.account] = entry.epsilon
             count += 1
         yield Step(day=day, run=run, charges=count, train=after["train"], eval=after["eval"])
-
-
-def _first_round(plan: Plan, hospital: str) -> Charge:
-    """What a training round of a plan that was never charged will cost."""
-    epsilon, delta = plan.budget(plan.roster[plan.agreed.position(hospital)])
-    training = plan.training
-    steps, q = training.local_steps, training.sample_rate
-    sigma = solve_sigma(epsilon=epsilon, delta=delta, q=q, steps=training.rounds * steps)
-    return Charge(
-        run="",
-        round_number=1,
-        kind="train",
-        plan_hash=plan.digest,
-        units_digest="",
-        held_out_rule=plan.held_out_rule,
-        event=PrivacyEvent(q=q, sigma=sigma, steps=steps),
-        clip=plan.privacy.clip,
-        mode="local",
-        shares=1,
-    )

@@ -25,7 +25,8 @@ from common.errors import LocalProtocolError
 # Beyond 13 standard deviations lies less than 2^-124 of the mass.
 _REACH = 13
 _DIGITS = 60
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
+_GUIDE_BITS = 12
 
 Words = NDArray[np.uint64]
 
@@ -113,13 +114,25 @@ def _table(sd: float) -> tuple[int, Words, list[int]]:
 
 def _steps(words: Words, high: Words, low: list[int], draw: Callable[[int], Words]) -> NDArray[np.int64]:
     """Index of the step that holds each 128-bit draw, of which only the upper words are drawn in advance."""
-    left = np.searchsorted(high, words, side="left").astype(np.int64)
+    left = _first_not_below(words, high)
     for i in np.flatnonzero(high[np.minimum(left, len(high) - 1)] == words):
         # The upper word equals those of some thresholds: 64 more bits decide (about once in 2^56 draws).
         right = int(np.searchsorted(high, words[i], side="right"))
         rest = int(draw(1)[0])
         left[i] += sum(rest >= low[j] for j in range(int(left[i]), right))
     return left
+
+
+def _first_not_below(words: Words, high: Words) -> NDArray[np.int64]:
+    """`np.searchsorted(high, words)` in a third of its time, by the words' upper 12 bits."""
+    upper, last = np.arange(1 << _GUIDE_BITS, dtype=np.uint64) << np.uint64(64 - _GUIDE_BITS), len(high) - 1
+    guide = np.searchsorted(high, upper)
+    found: NDArray[np.int64] = guide[words >> np.uint64(64 - _GUIDE_BITS)]
+    # A threshold or none between two values of the upper bits: one step is enough for nearly all words.
+    found += high[np.minimum(found, last)] < words
+    missed = np.flatnonzero(high[np.minimum(found, last)] < words)
+    found[missed] = np.searchsorted(high, words[missed])
+    return found
 
 
 def _accepted(

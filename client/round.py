@@ -14,6 +14,7 @@ from client.epochs import EpochBook
 from client.freshness import Freshness
 from client.history import History
 from client.keys import Keys
+from client.member import Member
 from client.opening import Opening, open_round
 from client.past_runs import plans_of_runs, remove_past_runs
 from client.peers_seen import PeersSeen
@@ -46,7 +47,12 @@ class Hospital:
         self._plan = contributor.plan
         self._freshness = Freshness(keys.member, contributor.ledger, PeersSeen(config.state))
 
-    def answer(self, frame: bytes) -> bytes:
+    @property
+    def member(self) -> Member:
+        """This hospital in its roster."""
+        return self._keys.member
+
+    def answer(self, frame: bytes | memoryview) -> bytes:
         """Answer one request of the coordinator.
 
         Args:
@@ -63,14 +69,14 @@ class Hospital:
         request = signed.request
         check_asked(request, self._plan, self._config.hospital)
         if request.kind in KEY_KINDS:
-            return self._take_part_in_ceremony(request, signed.body)
+            return self._take_part_in_ceremony(request, bytes(signed.body))
         history = self._history(request)
         storage = history.storage
         EpochBook(self._plan, storage).check(request)
         # Before anything is kept for a run: without the epoch's key no part of it can be answered.
         self._keys.epoch(request.epoch)
         if request.kind == "restore":
-            return self._restore(request, signed.body, storage=storage)
+            return self._restore(request, bytes(signed.body), storage=storage)
         state = storage.load_state() or self._first_state(storage)
         self._freshness.learn(request)
         self._freshness.take(request, storage, applied=state.applied.round)

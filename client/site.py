@@ -19,6 +19,7 @@ from client.ledger_marks import image_marks
 from client.ledger_overlap import Place, claim_images
 from client.mechanism import plan_mechanism
 from client.noise_multipliers import noise_multipliers
+from client.planned_charges import require_room
 from client.results import write_results
 from client.round import Hospital
 from client.status import StatusFile
@@ -103,6 +104,7 @@ def open_hospital(config: SiteConfig, status: StatusFile, *, passphrase_file: Pa
         identity=keys.identity,
         cap=cap,
     )
+    require_room(ledger, plan, member)
     status.update(
         phase="reading data",
         rounds=plan.last_training_round,

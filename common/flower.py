@@ -36,6 +36,9 @@ def flower_environment(home: Path, *, first_on_path: Path | None = None) -> dict
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        # Freed buffers of messages go back to the system. By default glibc raises this threshold with the first large
+        # one that is freed, and keeps those that come later in an arena for each thread.
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
         "PYTHONUNBUFFERED": "1",
     }
 

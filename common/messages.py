@@ -187,7 +187,7 @@ class SignedRequest:
 
     request: Request
     signature: bytes
-    body: bytes
+    body: bytes | memoryview
 
     def aggregate_bodies(self) -> tuple[memoryview, ...]:
         """The aggregates, cut at the entries' sizes.
@@ -225,20 +225,23 @@ class SignedReply:
         return self.signed.manifest
 
 
-def encode_request(request: Request, body: bytes, sign: Callable[[bytes], bytes], *, records: bytes = b"") -> bytes:
+def encode_request(
+    request: Request, body: bytes | memoryview, sign: Callable[[bytes], bytes], *, records: bytes = b""
+) -> bytes:
     """Sign a request and frame it; the records to check end the body."""
     header = header_bytes(request)
     return frame(REQUEST_MAGIC, header, sign(signed_bytes(REQUEST_MAGIC, header)), body, records)
 
 
-def decode_request(data: bytes, coordinator_hex: str) -> SignedRequest:
-    """Parse a request and verify the coordinator's signature and the body's digest.
+def decode_request(data: bytes | memoryview, coordinator_hex: str) -> SignedRequest:
+    """Parse a request and verify the coordinator's signature and the body's digest; the body is a view of the frame.
 
     Raises:
         MalformedMessage: If it is no canonical frame, or the body is another one.
         BadSignature: If the coordinator of the plan did not sign it.
     """
-    header, signature, body = unframe(REQUEST_MAGIC, data, most_header_bytes=MAX_REQUEST_HEADER_BYTES)
+    # A view: of a body there is one copy, however large it is.
+    header, signature, body = unframe(REQUEST_MAGIC, memoryview(data), most_header_bytes=MAX_REQUEST_HEADER_BYTES)
     verify(coordinator_hex, signature, signed_bytes(REQUEST_MAGIC, header))
     request = parse_header(header, Request)
     if hashlib.sha256(body).hexdigest() != request.body_sha256:

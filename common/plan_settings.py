@@ -158,6 +158,12 @@ class CohortSettings(Settings):
         description="how often a round is asked for before the run stops; the coordinator tries a stopped run again, "
         "until it has gained no round for `patience_s` (server file)",
     )
+    page_kib: int = Field(
+        default=4096,
+        ge=16,
+        le=65_536,
+        description="KiB; a message with a longer body goes in pages of this length, each a message of its own",
+    )
 
     def filled(self, hospitals: int) -> Self:
         """These settings with numbers in place of `auto`, for a roster of that length.

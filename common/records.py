@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Final, Literal
 
@@ -28,12 +29,21 @@ def frame_to_record(frame: bytes, kind: FrameKind, *, shared_from: int = 0) -> R
         kind: Request or reply.
         shared_from: Where in it those bytes begin that other frames have too: Flower keeps and sends them once.
     """
-    # Pieces: Flower holds an array three times while it puts it together.
     cuts = sorted({0, *range(shared_from, len(frame), PIECE_BYTES), len(frame)} if frame else {0, 1})
+    return _record((frame[start:stop] for start, stop in pairwise(cuts)), kind)
+
+
+def page_to_record(head: bytes, page: bytes, kind: FrameKind) -> RecordDict:
+    """The same for a frame in two parts, of which the second is not copied if it is no longer than a piece."""
+    cuts = sorted({*range(0, len(page), PIECE_BYTES), len(page)})
+    return _record((head, *(page[start:stop] for start, stop in pairwise(cuts))), kind)
+
+
+def _record(pieces: Iterable[bytes], kind: FrameKind) -> RecordDict:
+    # Pieces: Flower holds an array three times while it puts it together.
     arrays = {
         f"{_ARRAY}-{index:05d}": Array(dtype=_DTYPE, shape=(len(piece),), stype=kind, data=piece)
-        for index, (start, stop) in enumerate(pairwise(cuts))
-        for piece in [frame[start:stop]]
+        for index, piece in enumerate(pieces)
     }
     return RecordDict({_RECORD: ArrayRecord(arrays)})
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 from common.canonical import sha256_hex
 from common.errors import MalformedMessage
 
+_AGGREGATE = b"fedward/aggregate/1"
 EMPTY_CHAIN = sha256_hex(b"fedward/chain/1")
 
 
@@ -20,7 +22,7 @@ def merkle_root(body: bytes | memoryview, chunks: int) -> str:
         body: Packed words and seeds, chunk by chunk; its length is a multiple of `chunks`.
         chunks: Number of ciphertexts, >= 1.
     """
-    return _levels(body, chunks)[-1][0].hex()
+    return _levels(_leaves(body, chunks))[-1][0].hex()
 
 
 class MerkleTree:
@@ -32,7 +34,14 @@ class MerkleTree:
     """
 
     def __init__(self, body: bytes | memoryview, pieces: int) -> None:
-        self._levels = _levels(body, pieces)
+        self._levels = _levels(_leaves(body, pieces))
+
+    @classmethod
+    def of(cls, pieces: Iterable[bytes | memoryview]) -> MerkleTree:
+        """The tree over pieces that come one after the other."""
+        tree = cls.__new__(cls)
+        tree._levels = _levels([_leaf(piece) for piece in pieces])  # noqa: SLF001 -- its own
+        return tree
 
     def path(self, index: int) -> tuple[bytes, ...]:
         """What shows that piece `index` belongs to the root: its neighbours from the leaf up, 32 bytes each."""
@@ -89,20 +98,52 @@ def root_of_path(piece: bytes | memoryview, *, index: int, pieces: int, path: tu
     return node.hex()
 
 
-def _levels(body: bytes | memoryview, pieces: int) -> list[list[bytes]]:
-    """All nodes of the tree, leaves first."""
+def _leaf(piece: bytes | memoryview) -> bytes:
+    return hashlib.sha256(b"\x00" + piece).digest()
+
+
+def _leaves(body: bytes | memoryview, pieces: int) -> list[bytes]:
     view = memoryview(body)
     size = len(view) // pieces
-    levels = [[hashlib.sha256(b"\x00" + view[i * size : (i + 1) * size]).digest() for i in range(pieces)]]
+    return [_leaf(view[i * size : (i + 1) * size]) for i in range(pieces)]
+
+
+def _levels(leaves: list[bytes]) -> list[list[bytes]]:
+    """All nodes of the tree, leaves first."""
+    levels = [leaves]
     while len(below := levels[-1]) > 1:
         pairs = [hashlib.sha256(b"\x01" + below[i] + below[i + 1]).digest() for i in range(0, len(below) - 1, 2)]
         levels.append(pairs + below[len(below) - len(below) % 2 :])
     return levels
 
 
+class AggregateRoot:
+    """`aggregate_root` of a body that comes in pieces.
+
+    Args:
+        size_bytes: Length of the whole.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        # As `sha256_hex` frames its parts.
+        lengths = (len(_AGGREGATE).to_bytes(8, "big"), size_bytes.to_bytes(8, "big"))
+        self._digest = hashlib.sha256(lengths[0] + _AGGREGATE + lengths[1])
+
+    def update(self, piece: bytes | memoryview) -> None:
+        """Take the next piece."""
+        self._digest.update(piece)
+
+    @property
+    def hex(self) -> str:
+        """The digest."""
+        return self._digest.hexdigest()
+
+
 def aggregate_root(body: bytes | memoryview) -> str:
     """Digest of one stored aggregate, as hex."""
-    return sha256_hex(b"fedward/aggregate/1", bytes(body))
+    digest = AggregateRoot(len(body))
+    digest.update(body)
+    return digest.hex
 
 
 def extend_chain(chain: str, round_number: int, root: str) -> str:

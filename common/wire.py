@@ -19,6 +19,8 @@ from common.identity import SIGNATURE_BYTES
 
 _PREFIX = struct.Struct(">8sI")
 _FREE_FIELDS = 256
+# Of a frame besides header and body.
+SIGNED_PARTS_BYTES = _PREFIX.size + SIGNATURE_BYTES
 
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Hex64 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -73,7 +75,7 @@ def signed_bytes(magic: bytes, header: bytes) -> bytes:
     return b"fedward/signature/1" + magic + hashlib.sha256(header).digest()
 
 
-def frame(magic: bytes, header: bytes, signature: bytes, *body: bytes) -> bytes:
+def frame(magic: bytes, header: bytes, signature: bytes, *body: bytes | memoryview) -> bytes:
     """The frame of these parts; the body may come in pieces."""
     return b"".join((_PREFIX.pack(magic, len(header)), header, signature, *body))
 

@@ -26,14 +26,17 @@ Every key without a default must be there. A privacy parameter of the plan never
 """
 PLAN = """
 What all hospitals agree to. Templates are `configs/plans/demo.yaml` (drawn lesions), `configs/plans/skin9.yaml` (nine
-classes of dermoscopy images) and `configs/plans/cnn.yaml` (a network trained whole). A template has no `federation`;
+classes of dermoscopy images), `configs/plans/skin9-distributed.yaml` (the same with shared noise) and
+`configs/plans/cnn.yaml` (a network trained whole). A template has no `federation`;
 `fedward provision` adds it and sets `encryption.update_norm_bound`, `cohort.threshold` and `cohort.min_cohort` where
 they say `auto`. The SHA-256 of the plan's canonical form is its digest: it stands in every message, and a site takes
 part only in plans whose digest it approved.
 
 Beyond the ranges below a plan is refused if delta is not below 1/n for a hospital with n declared units, if a class, a
 hospital's name or a key stands twice, if the CKKS modulus has no room for the updates of the roster, and, at the site,
-if a trained layer is not supported by Opacus. It is refused as well unless its n hospitals, `cohort.threshold` t,
+if a trained layer is not supported by Opacus. Mode `distributed` asks for more: one local step, no local momentum, the
+preset `precise`, no budget of a hospital's own, two honest shares of noise at least ([privacy.md](privacy.md)). A plan
+is refused as well unless its n hospitals, `cohort.threshold` t,
 `cohort.min_cohort` and `cohort.assumed_colluders` c keep all of these:
 
 * n >= 3: each of two hospitals would read the other's update from their sum;

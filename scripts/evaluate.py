@@ -46,12 +46,13 @@ class Score:
         }
 
 
-def evaluate(results: Path, images: Path) -> Score:
+def evaluate(results: Path, images: Path, *, cache: Path | None = None) -> Score:
     """Score `results`/model.safetensors on `images`/<class>/*.jpg.
 
     Args:
         results: A results folder: model.safetensors and plan.yaml.
         images: Folder with one folder per class of the plan.
+        cache: Folder that keeps features of the images; None keeps none.
 
     Raises:
         DataError: If the model or a folder is missing or does not fit the plan.
@@ -76,8 +77,9 @@ def evaluate(results: Path, images: Path) -> Score:
         unit=plan.privacy.unit,
         patient_column=AUTO_COLUMN,
     )
-    with tempfile.TemporaryDirectory() as cache, torch.inference_mode():
-        data, kept = load_units(table, plan, device="auto", cache=Path(cache), on_progress=lambda _done, _total: None)
+    with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
+        kept_in = cache or Path(scratch)
+        data, kept = load_units(table, plan, device="auto", cache=kept_in, on_progress=lambda _done, _total: None)
         model.to(data.y.device)
         counts = confusion(model, centred(data.rows_to_score(), feature_mean), data.y, classes=len(plan.data.classes))
     return Score(len(kept.records), len(data.units), accuracy(counts), balanced_accuracy(counts), counts)

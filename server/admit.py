@@ -65,7 +65,9 @@ class AdmittedReply:
     frame_digest: str
 
 
-def admit(frame: bytes, hospital: str, *, expected: OpenExchange, seen: Mapping[str, str]) -> AdmittedReply | None:
+def admit(
+    frame: bytes | memoryview, hospital: str, *, expected: OpenExchange, seen: Mapping[str, str]
+) -> AdmittedReply | None:
     """Check a reply, cheapest checks first.
 
     Args:

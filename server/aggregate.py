@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Protocol
+from typing import IO, Protocol
 
 from common.ckks import CkksParameters, EncryptedSum, PackedUpload, encode_sum
 from common.ckks_parameters import SEED_BYTES
 from common.masked_sum import Records, unmasked_blocks
 from common.messages import AggregateEntry, Applied, SignedManifest, Transcript
+from server.bodies import Body, FileBody, HeldBody
 from server.masked_round import Unmasking
 
 StateKey = tuple[str, Applied]
@@ -24,6 +25,19 @@ class Aggregate:
 
     entry: AggregateEntry
     body: bytes
+
+    @property
+    def content(self) -> Body:
+        """The body, to be read in parts."""
+        return HeldBody(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class MadeSum:
+    """The same before it is stored; its body need not be in memory."""
+
+    entry: AggregateEntry
+    content: Body
 
 
 def skipped(round_number: int, attempt: int) -> Aggregate:
@@ -103,9 +117,16 @@ class RunningSum:
         return tuple(members[name] for name in roster if name in members)
 
     def unmasked(self, unmasking: Unmasking) -> tuple[Aggregate, Transcript]:
+        """`unmask_into`, in memory."""
+        with BytesIO() as file:
+            made, transcript = self.unmask_into(file, unmasking)
+            return Aggregate(made.entry, file.getvalue()), transcript
+
+    def unmask_into(self, file: IO[bytes], unmasking: Unmasking) -> tuple[MadeSum, Transcript]:
         """The largest group's sum without its masks, and what shows that it is that.
 
         Args:
+            file: Takes the sum; it must stay open as long as the sum is read.
             unmasking: The shares for exactly this group.
 
         Raises:
@@ -113,20 +134,20 @@ class RunningSum:
         """
         first, parameters = unmasking.survivors[0].manifest, self._parameters
         transcript = unmasking.transcript(first.chunks * (parameters.chunk_bytes + SEED_BYTES))
-        body, masks = BytesIO(), unmasking.masks(transcript)
+        masks = unmasking.masks(transcript)
         with ExitStack() as stack:
             uploads = [stack.enter_context(self._uploads.open(name)) for name in unmasking.names]
             for _, words, seeds in unmasked_blocks(uploads, first.chunks, parameters=parameters, masks=masks):
-                body.write(encode_sum(EncryptedSum(parameters, words, seeds)))
+                file.write(encode_sum(EncryptedSum(parameters, words, seeds)))
         entry = AggregateEntry(
             round=first.round,
             attempt=first.attempt,
             survivors=unmasking.survivors,
-            sum_bytes=body.tell(),
+            sum_bytes=file.tell(),
             transcript=None,
             witnesses=(),
         )
-        return Aggregate(entry, body.getvalue()), transcript
+        return MadeSum(entry, FileBody(entry.sum_bytes, file)), transcript
 
     def _largest(self) -> dict[str, SignedManifest]:
         key = max(self._groups, key=lambda k: (len(self._groups[k]), k[1].round, k[0]))

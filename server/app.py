@@ -20,6 +20,7 @@ from common.server_config import ServerConfig, load_server
 from server.guard import refuse_learning_code, refuse_secret_key
 from server.history import StoredHistory
 from server.lock import hold
+from server.long_messages import LongMessages
 from server.mask_store import MaskStore
 from server.one_by_one import OneByOneGrid
 from server.progress import Progress, ProgressFile
@@ -52,7 +53,7 @@ def main(grid: Grid, context: Context) -> None:
         progress = ProgressFile(folder, Progress(run, plan.name, plan.last_training_round))
         with contextlib.closing(Store(config.folder)) as store:
             try:
-                _run(config, plan, run=run, grid=OneByOneGrid(grid), store=store, progress=progress, context=context)
+                _run(config, plan, run=run, flower=grid, store=store, progress=progress, context=context)
             except FedwardError as error:
                 log.error("stopped: %s", error)  # noqa: TRY400 -- a sentence for the operator, no fault of the program
                 progress.end("stopped", str(error), again=isinstance(error, DeploymentError | StoreError))
@@ -69,7 +70,7 @@ def _run(  # noqa: PLR0913 -- the parts of one run
     plan: Plan,
     *,
     run: str,
-    grid: OneByOneGrid,
+    flower: Grid,
     store: Store,
     progress: ProgressFile,
     context: Context,
@@ -82,17 +83,20 @@ def _run(  # noqa: PLR0913 -- the parts of one run
         )
     steps = steps_after(plan, store.last_complete_round(run))
     with contextlib.closing(MaskStore(config.folder, run)) as masks:
-        strategy = SecureAggregation(
-            RequestWriter(plan, run, identity.sign, StoredHistory(store, masks, run)),
-            steps,
-            grid=grid,
-            store=store,
-            masks=masks,
-            progress=progress,
-            connect_timeout_s=float(context.run_config[CONNECT_TIMEOUT_KEY]),
-        )
-        # The stock loop calls nothing of a Grid but send_and_receive.
-        strategy.start(cast(Grid, grid), ArrayRecord(), num_rounds=len(steps), timeout=plan.cohort.round_timeout_s)
+        history = StoredHistory(store, masks, run)
+        long = LongMessages(plan, run, sign=identity.sign, history=history, folder=run_folder(config, run))
+        with contextlib.closing(OneByOneGrid(flower, long)) as grid:
+            strategy = SecureAggregation(
+                RequestWriter(plan, run, identity.sign, history, long=long),
+                steps,
+                grid=grid,
+                store=store,
+                masks=masks,
+                progress=progress,
+                connect_timeout_s=float(context.run_config[CONNECT_TIMEOUT_KEY]),
+            )
+            # The stock loop calls nothing of a Grid but send_and_receive.
+            strategy.start(cast(Grid, grid), ArrayRecord(), num_rounds=len(steps), timeout=plan.cohort.round_timeout_s)
     refuse_learning_code()
     store.end(run, "finished", reason="")
     progress.end("finished", "")

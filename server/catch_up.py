@@ -109,6 +109,7 @@ class CatchUp:
             return
         del self._under_way[hospital]
         if answer is None:
+            self._grid.forget(page.identifier)
             self._held[hospital] = "NoAnswer"
             return
         outcome = page.attempt.collection.take(hospital, answer, seconds=seconds)

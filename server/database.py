@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from common.errors import StoreError
+from common.masked_sum import Records
 
 FILE_NAME = "store.db"
 BUSY_TIMEOUT_S = 30.0
-PIECE_BYTES = 1 << 20
 # Changed whenever older files cannot be read any more.
 VERSION = 2
 
@@ -52,13 +52,19 @@ class Database:
         with self._reporting(), self._connection.blobopen(table, column, row, readonly=True) as blob:
             return blob.read()
 
-    def _write_blob(self, table: str, column: str, row: int | None, data: bytes | memoryview) -> None:
+    @contextlib.contextmanager
+    def _opened_blob(self, table: str, column: str, row: int) -> Iterator[Records]:
+        """One large value, read piece by piece."""
+        with self._reporting(), self._connection.blobopen(table, column, row, readonly=True) as blob:
+            yield lambda start, stop: bytes(blob[start:stop])
+
+    def _write_blob(self, table: str, column: str, row: int | None, pieces: Iterable[bytes | memoryview]) -> None:
         """Fill a value that was inserted as `zeroblob`: bound to a statement, it would be in memory three times."""
         if row is None:
             raise StoreError(f"{self.path}: a row was not inserted; restore the file")
         with self._connection.blobopen(table, column, row) as blob:
-            for start in range(0, len(data), PIECE_BYTES):
-                blob.write(data[start : start + PIECE_BYTES])
+            for piece in pieces:
+                blob.write(piece)
 
     def _rows(self, query: str, parameters: tuple[str | int, ...]) -> list[tuple[Any, ...]]:
         with self._reporting():

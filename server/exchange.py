@@ -13,6 +13,9 @@ from server.aggregate import RunningSum, Uploads
 from server.store import Outcome, OutcomeKind
 
 SITE_ERROR = 102
+NODE_UNAVAILABLE = 5
+# Flower has lost a message, or its reply.
+LOST = (3, 4)
 _SITE_CODE = re.compile(r"site:([A-Za-z]{1,40})")
 # Flower's own error codes, as names for people.
 FLOWER_ERRORS = {
@@ -20,7 +23,7 @@ FLOWER_ERRORS = {
     2: "ClientAppFailed",
     3: "MessageUnavailable",
     4: "ReplyUnavailable",
-    5: "NodeUnavailable",
+    NODE_UNAVAILABLE: "NodeUnavailable",
     7: "BundleRefused",
     8: "ClientAppCrashed",
 }
@@ -32,6 +35,11 @@ class NodeError:
 
     code: int
     reason: str
+
+    @classmethod
+    def refused(cls, refusal: PeerError) -> NodeError:
+        """A page was refused here, so there is no reply."""
+        return cls(SITE_ERROR, f"site:{refusal.code}")
 
     @property
     def name(self) -> str:
@@ -81,7 +89,7 @@ class Collection:
         """What was sent to a hospital."""
         return self._down_bytes.get(hospital, 0)
 
-    def take(self, hospital: str, answer: bytes | NodeError, *, seconds: float) -> Outcome:
+    def take(self, hospital: str, answer: bytes | memoryview | NodeError, *, seconds: float) -> Outcome:
         """Take one hospital's answer; a refused one is recorded under the refusal's code.
 
         Args:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
-from common.messages import SignedManifest
+from common.messages import AggregateEntry, SignedManifest
 from common.wire import header_bytes
 from server.aggregate import Aggregate
+from server.bodies import Body, JoinedBody, StoredBody
 from server.mask_store import MaskStore
 from server.store import Store
 
@@ -29,26 +31,41 @@ class StoredHistory:
         Raises:
             StoreError: If one is missing.
         """
-        found = [self._with_transcript(one) for one in self.store.aggregates(self.run, *rounds)]
-        if found and not any(one.entry.transcript for one in found):
-            entry = found[-1].entry.model_copy(update={"witnesses": self._witnesses(rounds[1])})
-            found[-1] = replace(found[-1], entry=entry)
+        pairs = zip(self.entries(rounds), self._bodies(rounds), strict=True)
+        return tuple(Aggregate(entry, body.read(0, body.size_bytes)) for entry, body in pairs)
+
+    def entries(self, rounds: tuple[int, int]) -> tuple[AggregateEntry, ...]:
+        """The same without their bodies."""
+        found = [self._with_transcript(one) for one in self.store.entries(self.run, *rounds)]
+        if found and not any(entry.transcript for entry in found):
+            found[-1] = found[-1].model_copy(update={"witnesses": self._witnesses(rounds[1])})
         return tuple(found)
+
+    def body(self, rounds: tuple[int, int]) -> Body:
+        """Their bodies, one after the other, none of which is read yet."""
+        return JoinedBody(self._bodies(rounds))
 
     def sizes(self, rounds: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """Bytes of each one's entry and body, without manifests that vouch."""
         sizes: Sequence[tuple[int, int]] = self.store.sizes(self.run, *rounds)
         return tuple(self._with_verification(rounds[0] + index, size) for index, size in enumerate(sizes))
 
-    def _with_transcript(self, aggregate: Aggregate) -> Aggregate:
-        entry = aggregate.entry
+    def _with_transcript(self, entry: AggregateEntry) -> AggregateEntry:
         transcript = self.masks.transcript(entry.round)
-        if transcript is None:
-            return aggregate
+        return entry if transcript is None else entry.model_copy(update={"transcript": transcript})
+
+    def _bodies(self, rounds: tuple[int, int]) -> tuple[Body, ...]:
+        """Of each round its sum and, with a transcript, the uploads."""
+        entries, sums = self.store.entries(self.run, *rounds), self.store.bodies(self.run, *rounds)
+        return tuple(JoinedBody((total, *self._uploads(entry))) for entry, total in zip(entries, sums, strict=True))
+
+    def _uploads(self, entry: AggregateEntry) -> tuple[Body, ...]:
+        transcript = self.masks.transcript(entry.round)
         # Where verification is sampled, records of them are sent instead, to each hospital its own.
-        names = [signed.manifest.hospital for signed in entry.survivors] if transcript.upload_bytes else []
-        uploads = [self.masks.upload(entry.round, entry.attempt, hospital=name) for name in names]
-        return Aggregate(entry.model_copy(update={"transcript": transcript}), b"".join((aggregate.body, *uploads)))
+        size = transcript.upload_bytes if transcript else 0
+        names = [signed.manifest.hospital for signed in entry.survivors] if size else []
+        opened = self.masks.opened_upload
+        return tuple(StoredBody(size, partial(opened, entry.round, entry.attempt, hospital=name)) for name in names)
 
     def _with_verification(self, number: int, size: tuple[int, int]) -> tuple[int, int]:
         transcript, (entry, body) = self.masks.transcript(number), size
@@ -61,7 +78,7 @@ class StoredHistory:
         """Manifests of the first sum behind a round."""
         last = self.store.last_complete_round(self.run)
         for later in range(number + 1, last + 1):
-            (aggregate,) = self.store.aggregates(self.run, later, later)
-            if aggregate.entry.survivors:
-                return aggregate.entry.survivors
+            (entry,) = self.store.entries(self.run, later, later)
+            if entry.survivors:
+                return entry.survivors
         return ()

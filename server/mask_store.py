@@ -7,8 +7,7 @@ before they are sent: a coordinator that is killed goes on with the same ones.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from common.mask_messages import FullAdvert
 from common.masked_sum import Records
 from common.messages import SignedManifest, Transcript
 from common.wire import header_bytes
+from server.bodies import PIECE_BYTES
 from server.database import Database
 from server.masked_round import Opening
 
@@ -101,18 +101,17 @@ class MaskStore(Database):
         with self._transaction():
             row = (self._run, round_number, attempt, hospital, len(body))
             query = "INSERT OR REPLACE INTO uploads VALUES (?, ?, ?, ?, zeroblob(?))"
-            self._write_blob("uploads", "body", self._connection.execute(query, row).lastrowid, body)
+            added = self._connection.execute(query, row).lastrowid
+            pieces = (body[start : start + PIECE_BYTES] for start in range(0, len(body), PIECE_BYTES))
+            self._write_blob("uploads", "body", added, pieces)
 
     def upload(self, round_number: int, attempt: int, *, hospital: str) -> bytes:
         """An upload that was kept."""
         return self._blob("uploads", "body", self._upload_row(round_number, attempt, hospital))
 
-    @contextmanager
-    def opened_upload(self, round_number: int, attempt: int, *, hospital: str) -> Iterator[Records]:
+    def opened_upload(self, round_number: int, attempt: int, *, hospital: str) -> AbstractContextManager[Records]:
         """Read an upload that was kept, piece by piece."""
-        row = self._upload_row(round_number, attempt, hospital)
-        with self._reporting(), self._connection.blobopen("uploads", "body", row, readonly=True) as blob:
-            yield lambda start, stop: bytes(blob[start:stop])
+        return self._opened_blob("uploads", "body", self._upload_row(round_number, attempt, hospital))
 
     def _upload_row(self, round_number: int, attempt: int, hospital: str) -> int:
         query = "SELECT rowid FROM uploads WHERE run = ? AND round = ? AND attempt = ? AND hospital = ?"

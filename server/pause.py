@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from common.errors import RunPaused
 from server.ask import Attempt, expected_answer
 from server.exchange import Collection
-from server.one_by_one import OneByOneGrid, answer_of, messages_of
+from server.one_by_one import OneByOneGrid, messages_of
 from server.requests import HELLO, RequestWriter, Rounds
 
 
@@ -34,9 +34,8 @@ def pause(
         expected = expected_answer(plan, writer.run, HELLO, attempt=0, epoch=writer.epoch(HELLO))
         attempt = Attempt(HELLO, 0, {name: nodes[name] for name in behind}, Collection(expected, {}))
         messages = messages_of(attempt, writer.write(HELLO, attempt=0, rounds=rounds), ttl_s=timeout_s)
-        for reply in grid.send_and_receive(messages, timeout=timeout_s):
-            hospital = attempt.hospitals[reply.metadata.reply_to_message_id]
-            attempt.collection.take(hospital, answer_of(reply), seconds=0.0)
+        for identifier, answer in grid.send_and_receive(messages, timeout=timeout_s):
+            attempt.collection.take(attempt.hospitals[identifier], answer, seconds=0.0)
         applied |= attempt.collection.applied
         # One that did not come forward is not asked again.
         behind = {name: applied[name] for name, before in behind.items() if before < applied.get(name, start) < last}

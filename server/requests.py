@@ -9,13 +9,17 @@ from typing import NamedTuple, Protocol
 
 from common.mask_messages import DeliveredAdvert
 from common.messages import UPLOAD_KINDS, AggregateEntry, Kind, Request, SignedManifest, encode_request
+from common.pages import CATCH_UP_BYTES
 from common.plan import Plan
 from common.verdicts import ChunkCheck
 from server.aggregate import Aggregate
+from server.bodies import Body, HeldBody, JoinedBody, pieces_of
 from server.freshness import FreshnessDesk
+from server.long_messages import LongMessages
 from server.masked_round import Opening
 from server.verification import Verification
 
+NO_BODY = HeldBody(b"")
 Survivors = tuple[SignedManifest, ...]
 
 
@@ -59,12 +63,12 @@ class PageLimits:
     Args:
         aggregates: So many a site applies well within a round's timeout.
         header_bytes: Of the entries; half of what a site takes as a header.
-        body_bytes: Of the bodies; a message takes about four times that in the ServerApp's memory.
+        body_bytes: Of the bodies.
     """
 
     aggregates: int = 256
     header_bytes: int = 4 << 20
-    body_bytes: int = 32 << 20
+    body_bytes: int = CATCH_UP_BYTES
 
 
 def steps_after(plan: Plan, last_complete_round: int) -> tuple[Step, ...]:
@@ -88,6 +92,7 @@ class RequestWriter:
         history: The run's completed rounds.
         limits: What one request carries.
         epoch_of: Number of the CKKS key that a step is under; None: what the plan asks for at least.
+        long: What goes in pages; None: nothing does.
         freshness: What hospitals that were started ask of others, and what those answer; new for each writer.
     """
 
@@ -97,6 +102,7 @@ class RequestWriter:
     history: History
     limits: PageLimits = PageLimits()
     epoch_of: Callable[[Step], int] | None = None
+    long: LongMessages | None = None
     freshness: FreshnessDesk = field(init=False)
 
     def __post_init__(self) -> None:
@@ -150,16 +156,16 @@ class RequestWriter:
             verification: What is known of the last sum, and what the recipients are to recompute of it.
         """
         for sent in sorted(set(rounds.values())):
-            aggregates = self.history.aggregates(sent)
-            entries = tuple(aggregate.entry for aggregate in aggregates)
-            body = b"".join(aggregate.body for aggregate in aggregates)
-            del aggregates
-            digest = hashlib.sha256(body)
+            entries, body = self._read(sent)
+            digest = hashlib.sha256()
+            for piece in pieces_of(body):
+                digest.update(piece)
             for hospital in [name for name in rounds if rounds[name] == sent]:
                 position = self.plan.agreed.position(hospital)
-                check, records = verification.check_for(hospital) if verification else (None, b"")
+                check, records = verification.check_for(hospital) if verification else (None, NO_BODY)
                 whole = digest.copy()
-                whole.update(records)
+                for piece in pieces_of(records):
+                    whole.update(piece)
                 frame = self._encode(
                     step,
                     hospital,
@@ -172,7 +178,6 @@ class RequestWriter:
                     check=check,
                     verdicts=verification.verdicts if verification and step.kind == "finish" else (),
                 )
-                del records
                 named = [(hospital, frame)]
                 del frame
                 # Whoever takes it holds the only copy.
@@ -196,7 +201,7 @@ class RequestWriter:
             survivors: Whose uploads are to be unmasked.
             verdicts: Manifests with verdicts on the last sum.
         """
-        return self._encode(step, hospital, attempt=attempt, body=b"", survivors=survivors, verdicts=verdicts)
+        return self._encode(step, hospital, attempt=attempt, body=NO_BODY, survivors=survivors, verdicts=verdicts)
 
     def write_under(
         self, kind: Kind, hospital: str, *, epoch: int, body: bytes = b"", survivors: Survivors = ()
@@ -210,7 +215,15 @@ class RequestWriter:
             body: What the coordinator forwards.
             survivors: Who vouch for it.
         """
-        return self._encode(Step(kind, 0), hospital, attempt=0, body=body, epoch=epoch, survivors=survivors)
+        return self._encode(Step(kind, 0), hospital, attempt=0, body=HeldBody(body), epoch=epoch, survivors=survivors)
+
+    def _read(self, sent: Rounds) -> tuple[tuple[AggregateEntry, ...], Body]:
+        """The aggregates that hospitals lack; bodies that go in pages stay where they are."""
+        long = self.long
+        if long is not None and long.is_long(sum(size for _, size in self.history.sizes(sent))):
+            return long.history.entries(sent), long.history.body(sent)
+        aggregates = self.history.aggregates(sent)
+        return tuple(one.entry for one in aggregates), HeldBody(b"".join(one.body for one in aggregates))
 
     def _encode(  # noqa: PLR0913 -- the fields of a request
         self,
@@ -218,8 +231,8 @@ class RequestWriter:
         hospital: str,
         *,
         attempt: int,
-        body: bytes,
-        records: bytes = b"",
+        body: Body,
+        records: Body = NO_BODY,
         digest: str = "",
         aggregates: tuple[AggregateEntry, ...] = (),
         adverts: tuple[DeliveredAdvert, ...] = (),
@@ -243,6 +256,13 @@ class RequestWriter:
             answers=self.freshness.answers_for(hospital, step.kind),
             check=check,
             verdicts=verdicts,
-            body_sha256=digest or hashlib.sha256(body).hexdigest(),
+            body_sha256=digest or hashlib.sha256(body.read(0, body.size_bytes)).hexdigest(),
         )
-        return encode_request(request, body, self.sign, records=records)
+        whole = JoinedBody((body, records))
+        if self.long is not None and self.long.is_long(whole.size_bytes):
+            return self.long.announce(step.kind, hospital, encode_request(request, b"", self.sign), whole)
+        parts = (one.read(0, one.size_bytes) for one in (body, records))
+        frame = encode_request(request, next(parts), self.sign, records=next(parts))
+        if self.long is not None:
+            self.long.note(step.kind, hospital, frame)
+        return frame

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import IO
 
 from common.errors import BadShare, LocalProtocolError
-from server.aggregate import RunningSum, skipped
+from common.messages import Transcript
+from server.aggregate import Aggregate, MadeSum, RunningSum, skipped
 from server.ask import expected_answer
+from server.bodies import spooled
 from server.mask_exchange import MaskExchange
 from server.mask_store import MaskStore
 from server.masked_round import Unmasking
@@ -92,10 +95,18 @@ class RoundEnd:
         exchange = self._exchange.unmask(
             unmasking, lambda: self._ready(step), verdicts=self._verify.verification.verdicts
         )
-        aggregate, transcript = skipped(step.round, attempt), None
+        with spooled(self._store.path.parent) as file:
+            self._end(step, exchange, unmasking, total=total, file=file)
+        self._masks.forget()
+
+    def _end(self, step: Step, exchange: Exchange, unmasking: Unmasking, *, total: RunningSum, file: IO[bytes]) -> None:
+        """Record the sum, or that the round is skipped; the file takes the sum on its way into the store."""
+        attempt = exchange.attempt
+        aggregate: MadeSum | Aggregate = skipped(step.round, attempt)
+        transcript: Transcript | None = None
         if unmasking.is_enough:
             try:
-                aggregate, transcript = total.unmasked(unmasking)
+                aggregate, transcript = total.unmask_into(file, unmasking)
             except BadShare as error:
                 log.warning("%s", error)
         if transcript is None:
@@ -111,7 +122,6 @@ class RoundEnd:
             # Before the sum: a sum without it could be verified by nobody.
             self._masks.save_transcript(step.round, attempt, transcript)
         self._store.save(self._run, exchange, aggregate)
-        self._masks.forget()
 
     def _among(self, hospitals: frozenset[str], step: Step) -> Mapping[str, int]:
         return {name: node for name, node in self._ready(step).items() if name in hospitals}

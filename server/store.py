@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from common.errors import ConfigError, StoreError
 from common.messages import AggregateEntry, Kind
 from common.wire import header_bytes
-from server.aggregate import Aggregate
+from server.aggregate import Aggregate, MadeSum
+from server.bodies import StoredBody, pieces_of
 from server.key_store import KEY_SCHEMA, KeyStore
 
 RunState = Literal["running", "finished", "stopped"]
@@ -112,7 +114,7 @@ class Store(KeyStore):
         with self._transaction():
             self._connection.execute("UPDATE runs SET state = ?, reason = ? WHERE run = ?", (state, reason, run))
 
-    def save(self, run: str, exchange: Exchange, aggregate: Aggregate | None) -> None:
+    def save(self, run: str, exchange: Exchange, aggregate: Aggregate | MadeSum | None) -> None:
         """Record an exchange and its aggregate in one transaction; it is on the disk when this returns.
 
         Raises:
@@ -120,14 +122,14 @@ class Store(KeyStore):
         """
         outcomes = json.dumps([asdict(outcome) for outcome in exchange.outcomes])
         entry = header_bytes(aggregate.entry).decode() if aggregate else None
-        size = len(aggregate.body) if aggregate else None
+        size = aggregate.content.size_bytes if aggregate else None
         row = (run, exchange.round, exchange.attempt, exchange.kind, exchange.seconds, outcomes, entry, size)
         with self._transaction():
             # An attempt of a run that was interrupted may be asked for again.
             query = "INSERT OR REPLACE INTO exchanges VALUES (?, ?, ?, ?, ?, ?, ?, zeroblob(?))"
             added = self._connection.execute(query, row).lastrowid
-            if aggregate and aggregate.body:
-                self._write_blob("exchanges", "body", added, aggregate.body)
+            if aggregate and size:
+                self._write_blob("exchanges", "body", added, pieces_of(aggregate.content))
 
     def run(self, run: str) -> Run | None:
         """One run, or None."""
@@ -159,17 +161,40 @@ class Store(KeyStore):
         query = "SELECT length(entry), length(body) FROM exchanges WHERE run = ? AND entry IS NOT NULL "
         return tuple(self._rows(query + "AND round BETWEEN ? AND ? ORDER BY round", (run, first, last)))
 
+    def entries(self, run: str, first: int, last: int) -> tuple[AggregateEntry, ...]:
+        """The aggregates of rounds `first` to `last` without their bodies.
+
+        Raises:
+            StoreError: If one of them is missing.
+        """
+        return tuple(AggregateEntry.model_validate_json(entry) for entry, _ in self._entries(run, first, last))
+
+    def bodies(self, run: str, first: int, last: int) -> tuple[StoredBody, ...]:
+        """Their bodies, none of which is read yet.
+
+        Raises:
+            StoreError: If one of them is missing.
+        """
+        rows = zip(self._entries(run, first, last), self.sizes(run, first, last), strict=True)
+        return tuple(
+            StoredBody(size, partial(self._opened_blob, "exchanges", "body", row)) for (_, row), (_, size) in rows
+        )
+
     def aggregates(self, run: str, first: int, last: int) -> tuple[Aggregate, ...]:
         """The aggregates of rounds `first` to `last`, both included, in order.
 
         Raises:
             StoreError: If one of them is missing.
         """
+        return tuple(
+            Aggregate(AggregateEntry.model_validate_json(entry), self._blob("exchanges", "body", row))
+            for entry, row in self._entries(run, first, last)
+        )
+
+    def _entries(self, run: str, first: int, last: int) -> list[tuple[str, int]]:
+        """Entry and row of each."""
         query = "SELECT entry, rowid FROM exchanges WHERE run = ? AND entry IS NOT NULL AND round BETWEEN ? AND ? "
         rows = self._rows(query + "ORDER BY round", (run, first, last))
         if len(rows) != max(0, last - first + 1):
             raise StoreError(f"{self.path}: holds {len(rows)} of the rounds {first} to {last}; restore a backup")
-        return tuple(
-            Aggregate(AggregateEntry.model_validate_json(entry), self._blob("exchanges", "body", row))
-            for entry, row in rows
-        )
+        return [(entry, row) for entry, row in rows]

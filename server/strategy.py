@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -25,7 +26,7 @@ from server.exchange import Collection
 from server.key_exchange import KeyExchange
 from server.mask_exchange import MaskExchange
 from server.mask_store import MaskStore
-from server.one_by_one import OneByOneGrid, messages_of, take_replies
+from server.one_by_one import Answer, OneByOneGrid, messages_of, take_replies
 from server.pause import pause
 from server.progress import ProgressFile
 from server.requests import RequestWriter, Rounds, Step
@@ -135,11 +136,15 @@ class SecureAggregation(Strategy):
             StoreError: If the disk refuses.
         """
         step, attempts = self._steps[server_round - 1], self._plan.cohort.attempts
-        opened, dealt = self._open, False
+        opened, dealt, came = (
+            self._open,
+            False,
+            cast("Iterable[Answer]", replies),
+        )  # Flower hands on what our grid gives
         if opened is None and step.takes_uploads:
             self._round_end.resume(step)
         while opened is not None:
-            outcomes = self._close(step, opened, replies)
+            outcomes = self._close(step, opened, came)
             wanted = self._still_wanted(step, opened)
             missing = self._keys.missing(outcomes)
             if missing and not dealt:
@@ -148,7 +153,7 @@ class SecureAggregation(Strategy):
                 if wanted:
                     # No attempt was spent: without the key nobody could answer.
                     again = self._request(step, self._connections.now(), attempt=opened.number)
-                    replies = self._grid.send_and_receive(again, timeout=self._plan.cohort.round_timeout_s)
+                    came = self._grid.send_and_receive(again, timeout=self._plan.cohort.round_timeout_s)
                     opened = self._open
                     continue
             self._checkpoints.settle(opened.collection, outcomes, self._connections.now(), applied=self._applied)
@@ -164,7 +169,7 @@ class SecureAggregation(Strategy):
                 )
             if wanted and not last:
                 messages = self._ask_again(step, wanted, opened)
-                replies = self._grid.send_and_receive(messages, timeout=self._plan.cohort.round_timeout_s)
+                came = self._grid.send_and_receive(messages, timeout=self._plan.cohort.round_timeout_s)
             opened = self._open
         return None, None
 
@@ -245,7 +250,7 @@ class SecureAggregation(Strategy):
         if last and not is_stuck(outcomes, opened.collection, needed=needed):
             raise DeploymentError(reason)
 
-    def _close(self, step: Step, opened: Attempt, replies: Iterable[Message]) -> tuple[Outcome, ...]:
+    def _close(self, step: Step, opened: Attempt, replies: Iterable[Answer]) -> tuple[Outcome, ...]:
         """Take all replies and record the exchange."""
         collection = opened.collection
         take_replies(opened, replies, self._progress)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from common.ckks import PRESETS, chunks_for
 from common.ckks_parameters import SEED_BYTES
 from common.messages import SignedManifest, survivors_digest
 from common.plan import Plan
-from common.transcript import MerkleTree, aggregate_root
-from common.verdicts import ChunkCheck, assigned_chunks, can_share, record_with_path, sample_of
+from common.transcript import AggregateRoot, MerkleTree
+from common.verdicts import ChunkCheck, assigned_chunks, can_share, sample_of
+from server.bodies import Body, JoinedBody, RecordsBody, pieces_of
 from server.mask_store import MaskStore
 from server.store import Store
 
@@ -102,11 +104,11 @@ class Verification:
         if can and self._plan.agreed.position(hospital) in verdict.present:
             last.verdicts[hospital] = signed
 
-    def check_for(self, hospital: str) -> tuple[ChunkCheck | None, bytes]:
+    def check_for(self, hospital: str) -> tuple[ChunkCheck | None, Body]:
         """What a hospital is to recompute, and the records for it; nothing if it need not, or has done so."""
         last = self._find()
         if last is None or hospital not in self.silent:
-            return None, b""
+            return None, JoinedBody(())
         position = self._plan.agreed.position(hospital)
         own, known = self._own(last, last.present, position), tuple[int, ...]()
         heard = last.verdicts.get(hospital)
@@ -114,9 +116,9 @@ class Verification:
             known = heard.manifest.verdict.present
             done = set(self._own(last, known, position))
             own = tuple(chunk for chunk in own if chunk not in done)
-        records = b"".join(self._records(last, name, own) for name in last.survivors)
+        records = JoinedBody([self._records(last, name, own) for name in last.survivors])
         check = ChunkCheck(
-            round=last.round, sample=last.sample, present=last.present, known=known, record_bytes=len(records)
+            round=last.round, sample=last.sample, present=last.present, known=known, record_bytes=records.size_bytes
         )
         return check, records
 
@@ -143,15 +145,14 @@ class Verification:
         )
         return shares[position]
 
-    def _records(self, last: LastSum, survivor: str, own: tuple[int, ...]) -> bytes:
+    def _records(self, last: LastSum, survivor: str, own: tuple[int, ...]) -> RecordsBody:
+        opened = partial(self._masks.opened_upload, last.round, last.attempt, hospital=survivor)
+        size = self._parameters.chunk_bytes + SEED_BYTES
         if survivor not in last.trees:
-            body = self._masks.upload(last.round, last.attempt, hospital=survivor)
-            last.trees[survivor] = MerkleTree(body, self._chunks)
-            del body
-        tree, size = last.trees[survivor], self._parameters.chunk_bytes + SEED_BYTES
-        with self._masks.opened_upload(last.round, last.attempt, hospital=survivor) as read:
-            found = [record_with_path(read(chunk * size, (chunk + 1) * size), tree, chunk) for chunk in own]
-        return b"".join(found)
+            with opened() as read:
+                pieces = (read(chunk * size, (chunk + 1) * size) for chunk in range(self._chunks))
+                last.trees[survivor] = MerkleTree.of(pieces)
+        return RecordsBody(opened, last.trees[survivor], own, chunks=self._chunks, record_bytes=size)
 
     def _find(self) -> LastSum | None:
         """The last sum, if its chunks are shared among the hospitals."""
@@ -162,9 +163,12 @@ class Verification:
         if number is None:
             return None
         if self._last is None or self._last.round != number:
-            (aggregate,) = self._store.aggregates(self._run, number, number)
-            entry = aggregate.entry
+            (entry,) = self._store.entries(self._run, number, number)
+            (body,) = self._store.bodies(self._run, number, number)
+            root = AggregateRoot(body.size_bytes)
+            for piece in pieces_of(body):
+                root.update(piece)
             names = tuple(signed.manifest.hospital for signed in entry.survivors)
-            sample = sample_of(survivors_digest(entry.survivors), aggregate_root(aggregate.body))
+            sample = sample_of(survivors_digest(entry.survivors), root.hex)
             self._last = LastSum(number, entry.attempt, names, sample)
         return self._last

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from common.errors import FedwardError
+from common.pages import FETCH_MAGIC, PAGE_MAGIC
 from common.records import REPLY, REQUEST, frame_to_record, record_to_frame
 
 Answer = Callable[[bytes], bytes]
@@ -31,14 +32,16 @@ class Node:
 class InProcessGrid(Grid):
     """Answers as the hospitals' relays would; `sites` are the connected ones.
 
-    A message is answered when it is pulled for. `slow` holds names whose answers are not there yet; `sent` keeps name,
-    group and size of every request.
+    A message is answered when it is pulled for; a page, which nobody pulls for, when it is pushed. `slow` holds names
+    whose answers are not there yet; `sent` keeps name, group and size of every request; `lost`
+    are Flower's errors for the pages that are fetched next.
     """
 
     sites: dict[str, Answer]
     slow: set[str] = field(default_factory=set)
     sent: list[tuple[str, str, int]] = field(default_factory=list)
     waiting: dict[str, tuple[str, Message]] = field(default_factory=dict)
+    lost: list[int] = field(default_factory=list)
     on_pull: Callable[[], None] = lambda: None
 
     def get_nodes(self) -> Iterable[Node]:  # type: ignore[override]
@@ -55,6 +58,8 @@ class InProcessGrid(Grid):
             frame = record_to_frame(message.content, REQUEST)
             self.sent.append((name, message.metadata.group_id, len(frame)))
             self.waiting[message.object_id] = (name, message)
+            if frame.startswith(PAGE_MAGIC):
+                self._reply(*self.waiting.pop(message.object_id))
             identifiers.append(message.object_id)
         return identifiers
 
@@ -67,8 +72,11 @@ class InProcessGrid(Grid):
     def _reply(self, name: str, message: Message) -> Message:
         if name not in self.sites:
             return Message(Error(NODE_UNAVAILABLE, "gone"), reply_to=message)
+        asked = record_to_frame(message.content, REQUEST)
+        if self.lost and asked.startswith(FETCH_MAGIC):
+            return Message(Error(self.lost.pop(), "lost"), reply_to=message)
         try:
-            frame = self.sites[name](record_to_frame(message.content, REQUEST))
+            frame = self.sites[name](asked)
         except FedwardError as error:
             return Message(Error(102, f"site:{error.code}"), reply_to=message)
         return Message(frame_to_record(frame, REPLY), reply_to=message)

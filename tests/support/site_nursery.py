@@ -88,6 +88,7 @@ def _spoil(flaw: str) -> None:
 def main() -> None:
     """See the module."""
     # What each child would import; no thread and no CKKS context exists before the fork.
+    import client.cli  # noqa: PLC0415
     import client.past_runs  # noqa: PLC0415
     import client.service  # noqa: PLC0415
     import client.site  # noqa: F401, PLC0415

@@ -12,6 +12,7 @@ from pathlib import Path
 from client.accountant import PrivacyEvent
 from client.ledger import Ledger
 from client.ledger_cap import Cap
+from client.ledger_entry import Charge
 from common.config import load_settings
 from common.identity import Identity
 from common.plan import Plan
@@ -63,16 +64,18 @@ class Trained:
         with closing(ledger):
             for number in range(ledger.sequence() + 1, ledger.sequence() + 1 + count):
                 ledger.charge(
-                    kind="train",
-                    run="5" * 32,
-                    round_number=number,
-                    plan_hash="aa" * 32,
-                    event=STEP,
-                    clip=0.5,
-                    units_digest="bb" * 32,
-                    held_out_rule=federation.plan.held_out_rule,
-                    mode="local" if shares == 1 else "distributed",
-                    shares=shares,
+                    Charge(
+                        kind="train",
+                        run="5" * 32,
+                        round_number=number,
+                        plan_hash="aa" * 32,
+                        event=STEP,
+                        clip=0.5,
+                        units_digest="bb" * 32,
+                        held_out_rule=federation.plan.held_out_rule,
+                        mode="local" if shares == 1 else "distributed",
+                        shares=shares,
+                    )
                 )
 
 

@@ -22,6 +22,7 @@ from client.advert import own_advert
 from client.gateway import gateway_children
 from client.member import Member
 from client.opening import Opening, known_opening, open_round
+from client.paged_site import PagedSite
 from client.reveal import Revealer
 from client.sampled import Recomputer
 from client.service import serve
@@ -62,7 +63,12 @@ class TrivialSite:
         self._member = Member(plan, name, identity, box, plan.needed)
         self._state = folder / "applied.json"
 
-    def answer(self, frame: bytes) -> bytes:
+    @property
+    def member(self) -> Member:
+        """This hospital in its roster."""
+        return self._member
+
+    def answer(self, frame: bytes | memoryview) -> bytes:
         """A signed reply to one request."""
         signed = decode_request(frame, self._plan.agreed.coordinator)
         request = signed.request
@@ -245,7 +251,7 @@ def main() -> None:
         site = TrivialSite(content["name"], folder, load_settings(Path(content["plan"]), Plan))
         sys.stdout.write("site serves\n")
         sys.stdout.flush()
-        serve(site.answer, socket)
+        serve(PagedSite(site.answer, site.member, folder=folder / "pages").answer, socket)
         return
     settings = GatewaySettings.model_validate_json(json.dumps(content["gateway"]))
     service = Child(

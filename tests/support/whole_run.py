@@ -11,12 +11,16 @@ from typing import cast
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
+from client.member import Member
+from client.paged_site import PagedSite
 from common.config import load_settings
 from common.errors import FedwardError
 from common.identity import Identity
 from common.messages import Request, decode_request
 from common.plan import Plan
+from server.aggregate import Aggregate, MadeSum
 from server.history import StoredHistory
+from server.long_messages import LongMessages
 from server.mask_store import MaskStore
 from server.one_by_one import OneByOneGrid
 from server.progress import Progress, ProgressFile
@@ -27,29 +31,43 @@ from tests.support.flower_federation import Federation
 from tests.support.in_process_grid import Answer, InProcessGrid
 from tests.support.trivial_site import TrivialSite
 
+Whole = Callable[[bytes | memoryview], bytes]
+
+
+def held(made: Aggregate | MadeSum) -> Aggregate:
+    """A sum with its body in memory."""
+    return Aggregate(made.entry, made.content.read(0, made.content.size_bytes))
+
 
 @dataclass
 class WholeRun:
     """Carries runs to their end, and notes what each hospital was asked and answered.
 
-    `lie` may change the strategy's parts before it starts; `before` is told each request before its hospital is, and
-    may raise.
+    `lie` may change the strategy's parts before it starts; `before` is told each whole request before its hospital is,
+    and may raise. `members` are the hospitals that take and send long messages in pages; `gateway` may change
+    what passes between Flower and a hospital; `grid` is that of all carriages.
     """
 
     folder: Path
     plan: Plan
     identity: Identity
-    sites: Mapping[str, Answer]
+    sites: Mapping[str, Whole]
     run: str = "a" * 32
     lie: Callable[[SecureAggregation], None] = lambda _: None
     before: Callable[[Request], None] = lambda _: None
     requests: list[tuple[str, Request, int]] = field(default_factory=list)
     errors: list[tuple[str, Request, FedwardError]] = field(default_factory=list)
+    members: Mapping[str, Member] = field(default_factory=dict)
+    gateway: Callable[[str, Answer], Answer] = lambda _, answer: answer
+    grid: InProcessGrid = field(default_factory=lambda: InProcessGrid({}))
 
     def go(self) -> None:
         """Carry the run to its end, or to its next stop, as the ServerApp does."""
-        grid = InProcessGrid({name: self._noting(name, answer) for name, answer in self.sites.items()})
-        carry(self.plan, self.run, self.identity, folder=self.folder, grid=grid, lie=self.lie)
+        self.grid.sites = {
+            name: self.gateway(name, self._paged(name, self._noting(name, answer)))
+            for name, answer in self.sites.items()
+        }
+        carry(self.plan, self.run, self.identity, folder=self.folder, grid=self.grid, lie=self.lie)
 
     def asked(self, kind: str, round_number: int) -> list[str]:
         """Who was asked for that, in order."""
@@ -70,8 +88,13 @@ class WholeRun:
             (aggregate,) = store.aggregates(self.run, round_number, round_number)
         return tuple(signed.manifest.hospital for signed in aggregate.entry.survivors)
 
-    def _noting(self, name: str, answer: Answer) -> Answer:
-        def noting(frame: bytes) -> bytes:
+    def _paged(self, name: str, answer: Whole) -> Answer:
+        if name not in self.members:
+            return answer
+        return PagedSite(answer, self.members[name], folder=self.folder / name / "pages").answer
+
+    def _noting(self, name: str, answer: Whole) -> Whole:
+        def noting(frame: bytes | memoryview) -> bytes:
             request = decode_request(frame, self.plan.agreed.coordinator).request
             self.requests.append((name, request, len(frame)))
             try:
@@ -105,15 +128,18 @@ def carry(  # noqa: PLR0913 -- the parts of one run
     """
     with closing(Store(folder)) as store, closing(MaskStore(folder, run)) as masks:
         store.begin(run, plan_digest=plan.digest, plan_json="{}", now=1.0)
-        writer = RequestWriter(plan, run, identity.sign, StoredHistory(store, masks, run))
-        steps, one_by_one = steps_after(plan, store.last_complete_round(run)), OneByOneGrid(grid)
+        history = StoredHistory(store, masks, run)
+        long = LongMessages(plan, run, sign=identity.sign, history=history, folder=folder)
+        writer = RequestWriter(plan, run, identity.sign, history, long=long)
+        steps = steps_after(plan, store.last_complete_round(run))
         progress = ProgressFile(folder, Progress(run, plan.name, plan.last_training_round))
-        strategy = SecureAggregation(
-            writer, steps, grid=one_by_one, store=store, masks=masks, progress=progress, connect_timeout_s=0.0
-        )
-        lie(strategy)
-        timeout_s = plan.cohort.round_timeout_s
-        strategy.start(cast(Grid, one_by_one), ArrayRecord(), num_rounds=len(steps), timeout=timeout_s)
+        with closing(OneByOneGrid(grid, long)) as one_by_one:
+            strategy = SecureAggregation(
+                writer, steps, grid=one_by_one, store=store, masks=masks, progress=progress, connect_timeout_s=0.0
+            )
+            lie(strategy)
+            timeout_s = plan.cohort.round_timeout_s
+            strategy.start(cast(Grid, one_by_one), ArrayRecord(), num_rounds=len(steps), timeout=timeout_s)
 
 
 def trivial_run(  # noqa: PLR0913 -- keyword-only from the third on
@@ -124,18 +150,27 @@ def trivial_run(  # noqa: PLR0913 -- keyword-only from the third on
     verification: str = "full",
     attempts: int = 2,
     trainable_parameters: int = 5000,
+    page_kib: int = 8192,
+    round_timeout_s: float = 2.0,
 ) -> WholeRun:
-    """A run of hospitals without data, whose signatures, masks and checks are real; an answer is due in two seconds."""
+    """A run of hospitals without data, whose signatures, masks and checks are real; none is waited for long."""
     files = Federation(
         folder,
         names,
         rounds=rounds,
-        round_timeout_s=2.0,
+        round_timeout_s=round_timeout_s,
         attempts=attempts,
         trainable_parameters=trainable_parameters,
         verification=verification,
+        page_kib=page_kib,
     )
     files.write()
     plan = load_settings(files.plan_file, Plan)
-    sites = {name: TrivialSite(name, folder / name, plan).answer for name in names}
-    return WholeRun(folder, plan, Identity.load(files.server_file.parent / "identity.key"), sites)
+    sites = {name: TrivialSite(name, folder / name, plan) for name in names}
+    return WholeRun(
+        folder,
+        plan,
+        Identity.load(files.server_file.parent / "identity.key"),
+        {name: site.answer for name, site in sites.items()},
+        members={name: site.member for name, site in sites.items()},
+    )

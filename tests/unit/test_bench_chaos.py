@@ -14,6 +14,7 @@ import pytest
 from client.accountant import PrivacyEvent
 from client.ledger import Ledger
 from client.ledger_cap import Cap
+from client.ledger_entry import Charge
 from common.identity import Identity
 from scripts.bench_chaos import chaos_plan
 from scripts.chaos_command import summary
@@ -295,16 +296,18 @@ def test_charges_are_what_a_ledger_holds_of_this_run(tmp_path: Path) -> None:
     ledger = Ledger.open(path, hospital=KILLED, source="images", identity=identity, cap=cap)
     for run, number, kind in ((RUN, 1, "train"), ("5" * 32, 1, "train"), (RUN, 1, "eval"), (RUN, 2, "train")):
         ledger.charge(
-            kind="train" if kind == "train" else "eval",
-            run=run,
-            round_number=number,
-            plan_hash="aa" * 32,
-            event=PrivacyEvent(1.0, 10.0, 1),
-            clip=0.5,
-            units_digest="bb" * 32,
-            held_out_rule="ee" * 32,
-            mode="local",
-            shares=1,
+            Charge(
+                kind="train" if kind == "train" else "eval",
+                run=run,
+                round_number=number,
+                plan_hash="aa" * 32,
+                event=PrivacyEvent(1.0, 10.0, 1),
+                clip=0.5,
+                units_digest="bb" * 32,
+                held_out_rule="ee" * 32,
+                mode="local",
+                shares=1,
+            )
         )
     found = ChaosFederation(tmp_path, (KILLED,), RUN).charges(KILLED)
     ledger.close()

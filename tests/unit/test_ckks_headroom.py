@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from client.encode import decode_sum_of_updates, encode_update
+from client.encode import decode_sum_of_updates, encode_steps, encode_update
 from client.encrypt import SecretKey
 from common.ckks import PRESETS, CkksParameters, EncryptedSum, add_in_place
 from common.errors import DecryptionError, PlanError
@@ -82,6 +82,32 @@ def test_equal_updates_at_the_bound_never_wrap(
     assert (integers == sum(vectors, np.zeros_like(integers))).all()
     decoded = decode_sum_of_updates(integers, parameter_count=PARAMETERS_OF_ONE_CHUNK, slot_count=1, grid=grid)
     assert (decoded.weight, decoded.slots.tolist()) == (sum(sizes), [SLOT_SUM_MAX])
+
+
+@pytest.mark.parametrize("sizes", ROSTERS.values(), ids=ROSTERS)
+@pytest.mark.parametrize("shape", [one_coefficient, spread])
+def test_equal_sums_that_enter_whole_never_wrap(sizes: list[int], shape: object) -> None:
+    """Mode `distributed`: n sums at the bound, none weighted. The control plans for weights, and is far past q/2."""
+    assert callable(shape)
+    parameters = PRESETS["precise"]
+    update = shape(1.0)
+    maximal = update * (BOUND / np.linalg.norm(update))
+    for weighted in (False, True):
+        grid = plan_grid(parameters, sizes, update_norm_bound=BOUND, slot_sum_max=SLOT_SUM_MAX, weighted=weighted)
+        whole = np.rint(maximal / grid.step).astype(np.int64)
+        vectors = [
+            encode_steps(whole, declared_size=size, slots=np.zeros(1, dtype=np.int64), grid=grid) for size in sizes
+        ]
+        if weighted:
+            coefficient = len(sizes) * BOUND * grid.gain * parameters.scale * np.sqrt(2 / parameters.ring_degree)
+            assert coefficient > parameters.modulus / 2
+            continue
+        key = SecretKey.generate(parameters)
+        integers = key.decrypt(encrypted_sum(key, vectors, grid), grid)
+        assert (integers == sum(vectors, np.zeros_like(integers))).all()
+        decoded = decode_sum_of_updates(integers, parameter_count=PARAMETERS_OF_ONE_CHUNK, slot_count=1, grid=grid)
+        mean = maximal * (len(sizes) / sum(sizes))
+        np.testing.assert_allclose(decoded.mean_update, mean, atol=len(sizes) * grid.step)
 
 
 @BOTH

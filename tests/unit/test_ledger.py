@@ -64,16 +64,18 @@ def charge(  # noqa: PLR0913 -- keyword-only
 ) -> LedgerEntry:
     """One charge with this test's constants."""
     return ledger.charge(
-        kind=kind,
-        run=run,
-        round_number=round_number,
-        plan_hash="aa" * 32,
-        event=event,
-        clip=0.5,
-        units_digest="bb" * 32,
-        held_out_rule=held_out_rule,
-        mode="local" if shares == 1 else "distributed",
-        shares=shares,
+        Charge(
+            kind=kind,
+            run=run,
+            round_number=round_number,
+            plan_hash="aa" * 32,
+            event=event,
+            clip=0.5,
+            units_digest="bb" * 32,
+            held_out_rule=held_out_rule,
+            mode="local" if shares == 1 else "distributed",
+            shares=shares,
+        )
     )
 
 
@@ -145,16 +147,18 @@ def test_changed_patients_continue_the_same_spending(tmp_path: Path, identity: I
     with contextlib.closing(open_ledger(tmp_path, identity)) as ledger:
         charge(ledger, 1)
         more = ledger.charge(
-            kind="train",
-            run="run-2",
-            round_number=1,
-            plan_hash="cc" * 32,
-            event=STEP,
-            clip=0.5,
-            units_digest="dd" * 32,
-            held_out_rule="ee" * 32,
-            mode="local",
-            shares=1,
+            Charge(
+                kind="train",
+                run="run-2",
+                round_number=1,
+                plan_hash="cc" * 32,
+                event=STEP,
+                clip=0.5,
+                units_digest="dd" * 32,
+                held_out_rule="ee" * 32,
+                mode="local",
+                shares=1,
+            )
         )
         assert more.epsilon == epsilon_of([STEP] * 2, 1e-5)
 

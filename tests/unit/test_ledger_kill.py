@@ -20,6 +20,7 @@ import sys, pathlib
 from client.accountant import PrivacyEvent
 from client.ledger import Ledger
 from client.ledger_cap import Cap
+from client.ledger_entry import Charge
 from common.identity import Identity
 folder = pathlib.Path(sys.argv[1])
 ledger = Ledger.open(folder / "ledger.sqlite", hospital="h", source="skin", cap=Cap(1e3, 1e-5),
@@ -27,8 +28,9 @@ ledger = Ledger.open(folder / "ledger.sqlite", hospital="h", source="skin", cap=
 number = ledger.sequence()
 while True:
     number += 1
-    entry = ledger.charge(kind="train", run="r", round_number=number, plan_hash="aa", event=PrivacyEvent(1.0, 50.0, 1),
-                          clip=1.0, units_digest="bb", held_out_rule="ee", mode="local", shares=1)
+    asked = Charge(kind="train", run="r", round_number=number, plan_hash="aa", event=PrivacyEvent(1.0, 50.0, 1),
+                   clip=1.0, units_digest="bb", held_out_rule="ee", mode="local", shares=1)
+    entry = ledger.charge(asked)
     sys.stdout.write(f"{entry.sequence} {entry.hash}\\n")
     sys.stdout.flush()
 """

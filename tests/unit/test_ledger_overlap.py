@@ -18,6 +18,7 @@ from client.accountant import PrivacyEvent
 from client.data import ImageRecord, ImageTable
 from client.ledger import Ledger
 from client.ledger_cap import Cap
+from client.ledger_entry import Charge
 from client.ledger_marks import image_marks
 from client.ledger_overlap import Place, claim_images
 from common.errors import LedgerError
@@ -70,16 +71,18 @@ class Site:
 def charge(ledger: Ledger) -> None:
     """One round more."""
     ledger.charge(
-        kind="train",
-        run="run",
-        round_number=ledger.sequence() + 1,
-        plan_hash="aa" * 32,
-        event=PrivacyEvent(1.0, 8.0, 1),
-        clip=0.5,
-        units_digest="bb" * 32,
-        held_out_rule="cc" * 32,
-        mode="local",
-        shares=1,
+        Charge(
+            kind="train",
+            run="run",
+            round_number=ledger.sequence() + 1,
+            plan_hash="aa" * 32,
+            event=PrivacyEvent(1.0, 8.0, 1),
+            clip=0.5,
+            units_digest="bb" * 32,
+            held_out_rule="cc" * 32,
+            mode="local",
+            shares=1,
+        )
     )
 
 

@@ -109,6 +109,16 @@ def test_a_step_is_found_by_128_bits_where_64_do_not_decide() -> None:
     assert noise._steps(np.array([4, 6, 9], np.uint64), high, low, random_words).tolist() == [0, 2, 3]
 
 
+@pytest.mark.parametrize("sd", [0.25, 1.0, 40.0, 1000.5, GRID_SD])
+def test_a_step_is_found_as_by_binary_search(sd: float) -> None:
+    """On, beside and far from every threshold, at the ends of all words, and for random ones."""
+    _, high, _ = noise._table(sd)
+    beside = np.concatenate([high, high - np.uint64(1), high + np.uint64(1)])
+    upper = np.arange(1 << 12, dtype=np.uint64) << np.uint64(52)
+    words = np.concatenate([beside, upper, upper - np.uint64(1), random_words(100_000)])
+    np.testing.assert_array_equal(noise._first_not_below(words, high), np.searchsorted(high, words))
+
+
 def test_an_acceptance_is_decided_by_128_bits_where_floats_do_not() -> None:
     """The rare path: the draw is within a float's error of the acceptance probability."""
     with localcontext() as context:

@@ -10,8 +10,10 @@ import pytest
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from common.records import REPLY, REQUEST, frame_to_record, record_to_frame
 from server import one_by_one
 from server.one_by_one import OneByOneGrid
+from tests.support.in_process_grid import as_server_app
 
 PATIENCE_S = 0.05
 
@@ -22,12 +24,19 @@ class HalfArrived:
     def __init__(self, stuck: str) -> None:
         self.stuck, self.rest = stuck, threading.Event()
         self.looks: list[str] = []
+        self.sent: dict[str, Message] = {}
 
-    def push_messages(self, messages: Iterable[object]) -> list[str]:
-        """Messages stand for themselves."""
-        return [str(message) for message in messages]
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """What a message holds is its name."""
+        names = []
+        for message in messages:
+            name = record_to_frame(message.content, REQUEST).decode()
+            message.metadata.__dict__["_message_id"] = name
+            self.sent[name] = message
+            names.append(name)
+        return names
 
-    def pull_messages(self, identifiers: Iterable[str]) -> list[str]:
+    def pull_messages(self, identifiers: Iterable[str]) -> list[Message]:
         """As Flower does: begun is taken."""
         (identifier,) = identifiers
         self.looks.append(identifier)
@@ -35,12 +44,13 @@ class HalfArrived:
             self.rest.wait()
         if identifier == "lost":
             raise ConnectionError("the SuperLink is gone")
-        return [f"reply to {identifier}"]
+        return [Message(frame_to_record(f"reply to {identifier}".encode(), REPLY), reply_to=self.sent[identifier])]
 
 
 @pytest.fixture
 def flower(monkeypatch: pytest.MonkeyPatch) -> Iterable[HalfArrived]:
     """Ends its thread."""
+    as_server_app(monkeypatch)
     monkeypatch.setattr(one_by_one, "PATIENCE_S", PATIENCE_S)
     monkeypatch.setattr(one_by_one, "POLL_S", 0.01)
     side = HalfArrived("slow")
@@ -48,9 +58,16 @@ def flower(monkeypatch: pytest.MonkeyPatch) -> Iterable[HalfArrived]:
     side.rest.set()
 
 
-def ask(flower: HalfArrived, *names: str, timeout: float | None) -> Iterable[object]:
+def ask(flower: HalfArrived, *names: str, timeout: float | None) -> Iterable[str]:
     """The replies as they come."""
-    return OneByOneGrid(cast(Grid, flower)).send_and_receive(cast(list[Message], list(names)), timeout=timeout)
+    messages = [
+        Message(frame_to_record(name.encode(), REQUEST), dst_node_id=1, message_type="query", ttl=60.0)
+        for name in names
+    ]
+    for name, content in OneByOneGrid(cast(Grid, flower)).send_and_receive(messages, timeout=timeout):
+        assert isinstance(content, bytes)
+        assert content.decode() == f"reply to {name}"
+        yield content.decode()
 
 
 def test_a_reply_that_hangs_halfway_holds_up_neither_the_others_nor_the_end(flower: HalfArrived) -> None:

@@ -240,29 +240,33 @@ def test_a_hospital_over_its_cap_observes_while_the_others_go_on(federation: Sma
 
 def test_the_status_says_why_a_hospital_sits_out(federation: SmallFederation) -> None:
     """Spent, asked, cap, and what to do."""
+    federation.train(1)
     federation.close(NAMES[0])
-    federation.change_site(NAMES[0], cap_epsilon=0.5)
+    federation.change_site(NAMES[0], cap_epsilon=5.5)
     federation.open(NAMES[0])
+    federation.coordinator.switch("2" * 32)
     replies = federation.train(1)
     assert [reply.manifest.reason for reply in replies] == ["BudgetExceeded", "", "", ""]
     status = read_status(federation.folder / "federation" / NAMES[0] / "state" / "status.json")
     assert status is not None
     assert status.phase == "observing"
-    assert "epsilon 0.000 spent" in status.message
-    assert "> cap 0.500" in status.message
-    assert federation.charges(NAMES[0]) == 0
+    assert "epsilon 5.297 spent" in status.message
+    assert "> cap 5.500" in status.message
+    assert federation.charges(NAMES[0]) == 1
 
 
 def test_what_kept_a_hospital_from_a_round_may_pass(federation: SmallFederation) -> None:
     """Asked again for the same attempt it contributes; from then on the same request gets the same bytes."""
+    federation.train(1)
+    federation.coordinator.switch("2" * 32)
     federation.opened(1)
-    for cap, reason in ((0.5, "BudgetExceeded"), (8.0, "")):
+    for cap, reason in ((5.5, "BudgetExceeded"), (8.0, "")):
         federation.close(NAMES[0])
         federation.change_site(NAMES[0], cap_epsilon=cap)
         federation.open(NAMES[0])
         replies, _ = federation.coordinator.collect("train", 1, federation.sites)
         assert [reply.manifest.reason for reply in replies] == [reason, "", "", ""]
-    assert federation.charges(NAMES[0]) == 1
+    assert federation.charges(NAMES[0]) == 2
     again, total = federation.coordinator.collect("train", 1, federation.sites)
     assert again == replies
     assert total.largest == set(NAMES)

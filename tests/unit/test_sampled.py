@@ -22,10 +22,10 @@ from common.identity import Identity
 from common.messages import REPLY_MAGIC, AggregateEntry, Request, SignedManifest, decode_reply, encode_reply
 from common.plan import Plan
 from common.verdicts import assigned_chunks
-from server.aggregate import Aggregate
+from server.aggregate import Aggregate, MadeSum
 from server.strategy import SecureAggregation
 from tests.support.in_process_grid import as_server_app
-from tests.support.whole_run import WholeRun, trivial_run
+from tests.support.whole_run import WholeRun, held, trivial_run
 
 NAMES = tuple(f"hospital-{k}" for k in range(1, 6))
 ROUNDS = 3
@@ -76,9 +76,9 @@ def altering(round_number: int, chunk: int) -> Callable[[SecureAggregation], Non
     def lie(strategy: SecureAggregation) -> None:
         save = strategy._store.save
 
-        def saving(run: str, exchange: Any, aggregate: Aggregate | None) -> None:  # noqa: ANN401
+        def saving(run: str, exchange: Any, aggregate: Aggregate | MadeSum | None) -> None:  # noqa: ANN401
             if aggregate is not None and aggregate.entry.survivors and exchange.round == round_number:
-                aggregate = another_chunk(aggregate, chunk)
+                aggregate = another_chunk(held(aggregate), chunk)
             save(run, exchange, aggregate)
 
         strategy._store.save = saving  # type: ignore[method-assign]
@@ -239,7 +239,7 @@ def test_a_hospital_that_signs_a_verdict_of_nobody_stops_no_run(run: WholeRun, p
     liar, honest = NAMES[4], run.sites[NAMES[4]]
     identity = Identity.load(run.folder / liar / "identity.key")
 
-    def lying(frame: bytes) -> bytes:
+    def lying(frame: bytes | memoryview) -> bytes:
         answer = honest(frame)
         if not answer.startswith(REPLY_MAGIC):
             return answer

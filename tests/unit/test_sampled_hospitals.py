@@ -17,12 +17,12 @@ from common.ckks import PRESETS, chunks_for, decode_sum, encode_sum
 from common.errors import DeploymentError
 from common.plan import Plan
 from common.transcript import aggregate_root
-from server.aggregate import Aggregate
+from server.aggregate import Aggregate, MadeSum
 from server.store import Store
 from server.strategy import SecureAggregation
 from tests.support.in_process_grid import as_server_app
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
-from tests.support.whole_run import WholeRun
+from tests.support.whole_run import WholeRun, held
 
 PARAMETERS = PRESETS["compact"]
 
@@ -88,9 +88,9 @@ def another_sum(plan: Plan) -> Callable[[SecureAggregation], None]:
     def lie(strategy: SecureAggregation) -> None:
         save = strategy._store.save
 
-        def saving(run: str, exchange: Any, aggregate: Aggregate | None) -> None:  # noqa: ANN401
+        def saving(run: str, exchange: Any, aggregate: Aggregate | MadeSum | None) -> None:  # noqa: ANN401
             if aggregate is not None and exchange.round == 1:
-                aggregate = shifted(aggregate)
+                aggregate = shifted(held(aggregate))
             save(run, exchange, aggregate)
 
         strategy._store.save = saving  # type: ignore[method-assign]

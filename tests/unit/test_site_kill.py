@@ -52,11 +52,12 @@ def _server_app(monkeypatch: pytest.MonkeyPatch) -> None:
 def carry_runs(sites: KilledSites, *, runs: int, kills: int) -> dict[str, object]:
     """Runs with `kills` deaths each, checked after each of them, and one more without; what was seen."""
     began, tries = time.monotonic(), Counter[int]()
-    for _ in range(runs):
+    for number in range(1, runs + 1):
         run = secrets.token_hex(16)
         tries[sites.go(run, kills=kills, requests=REQUESTS)] += 1
         sites.check()
         assert sites.last_tags(run) == {("observed", "")}
+        sys.stderr.write(f"{number} runs, {len(sites.killer.hits)} kills, {time.monotonic() - began:.0f} s\n")
     run = secrets.token_hex(16)
     sites.go(run, kills=0, requests=REQUESTS)
     sites.check()

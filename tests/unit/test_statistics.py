@@ -18,6 +18,7 @@ from client.accountant import PrivacyEvent, epsilon_of
 from client.head_sum import FINEST_BITS
 from client.learner import Learner
 from client.noise_multipliers import noise_multipliers
+from client.planned_charges import planned_charges
 from client.unit_features import centred, row_total
 from common.config import parse_settings
 from common.plan import Plan
@@ -93,6 +94,11 @@ def test_statistics_and_training_together_spend_the_plans_epsilon(base: Path, tm
         charges = [entry.charge for entry in contributor.ledger.entries()]
         assert [(c.kind, c.round_number) for c in charges] == [("stat", 1), ("train", 2), ("train", 3)]
         assert 7.9 < contributor.ledger.spending(1e-5).epsilon <= 8.0
+        # What `fedward-client ledger show` and the first start count with.
+        planned = planned_charges(federation.plan, federation.plan.roster[0])
+        assert [(c.key[1:], c.event, c.mode, c.shares, c.clip) for c in planned] == [
+            (c.key[1:], c.event, c.mode, c.shares, c.clip) for c in charges[:2]
+        ]
         noise = noise_multipliers(federation.plan, federation.plan.roster[0])
         assert noise.stat is not None
         share = noise.stat**-2 / (noise.stat**-2 + 2 * noise.train**-2)

@@ -1,0 +1,129 @@
+"""Frames about pages, cut, flipped or signed by others, are refused by name, whatever they say."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from client.paged_site import PagedSite
+from common.errors import PeerError
+from common.identity import Identity
+from common.messages import decode_request, encode_request
+from common.pages import (
+    FETCH_MAGIC,
+    LONG_REPLY_MAGIC,
+    LONG_REQUEST_MAGIC,
+    PAGE_MAGIC,
+    WANTED_MAGIC,
+    Outline,
+    PageName,
+    Wanted,
+    decode_signed,
+    encode_signed,
+    page_bytes_of,
+)
+from server.bodies import HeldBody
+from server.long_messages import Conversation, LongMessages
+from tests.support.masked_sites import MaskedSites
+from tests.unit.test_long_messages import Nothing
+
+NAME = "hospital-3"
+BODY = secrets.token_bytes(40_000)
+
+
+class World:
+    """A site in the middle of a long request, with a long reply that it gave before; and its coordinator."""
+
+    def __init__(self, folder: Path) -> None:
+        sites = MaskedSites(folder, page_kib=16)
+        self.plan, self.coordinator, self.member = sites.plan, sites.coordinator, sites.member(NAME)
+        self.identity = self.member.identity
+        sign = self.coordinator.sign
+        self.long = LongMessages(self.plan, "a" * 32, sign=sign, history=Nothing(), folder=folder)
+        self.site = PagedSite(self._answer, self.member, folder=folder / "pages")
+        digest = hashlib.sha256(BODY).hexdigest()
+        head = encode_request(sites.request("train", 1, NAME, body_sha256=digest), b"", sign)
+        self.outline_frame = self.long.announce("train", NAME, head, HeldBody(BODY))
+        small = encode_request(sites.request("hello", 0, NAME), b"", sign)
+        self.reply_frame = self.site.answer(small)
+        reply, _ = decode_signed(LONG_REPLY_MAGIC, self.reply_frame, Outline, self.identity.public_hex)
+        self.outline, _ = decode_signed(LONG_REQUEST_MAGIC, self.outline_frame, Outline, self.coordinator.public_hex)
+        self.wanted_frame = self.site.answer(self.outline_frame)
+        name = PageName(outline=self.outline.digest, index=1)
+        self.page_frame = encode_signed(PAGE_MAGIC, name, sign, BODY[: page_bytes_of(self.plan)])
+        self.fetch_frame = encode_signed(FETCH_MAGIC, PageName(outline=reply.digest, index=1), sign)
+        self.to_site = (self.outline_frame, self.page_frame, self.fetch_frame)
+
+    def _answer(self, frame: bytes | memoryview) -> bytes:
+        decode_request(frame, self.coordinator.public_hex)
+        return BODY
+
+    def hear(self, frame: bytes) -> object:
+        """What the coordinator makes of an answer to its long request."""
+        sent = self.long.last_to(NAME)
+        assert sent is not None
+        return Conversation(self.long, sent).hear(frame, None)
+
+    def missing(self) -> tuple[int, ...]:
+        """What the site lacks."""
+        wanted = self.site.answer(self.outline_frame)
+        return decode_signed(WANTED_MAGIC, wanted, Wanted, self.identity.public_hex)[0].missing
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """One for all."""
+    return World(tmp_path_factory.mktemp("world"))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 2), st.data())
+def test_any_flipped_bit_or_cut_is_refused_by_the_site(world: World, which: int, data: st.DataObject) -> None:
+    """And what it holds stays as it was."""
+    frame = world.to_site[which]
+    if data.draw(st.booleans()):
+        bit = data.draw(st.integers(0, 8 * len(frame) - 1))
+        made = bytearray(frame)
+        made[bit // 8] ^= 1 << bit % 8
+    else:
+        made = bytearray(frame[: data.draw(st.integers(0, len(frame) - 1))])
+    with pytest.raises(PeerError):
+        world.site.answer(bytes(made))
+    assert world.missing() == tuple(range(len(world.outline.pages)))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.booleans(), st.data())
+def test_any_flipped_bit_is_refused_by_the_coordinator(world: World, reply: bool, data: st.DataObject) -> None:  # noqa: FBT001 -- drawn
+    """Or taken for a whole reply, which is refused where such are admitted."""
+    frame = world.reply_frame if reply else world.wanted_frame
+    bit = data.draw(st.integers(0, 8 * len(frame) - 1))
+    made = bytearray(frame)
+    made[bit // 8] ^= 1 << bit % 8
+    if bit < 64:
+        assert world.hear(bytes(made)) == made
+        return
+    with pytest.raises(PeerError):
+        world.hear(bytes(made))
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_only_the_plans_coordinator_says_anything_of_pages(world: World, which: int, tmp_path: Path) -> None:
+    """Not another key, and not a signature of another purpose; the control is the frame itself."""
+    frame = world.to_site[which]
+    magics = (LONG_REQUEST_MAGIC, PAGE_MAGIC, FETCH_MAGIC)
+    models: tuple[type[Outline | PageName], ...] = (Outline, PageName, PageName)
+    header, body = decode_signed(magics[which], frame, models[which], world.coordinator.public_hex)
+    for signer in (Identity.generate(), world.identity):
+        with pytest.raises(PeerError):
+            world.site.answer(encode_signed(magics[which], header, signer.sign, body))
+    for magic in {*magics, WANTED_MAGIC, LONG_REPLY_MAGIC} - {magics[which]}:
+        with pytest.raises(PeerError):
+            world.site.answer(magic + frame[8:])
+    fresh = World(tmp_path)
+    assert fresh.site.answer(fresh.to_site[which])

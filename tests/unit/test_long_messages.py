@@ -1,0 +1,443 @@
+"""The coordinator sends and takes what is longer than a page in pages, and holds no more than a few of them."""
+
+from __future__ import annotations
+
+import hashlib
+import tracemalloc
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.ckks import PRESETS, chunks_for, decode_sum, decode_upload
+from common.errors import BadSignature, MalformedMessage, PeerError, WrongPlan, WrongRound
+from common.identity import Identity
+from common.messages import AggregateEntry, encode_request
+from common.pages import (
+    FETCH_MAGIC,
+    LONG_REPLY_MAGIC,
+    PAGE_MAGIC,
+    WANTED_MAGIC,
+    Outline,
+    Wanted,
+    decode_signed,
+    encode_signed,
+    most_reply_bytes,
+    page_bytes_of,
+    page_digests,
+)
+from common.transcript import MerkleTree
+from common.verdicts import record_with_path
+from server.bodies import Body, HeldBody, JoinedBody, RecordsBody, StoredBody
+from server.long_messages import Conversation, LongMessages
+from tests.support.in_process_grid import Answer, as_server_app
+from tests.support.masked_sites import MaskedSites
+from tests.support.whole_run import WholeRun, trivial_run
+
+NAMES = tuple(f"hospital-{k}" for k in range(1, 6))
+LIAR = NAMES[1]
+ROUNDS = 2
+PAGE_KIB = 16
+# What a frame of pages has besides its page: header and signature.
+REST_BYTES = 512
+
+
+def make_run(folder: Path, verification: str = "full", *, page_kib: int = PAGE_KIB) -> WholeRun:
+    """Five hospitals, four of them needed, whose uploads take 22 kB."""
+    return trivial_run(
+        folder, NAMES, rounds=ROUNDS, verification=verification, page_kib=page_kib, round_timeout_s=120.0
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WholeRun:
+    """A run whose uploads and sums go in pages."""
+    as_server_app(monkeypatch)
+    return make_run(tmp_path)
+
+
+def check_sums(run: WholeRun) -> None:
+    """Every hospital of a round holds the sum of what its survivors uploaded, added by numpy."""
+    parameters = PRESETS["compact"]
+    chunks = chunks_for(run.plan.upload_values, parameters)
+    for number in range(1, ROUNDS + 1):
+        names = run.ended(number)
+        bodies = [(run.folder / name / f"upload-{number}.bin").read_bytes() for name in names]
+        wanted = np.stack([decode_upload(body, chunks, parameters).words for body in bodies]).sum(axis=0)
+        for name in names:
+            entry = AggregateEntry.model_validate_json((run.folder / name / f"aggregate-{number}.json").read_text())
+            body = (run.folder / name / f"aggregate-{number}.bin").read_bytes()
+            total = decode_sum(body, chunks, len(entry.survivors), parameters)
+            assert np.array_equal(total.words, wanted % parameters.modulus)
+
+
+@pytest.mark.parametrize("verification", ["full", "sampled"])
+def test_a_run_in_pages_asks_what_a_run_without_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verification: str
+) -> None:
+    """The same requests, whole, in the same exchanges; no message is longer than a page, in either direction."""
+    as_server_app(monkeypatch)
+    sizes, seen = dict[int, list[int]](), {}
+    for page_kib in (PAGE_KIB, 8192):
+        run = make_run(tmp_path / str(page_kib), verification, page_kib=page_kib)
+        sizes[page_kib] = []
+
+        def gateway(_: str, answer: Answer, noted: list[int] = sizes[page_kib]) -> Answer:
+            def noting(frame: bytes) -> bytes:
+                reply = answer(frame)
+                noted.extend((len(frame), len(reply)))
+                return reply
+
+            return noting
+
+        run.gateway = gateway
+        run.go()
+        check_sums(run)
+        seen[page_kib] = Counter((name, request.kind, request.round) for name, request, _ in run.requests)
+        up = [o.up_bytes for e in run.exchanges() if e.kind == "train" for o in e.outcomes]
+        assert min(up) > PAGE_KIB << 10
+    assert seen[PAGE_KIB] == seen[8192]
+    assert max(sizes[PAGE_KIB]) <= (PAGE_KIB << 10) + REST_BYTES
+    # The control.
+    assert max(sizes[8192]) > 2 * max(sizes[PAGE_KIB])
+
+
+class Killed(Exception):
+    """What a kill looks like from within."""
+
+
+@pytest.mark.parametrize("verification", ["full", "sampled"])
+def test_a_coordinator_that_is_killed_between_two_pages_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verification: str
+) -> None:
+    """Again and again, at other pages: each round has one attempt, and the sum of what was uploaded in it."""
+    as_server_app(monkeypatch)
+    run = make_run(tmp_path, verification)
+    killed, passed = 0, 0
+
+    def gateway(_: str, answer: Answer) -> Answer:
+        def killing(frame: bytes) -> bytes:
+            nonlocal passed
+            passed += 1
+            if passed == 37 + killed:
+                raise Killed
+            return answer(frame)
+
+        return killing
+
+    run.gateway = gateway
+    for _ in range(200):
+        try:
+            run.go()
+            break
+        except Killed:
+            killed, passed = killed + 1, 0
+            run.grid.waiting.clear()
+    assert killed >= 3
+    check_sums(run)
+    assert {(e.round, e.attempt) for e in run.exchanges() if e.kind == "train"} == {(1, 0), (2, 0)}
+    uploads = {(name, request.round) for name, request, _ in run.requests if request.kind == "train"}
+    assert uploads == {(name, number) for name in NAMES for number in (1, 2)}
+
+
+@pytest.mark.parametrize(("lost", "contributed"), [([3, 4, 3], True), ([5], False), ([3] * 60, False)])
+def test_a_page_that_flower_loses_is_fetched_again(run: WholeRun, lost: list[int], contributed: bool) -> None:  # noqa: FBT001 -- a parameter
+    """A few times; a node that is gone, or loses all, is given up, and its hospital asked in the next attempt."""
+    run.grid.lost = lost
+    run.go()
+    check_sums(run)
+    first = run.exchanges()[2]
+    assert (first.kind, first.round, first.attempt) == ("train", 1, 0)
+    assert all(o.outcome == "contributed" for o in first.outcomes) == contributed
+
+
+@dataclass
+class Lie:
+    """Changes what one hospital answers in round 2: one message of it, or all of a kind."""
+
+    run: WholeRun
+    way: str
+    told: int = 0
+    outlines: list[Outline] = field(default_factory=list)
+    wanted: str = ""
+
+    def gateway(self, name: str, answer: Answer) -> Answer:
+        """Of the others it changes nothing."""
+        return self._lying(answer) if name == LIAR else answer
+
+    def _lying(self, answer: Answer) -> Answer:
+        member = self.run.members[LIAR]
+
+        def lying(frame: bytes) -> bytes:
+            reply = answer(frame)
+            magic = reply[:8]
+            if magic == LONG_REPLY_MAGIC:
+                outline, _ = decode_signed(magic, reply, Outline, member.identity.public_hex)
+                self.outlines.append(outline)
+                if len(self.outlines) == 1:
+                    return reply  # of round 1
+                return self._other_outline(outline, member.identity) or reply
+            if magic == WANTED_MAGIC and frame[:8] != PAGE_MAGIC:
+                wanted, _ = decode_signed(magic, reply, Wanted, member.identity.public_hex)
+                return self._other_wanted(wanted, member.identity) or reply
+            if frame[:8] == FETCH_MAGIC and len(self.outlines) == 2:
+                return self._other_page(reply)
+            return reply
+
+        return lying
+
+    def _other_outline(self, outline: Outline, identity: Identity) -> bytes:
+        changes: dict[str, dict[str, Any]] = {
+            "another request": {"request": self.outlines[0].request},
+            "another run": {"run": "9" * 32},
+            "another plan": {"plan": "9" * 64},
+            "another hospital": {"hospital": NAMES[0]},
+            "too long": {"size_bytes": 1 << 39},
+            "a head": {"head_bytes": 1},
+            "too few pages": {"pages": outline.pages[:1]},
+            "a stranger's outline": {},
+        }
+        if self.way not in changes:
+            return b""
+        self.told += 1
+        signer = Identity.generate() if self.way == "a stranger's outline" else identity
+        made = encode_signed(LONG_REPLY_MAGIC, outline.model_copy(update=changes[self.way]), signer.sign)
+        return made + (b"x" if self.way == "too long" else b"")
+
+    def _other_wanted(self, wanted: Wanted, identity: Identity) -> bytes:
+        changes = {
+            "no progress": {"bits": "3"},
+            "pages that there are not": {"bits": "f" * 1000},
+            "nothing wanted": {"bits": "0"},
+            "wanted of another request": {"outline": "9" * 64},
+        }
+        self.wanted = self.wanted or wanted.outline
+        if self.way not in changes or wanted.outline != self.wanted:
+            return b""
+        self.told += 1
+        return encode_signed(WANTED_MAGIC, wanted.model_copy(update=changes[self.way]), identity.sign)
+
+    def _other_page(self, reply: bytes) -> bytes:
+        made = {
+            "a flipped page": bytes([reply[0] ^ 1]) + reply[1:],
+            "a cut page": reply[:-1],
+            "a longer page": reply + b"x",
+            "no page": b"",
+        }.get(self.way)
+        self.told += made is not None
+        return reply if made is None else made
+
+
+@pytest.mark.parametrize(
+    ("way", "error"),
+    [
+        ("another request", WrongRound),
+        ("another run", WrongPlan),
+        ("another plan", WrongPlan),
+        ("another hospital", WrongPlan),
+        ("too long", WrongRound),
+        ("a head", MalformedMessage),
+        ("too few pages", MalformedMessage),
+        ("a stranger's outline", BadSignature),
+        ("no progress", MalformedMessage),
+        ("pages that there are not", MalformedMessage),
+        ("nothing wanted", MalformedMessage),
+        ("wanted of another request", WrongRound),
+        ("a flipped page", MalformedMessage),
+        ("a cut page", MalformedMessage),
+        ("a longer page", MalformedMessage),
+        ("no page", MalformedMessage),
+    ],
+)
+def test_a_hospital_that_lies_about_pages_is_refused_by_name(run: WholeRun, way: str, error: type[PeerError]) -> None:
+    """The round ends with the others."""
+    lie = Lie(run, way)
+    run.gateway = lie.gateway
+    run.go()
+    assert lie.told
+    check_sums(run)
+    (train,) = [e for e in run.exchanges() if (e.kind, e.round) == ("train", 2)]
+    assert {o.hospital: (o.outcome, o.code) for o in train.outcomes} == {
+        name: ("failed", error.__name__) if name == LIAR else ("contributed", "") for name in NAMES
+    }
+    assert run.ended(2) == tuple(name for name in NAMES if name != LIAR)
+
+
+@dataclass
+class Party:
+    """The coordinator's side of one exchange with one hospital."""
+
+    sites: MaskedSites
+    folder: Path
+
+    def __post_init__(self) -> None:
+        plan = self.sites.plan
+        self.long = LongMessages(
+            plan, "a" * 32, sign=self.sites.coordinator.sign, history=Nothing(), folder=self.folder
+        )
+        self.request = encode_request(self.sites.request("train", 1, LIAR), b"", self.sites.coordinator.sign)
+
+    def conversation(self) -> Conversation:
+        """About the last request."""
+        sent = self.long.last_to(LIAR)
+        assert sent is not None
+        return Conversation(self.long, sent)
+
+    def outline(self, reply: bytes | bytearray) -> bytes:
+        """What the hospital says of a long reply."""
+        page_bytes = page_bytes_of(self.sites.plan)
+        sent = self.long.last_to(LIAR)
+        assert sent is not None
+        outline = Outline(
+            run="a" * 32,
+            plan=self.sites.plan.digest,
+            hospital=LIAR,
+            request=sent.request,
+            head_bytes=0,
+            size_bytes=len(reply),
+            pages=page_digests(lambda a, b: bytes(reply[a:b]), 0, len(reply), page_bytes=page_bytes),
+        )
+        return encode_signed(LONG_REPLY_MAGIC, outline, self.sites.identities[LIAR].sign)
+
+
+class Nothing:
+    """A history of no rounds."""
+
+    def entries(self, _: tuple[int, int]) -> tuple[AggregateEntry, ...]:
+        """None."""
+        return ()
+
+    def body(self, _: tuple[int, int]) -> Body:
+        """Empty."""
+        return HeldBody(b"")
+
+
+def test_a_long_request_and_a_long_reply_take_the_memory_of_a_few_pages(tmp_path: Path) -> None:
+    """Both have 40 pages; the memory is that of Python and numpy, and of nothing that was mapped from the disk."""
+    party = Party(MaskedSites(tmp_path, page_kib=PAGE_KIB), tmp_path)
+    page_bytes, whole = page_bytes_of(party.sites.plan), bytearray(40 * (PAGE_KIB << 10))
+    party.long.note("checkpoint", LIAR, party.request)
+    announced = party.outline(whole)
+    tracemalloc.start()
+    try:
+        body = StoredBody(len(whole), lambda: nullcontext(lambda start, stop: bytes(whole[start:stop])))
+        party.long.announce("checkpoint", LIAR, party.request, body)
+        talk, sent = party.conversation(), party.long.last_to(LIAR)
+        assert sent is not None
+        assert sent.outline is not None
+        wanted = Wanted.of(sent.outline, range(41))
+        follow_ups = talk.hear(encode_signed(WANTED_MAGIC, wanted, party.sites.identities[LIAR].sign), None)
+        assert not isinstance(follow_ups, bytes | memoryview)
+        assert sum(len(one.page) for one in follow_ups) > len(whole)
+        fetches = talk.hear(announced, None)
+        assert not isinstance(fetches, bytes | memoryview)
+        pages = [one.answer for one in fetches]
+        for page in pages:
+            assert page is not None
+            reply = talk.hear(bytes(whole[page * page_bytes : (page + 1) * page_bytes]), page)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert isinstance(reply, memoryview)
+    assert bytes(reply) == whole
+    assert peak < 5 * page_bytes
+
+
+def test_a_reply_is_no_longer_than_what_was_asked_for_can_be(tmp_path: Path) -> None:
+    """It is refused before a page of it is asked for."""
+    party = Party(MaskedSites(tmp_path, page_kib=PAGE_KIB), tmp_path)
+    most = most_reply_bytes(party.sites.plan, "train")
+    party.long.note("train", LIAR, party.request)
+    with pytest.raises(MalformedMessage, match="at most"):
+        party.conversation().hear(party.outline(bytes(most + 1)), None)
+    talk = party.conversation()
+    follow_ups = talk.hear(party.outline(bytes(most)), None)
+    assert not isinstance(follow_ups, bytes | memoryview)
+    assert [one.answer for one in follow_ups] == list(range(-(-most // (PAGE_KIB << 10))))
+    talk.close()
+
+
+def test_a_page_that_was_not_asked_for_is_refused(tmp_path: Path) -> None:
+    """Also one that came before."""
+    party = Party(MaskedSites(tmp_path, page_kib=PAGE_KIB), tmp_path)
+    reply = bytes(20_000)
+    party.long.note("train", LIAR, party.request)
+    talk = party.conversation()
+    with pytest.raises(WrongRound):
+        talk.hear(reply[: PAGE_KIB << 10], 0)
+    talk.hear(party.outline(reply), None)
+    talk.hear(reply[: PAGE_KIB << 10], 0)
+    for page in (0, 2):
+        with pytest.raises(WrongRound):
+            talk.hear(reply[: PAGE_KIB << 10], page)
+    with pytest.raises(WrongRound):
+        talk.hear(party.outline(reply), None)
+    assert talk.hear(reply[PAGE_KIB << 10 :], 1) == reply
+
+
+def _records() -> tuple[bytes, RecordsBody]:
+    upload, own = bytes(range(256)) * 11, (0, 3, 4, 10)
+    tree = MerkleTree(upload, 11)
+    whole = b"".join(record_with_path(upload[256 * chunk : 256 * (chunk + 1)], tree, chunk) for chunk in own)
+    opened = lambda: nullcontext(lambda start, stop: upload[start:stop])  # noqa: E731 -- an opener
+    return whole, RecordsBody(opened, tree, own, chunks=11, record_bytes=256)
+
+
+@given(st.data())
+def test_a_body_is_read_in_any_parts(data: st.DataObject) -> None:
+    """As if it were one string of bytes."""
+    records, records_body = _records()
+    texts = data.draw(st.lists(st.binary(max_size=40), max_size=6))
+    parts: list[Body] = [HeldBody(text) for text in texts]
+    at = data.draw(st.integers(0, len(parts)))
+    whole = b"".join([*texts[:at], records, *texts[at:]])
+    body = JoinedBody([*parts[:at], JoinedBody([records_body]), *parts[at:]])
+    start = data.draw(st.integers(0, len(whole)))
+    stop = data.draw(st.integers(start, len(whole)))
+    assert (body.size_bytes, body.read(start, stop)) == (len(whole), whole[start:stop])
+    assert body.read(0, len(whole)) == whole
+
+
+def outline_of(head_bytes: int, size_bytes: int, page_bytes: int, data: bytes) -> Outline:
+    """Of any bytes."""
+    digests = page_digests(lambda a, b: data[a:b], head_bytes, size_bytes, page_bytes=page_bytes)
+    return Outline(
+        run="a" * 32,
+        plan="1" * 64,
+        hospital=LIAR,
+        request="2" * 64,
+        head_bytes=head_bytes,
+        size_bytes=size_bytes,
+        pages=digests,
+    )
+
+
+@given(st.integers(0, 300), st.integers(1, 300), st.integers(1, 70))
+def test_pages_are_the_whole_in_order(head: int, rest: int, page_bytes: int) -> None:
+    """No byte twice and none missing, no page longer than allowed; those of the rest do not depend on the head."""
+    data = hashlib.shake_128(b"message").digest(head + rest)
+    outline = outline_of(head, len(data), page_bytes, data)
+    outline.check_size(most_bytes=len(data), page_bytes=page_bytes)
+    places = [outline.place(index, page_bytes) for index in range(len(outline.pages))]
+    assert b"".join(data[start:stop] for start, stop in places) == data
+    assert all(0 < stop - start <= page_bytes for start, stop in places)
+    for index, (start, stop) in enumerate(places):
+        outline.check_page(index, data[start:stop], page_bytes)
+    alone = outline_of(0, rest, page_bytes, data[head:])
+    assert outline.pages[len(outline.pages) - len(alone.pages) :] == alone.pages
+    for refused in ({"most_bytes": len(data) - 1, "page_bytes": page_bytes},):
+        with pytest.raises(MalformedMessage):
+            outline.check_size(**refused)
+
+
+@given(st.sets(st.integers(0, 6), min_size=0))
+def test_wanted_pages_are_named_one_way(missing: set[int]) -> None:
+    """Bits and pages are each other's inverse."""
+    outline = outline_of(0, 7, 1, b"1234567")
+    assert Wanted.of(outline, missing).missing == tuple(sorted(missing))
