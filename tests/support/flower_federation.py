@@ -188,10 +188,11 @@ class Federation:
         template = yaml.safe_load((REPOSITORY / "configs" / "plans" / "skin9.yaml").read_text())
         template["training"]["rounds"] = self.rounds
         template["encryption"] |= {"update_norm_bound": 1.0, "verification": self.verification}
-        # A trivial hospital has no key, so it can deal none: the first one serves the whole run.
-        template["encryption"]["epoch_rounds"] = max(template["encryption"]["epoch_rounds"], self.rounds)
+        # A trivial hospital has no key, so it can deal none: the first one serves the whole run, the last metrics too.
+        template["encryption"]["epoch_rounds"] = max(template["encryption"]["epoch_rounds"], self.rounds + 1)
         template["metrics"]["released"] = "none"
-        template["privacy"]["delta"] = 1e-5
+        # No data, so no round that tells the mean of its features.
+        template["privacy"] |= {"delta": 1e-5, "mean_share": 0.0}
         # The fewest that are sound with one colluder, so that as many as possible may be away.
         needed = (len(self.hospitals) + 1) // 2 + 1
         template["cohort"] |= {"threshold": needed, "min_cohort": needed}
