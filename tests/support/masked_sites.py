@@ -257,6 +257,7 @@ class MaskedSites:
     def _agree(self) -> Plan:
         content = yaml.safe_load((REPOSITORY / "configs" / "plans" / "skin9.yaml").read_text(encoding="utf-8"))
         content["training"]["rounds"] = self.rounds
+        content["privacy"]["mean_share"] = 0.0
         content["encryption"]["update_norm_bound"] = 1.0
         content["metrics"]["released"] = "none"
         content["cohort"] |= {"threshold": 3, "min_cohort": 3}

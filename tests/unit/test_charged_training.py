@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from torch import nn
 
 from client.accountant import PrivacyEvent
@@ -155,5 +156,9 @@ def test_a_delta_that_the_real_number_of_units_forbids_is_refused(tmp_path: Path
     provision_small(tmp_path, template())
     home = tmp_path / "federation" / NAME
     redeclare(home, declared_units=2, delta=0.4)
+    site = home / f"{NAME}.yaml"
+    content = yaml.safe_load(site.read_text(encoding="utf-8"))
+    content["privacy"]["cap_epsilon"] = 1000.0
+    site.write_text(yaml.safe_dump(content), encoding="utf-8")
     with pytest.raises(PlanError, match=r"privacy\.delta: seen 0\.4"):
         open_site(tmp_path / "federation", NAME)

@@ -41,6 +41,7 @@ def plan_of(hospitals: int) -> Plan:
     """An agreed plan with that many hospitals and 5000 rounds."""
     content = yaml.safe_load((REPOSITORY / "configs" / "plans" / "skin9.yaml").read_text(encoding="utf-8"))
     content["training"]["rounds"] = 5000
+    content["privacy"]["mean_share"] = 0.0
     content["encryption"]["update_norm_bound"] = 1.0
     content["cohort"] |= {"threshold": default_threshold(hospitals), "min_cohort": default_threshold(hospitals)}
     names = [f"hospital-{k}" for k in range(1, hospitals + 1)]

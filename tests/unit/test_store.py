@@ -48,6 +48,7 @@ def small_plan() -> Plan:
     """An agreed plan of two rounds and a closing evaluation."""
     content = yaml.safe_load((REPOSITORY / "configs" / "plans" / "skin9.yaml").read_text())
     content["training"]["rounds"] = 2
+    content["privacy"]["mean_share"] = 0.0
     content["encryption"]["update_norm_bound"] = 1.0
     content["cohort"] |= {"threshold": 3, "min_cohort": 3}
     roster = make_rows(NAMES)
