@@ -28,6 +28,7 @@ from common.pages import (
     Wanted,
     decode_signed,
     encode_signed,
+    is_long,
     most_request_bytes,
     page_bytes_of,
     page_digests,
@@ -48,6 +49,7 @@ class PagedSite:
 
     def __init__(self, answer: Callable[[bytes | memoryview], bytes], member: Member, *, folder: Path) -> None:
         self._answer, self._member, self._folder = answer, member, folder
+        self._plan = member.plan
         self._page_bytes, self._most_bytes = page_bytes_of(member.plan), most_request_bytes(member.plan)
         self._coming: Outline | None = None
         self._missing: set[int] = set()
@@ -126,7 +128,7 @@ class PagedSite:
 
     def _reply(self, request: bytes | memoryview) -> bytes:
         reply = self._answer(request)
-        if len(reply) <= self._page_bytes:
+        if not is_long(len(reply), self._plan):
             self._forget(_REPLY)
             return reply
         header = _header_of(request)

@@ -182,8 +182,13 @@ def request_bytes(frame: bytes) -> int:
 
 
 def page_bytes_of(plan: Plan) -> int:
-    """Length of a page: of what is longer."""
+    """Length of a page of a long message."""
     return plan.cohort.page_kib << 10
+
+
+def is_long(body_bytes: int, plan: Plan) -> bool:
+    """Whether a message with such a body goes in pages."""
+    return body_bytes > plan.cohort.whole_kib << 10
 
 
 def most_request_bytes(plan: Plan) -> int:

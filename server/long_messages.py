@@ -28,6 +28,7 @@ from common.pages import (
     Wanted,
     decode_signed,
     encode_signed,
+    is_long,
     most_reply_bytes,
     page_bytes_of,
     page_digests,
@@ -101,7 +102,7 @@ class LongMessages:
 
     def is_long(self, body_bytes: int) -> bool:
         """Whether a message with such a body goes in pages."""
-        return body_bytes > self.page_bytes
+        return is_long(body_bytes, self.plan)
 
     def note(self, kind: Kind, hospital: str, frame: bytes) -> None:
         """Remember a request that goes as it is: its reply may be long."""

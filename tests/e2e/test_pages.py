@@ -32,6 +32,7 @@ def test_sums_and_uploads_go_in_pages(tmp_path: Path, verification: str) -> None
         trainable_parameters=40_000,
         verification=verification,
         page_kib=PAGE_KIB,
+        whole_kib=PAGE_KIB,
     )
     federation.write()
     try:

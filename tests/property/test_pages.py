@@ -40,7 +40,7 @@ class World:
     """A site in the middle of a long request, with a long reply that it gave before; and its coordinator."""
 
     def __init__(self, folder: Path) -> None:
-        sites = MaskedSites(folder, page_kib=16)
+        sites = MaskedSites(folder, page_kib=16, whole_kib=16)
         self.plan, self.coordinator, self.member = sites.plan, sites.coordinator, sites.member(NAME)
         self.identity = self.member.identity
         sign = self.coordinator.sign

@@ -64,7 +64,8 @@ class Federation:
     fleet_port: int = field(default_factory=free_port)
     runtime_port: int = field(default_factory=free_port)
     patience_s: float = 0.0
-    page_kib: int = 8192
+    page_kib: int = 4096
+    whole_kib: int = 16_384
 
     @property
     def server_file(self) -> Path:
@@ -197,7 +198,7 @@ class Federation:
         needed = (len(self.hospitals) + 1) // 2 + 1
         template["cohort"] |= {"threshold": needed, "min_cohort": needed}
         template["cohort"] |= {"round_timeout_s": self.round_timeout_s, "attempts": self.attempts}
-        template["cohort"] |= {"page_kib": self.page_kib}
+        template["cohort"] |= {"page_kib": self.page_kib, "whole_kib": self.whole_kib}
         template["federation"] = {
             "coordinator": coordinator,
             "epoch": 1,

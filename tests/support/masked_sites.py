@@ -74,7 +74,8 @@ class MaskedSites:
     rounds: int = 6
     attempts: int = 2
     round_timeout_s: float = 5.0
-    page_kib: int = 8192
+    page_kib: int = 4096
+    whole_kib: int = 16_384
     coordinator: Identity = field(default_factory=Identity.generate)
     identities: dict[str, Identity] = field(default_factory=lambda: {name: Identity.generate() for name in NAMES})
     boxes: dict[str, bytes] = field(default_factory=lambda: {name: secrets.token_bytes(32) for name in NAMES})
@@ -262,7 +263,7 @@ class MaskedSites:
         content["metrics"]["released"] = "none"
         content["cohort"] |= {"threshold": 3, "min_cohort": 3}
         content["cohort"] |= {"round_timeout_s": self.round_timeout_s, "attempts": self.attempts}
-        content["cohort"] |= {"page_kib": self.page_kib}
+        content["cohort"] |= {"page_kib": self.page_kib, "whole_kib": self.whole_kib}
         roster = []
         for name, identity in self.identities.items():
             (self.folder / name).mkdir(exist_ok=True)

@@ -150,7 +150,8 @@ def trivial_run(  # noqa: PLR0913 -- keyword-only from the third on
     verification: str = "full",
     attempts: int = 2,
     trainable_parameters: int = 5000,
-    page_kib: int = 8192,
+    page_kib: int = 4096,
+    whole_kib: int = 16_384,
     round_timeout_s: float = 2.0,
 ) -> WholeRun:
     """A run of hospitals without data, whose signatures, masks and checks are real; none is waited for long."""
@@ -163,6 +164,7 @@ def trivial_run(  # noqa: PLR0913 -- keyword-only from the third on
         trainable_parameters=trainable_parameters,
         verification=verification,
         page_kib=page_kib,
+        whole_kib=whole_kib,
     )
     files.write()
     plan = load_settings(files.plan_file, Plan)

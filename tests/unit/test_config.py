@@ -111,7 +111,7 @@ def test_the_sample_site_and_server_files_load() -> None:
     assert len(PLANS) >= 3
 
 
-COHORT_KEYS = "allowed here: assumed_colluders, attempts, min_cohort, page_kib, round_timeout_s, threshold"
+COHORT_KEYS = "allowed here: assumed_colluders, attempts, min_cohort, page_kib, round_timeout_s, threshold, whole_kib"
 # Key, value, and the whole sentence after "file.yaml: ".
 WRONG_PLANS: list[tuple[str, object, str]] = [
     ("privacy.epsilonn", 1, "unknown key 'privacy.epsilonn'; did you mean 'epsilon'?"),

@@ -51,7 +51,13 @@ REST_BYTES = 512
 def make_run(folder: Path, verification: str = "full", *, page_kib: int = PAGE_KIB) -> WholeRun:
     """Five hospitals, four of them needed, whose uploads take 22 kB."""
     return trivial_run(
-        folder, NAMES, rounds=ROUNDS, verification=verification, page_kib=page_kib, round_timeout_s=120.0
+        folder,
+        NAMES,
+        rounds=ROUNDS,
+        verification=verification,
+        page_kib=page_kib,
+        whole_kib=page_kib,
+        round_timeout_s=120.0,
     )
 
 
@@ -320,7 +326,7 @@ class Nothing:
 
 def test_a_long_request_and_a_long_reply_take_the_memory_of_a_few_pages(tmp_path: Path) -> None:
     """Both have 40 pages; the memory is that of Python and numpy, and of nothing that was mapped from the disk."""
-    party = Party(MaskedSites(tmp_path, page_kib=PAGE_KIB), tmp_path)
+    party = Party(MaskedSites(tmp_path, page_kib=PAGE_KIB, whole_kib=PAGE_KIB), tmp_path)
     page_bytes, whole = page_bytes_of(party.sites.plan), bytearray(40 * (PAGE_KIB << 10))
     party.long.note("checkpoint", LIAR, party.request)
     announced = party.outline(whole)
@@ -351,7 +357,7 @@ def test_a_long_request_and_a_long_reply_take_the_memory_of_a_few_pages(tmp_path
 
 def test_a_reply_is_no_longer_than_what_was_asked_for_can_be(tmp_path: Path) -> None:
     """It is refused before a page of it is asked for."""
-    party = Party(MaskedSites(tmp_path, page_kib=PAGE_KIB), tmp_path)
+    party = Party(MaskedSites(tmp_path, page_kib=PAGE_KIB, whole_kib=PAGE_KIB), tmp_path)
     most = most_reply_bytes(party.sites.plan, "train")
     party.long.note("train", LIAR, party.request)
     with pytest.raises(MalformedMessage, match="at most"):
@@ -365,7 +371,7 @@ def test_a_reply_is_no_longer_than_what_was_asked_for_can_be(tmp_path: Path) -> 
 
 def test_a_page_that_was_not_asked_for_is_refused(tmp_path: Path) -> None:
     """Also one that came before."""
-    party = Party(MaskedSites(tmp_path, page_kib=PAGE_KIB), tmp_path)
+    party = Party(MaskedSites(tmp_path, page_kib=PAGE_KIB, whole_kib=PAGE_KIB), tmp_path)
     reply = bytes(20_000)
     party.long.note("train", LIAR, party.request)
     talk = party.conversation()

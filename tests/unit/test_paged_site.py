@@ -111,7 +111,7 @@ class Party:
 @pytest.fixture
 def party(tmp_path: Path) -> Party:
     """Pages of 16 KiB."""
-    return Party(MaskedSites(tmp_path, page_kib=16), tmp_path / "pages")
+    return Party(MaskedSites(tmp_path, page_kib=16, whole_kib=16), tmp_path / "pages")
 
 
 def test_a_request_in_pages_is_answered_like_one_in_a_frame(party: Party) -> None:
