@@ -168,8 +168,8 @@ class CohortSettings(Settings):
         default=16_384,
         ge=16,
         le=65_536,
-        description="KiB; a message whose body is no longer goes whole: faster, but it takes four times its length in the "
-        "coordinator's memory",
+        description="KiB; a message whose body is no longer goes whole: faster, but it takes four times its length of "
+        "the coordinator's memory",
     )
 
     def filled(self, hospitals: int) -> Self:
