@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,9 +21,11 @@ from client.vault import BOX, Vault
 from common.ckks import PRESETS, EncryptedSum, chunks_for, decode_sum
 from common.errors import CeremonyError, ConfigError, DecryptionError, OperatorError, PlanError, RunPaused
 from common.key_messages import Deal, box_purpose, decode_document
+from common.plan import Plan
 from scripts.succeed import admit_nodes, succeed
 from server.store import Store
 from tests.support.carried_run import CarriedRun, carried_run, store_updates
+from tests.support.flower_federation import environment
 from tests.support.in_process_grid import as_server_app
 from tests.support.site_keys import site_vault
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
@@ -182,3 +187,35 @@ def test_only_gateways_of_the_new_plan_may_connect(paused: CarriedRun) -> None:
     assert REVOKED in file.read_text()
     admit_nodes(after, file)
     assert [node["name"] for node in yaml.safe_load(file.read_text())["nodes"]] == list(STAY)
+
+
+def test_the_command_admits_a_hospital_that_made_its_keys_with_the_command(provisioned: Path, tmp_path: Path) -> None:
+    """`fedward-client keygen`, `fedward join`, `fedward-client approve`, as an organiser and a site do it."""
+    root, out, home = tmp_path / "federation", tmp_path / "next", tmp_path / "site"
+    shutil.copytree(provisioned, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(tmp_path / "shards" / NAMES[3], tmp_path / "shards" / NEW)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        program, *rest = words
+        argv = [str(Path(sys.executable).parent / program), *rest]
+        return subprocess.run(argv, env=environment(), capture_output=True, text=True, check=False, timeout=120)  # noqa: S603
+
+    made = run("fedward-client", "keygen", NEW, "--site", str(home), "--units", "8")
+    assert made.returncode == 0, made.stderr
+    config = ("--config", str(root / "coordinator" / "server.yaml"), "--out", str(out))
+    where = ("--plan", str(root / "plan.yaml"), "--run", "a" * 32)
+    wrong = run("fedward", "join", str(home / "nobody.card.yaml"), *where, "--round", "1", *config)
+    assert (wrong.returncode, out.exists()) == (2, False)
+    assert "Traceback" not in wrong.stderr
+    done = run("fedward", "join", str(home / f"{NEW}.card.yaml"), *where, "--round", "1", *config)
+    assert done.returncode == 0, done.stderr
+    assert f"goes on after round 1 with {len(NAMES) + 1} hospitals" in done.stdout
+    assert f"{NEW} (new): fingerprint" in done.stdout
+    plan = Plan.model_validate(yaml.safe_load((out / "plan.yaml").read_text(encoding="utf-8")))
+    assert [hospital.name for hospital in plan.roster] == [*NAMES, NEW]
+    kit = ("approve", str(out / "kits" / f"{NEW}.kit.zip"), "--site", str(home), "--digest", plan.digest)
+    approved = run("fedward-client", *kit, "--data", str(tmp_path / "shards" / NEW), "--cap-epsilon", "8")
+    assert approved.returncode == 0, approved.stderr
+    assert "the others send it the model, sealed" in approved.stdout
+    listed = yaml.safe_load((root / "coordinator" / "server.yaml").read_text(encoding="utf-8"))["nodes"]
+    assert NEW in {node["name"] for node in listed}
