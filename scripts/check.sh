@@ -16,8 +16,8 @@ if [ $# -gt 0 ]; then
   exec $bin/python -m pytest --quiet --durations=10 "$@"
 fi
 # A short folder: Unix sockets below it have paths of at most 107 bytes.
-scratch=$(mktemp -d)
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/fXXXX")
 trap 'rm -rf "$scratch"' EXIT
 OMP_NUM_THREADS=1 $bin/python -m pytest --quiet --durations=15 --numprocesses auto --maxprocesses 4 --dist loadfile \
-  --basetemp "$scratch/t" tests/unit tests/property
+  --basetemp "$scratch" tests/unit tests/property
 $bin/python -m pytest --quiet --durations=15 tests/e2e
