@@ -114,7 +114,7 @@ class KilledSites:
         root = folder / "federation"
         self.plan = load_settings(root / "plan.yaml", Plan)
         self.identity = Identity.load(root / "coordinator" / "identity.key")
-        self.releases = Releases()
+        self.releases, self._restarting = Releases(), threading.Lock()
         self.refusals: Counter[tuple[str, str]] = Counter()
         self.killer = Killer(random.Random(20), self)  # noqa: S311 -- the moments of a test's kills
         self.names = tuple(names)
@@ -135,8 +135,10 @@ class KilledSites:
 
     def restart(self, name: str) -> None:
         """Kill a service and start it again."""
-        self._nursery.kill(self.config(name))
-        self._nursery.start(self.config(name), flaw=self._flaw)
+        # Two kills may strike at one moment: the second finds the service that the first has started.
+        with self._restarting:
+            self._nursery.kill(self.config(name))
+            self._nursery.start(self.config(name), flaw=self._flaw)
 
     def go(self, run: str, *, kills: int, requests: int) -> int:
         """Carry a run to its end; a stop is followed by another try, as the coordinator's steward does it.
