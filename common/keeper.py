@@ -68,15 +68,18 @@ class Keeper:
             limit_s = child.ready_timeout_s * 2**slow_tries
             if not self.ready.is_set():
                 limit_s = min(limit_s, first_deadline - started)
-            if await self._until_ready(process, log, started + limit_s):
-                self._tell("ready")
-                self.ready.set()
-                slow_tries = 0
+            if was_ready := await self._until_ready(process, log, started + limit_s):
+                self._say_ready()
                 await process.wait()
             status, steady = process.returncode, time.monotonic() - started > STEADY_AFTER_S
-            slow_tries += status is None
             await self._end_now(process)
             await self._hear_last_words(log)
+            if status is None:
+                slow_tries += 1
+            elif log.ready:
+                slow_tries = 0
+                if not was_ready:  # It died between two looks.
+                    self._say_ready()
             self._process = None
             seen = _seen(status, limit_s)
             cause = _cause(child, log, seen, before=cause if status is None else "")
@@ -157,6 +160,10 @@ class Keeper:
         deadline = time.monotonic() + LAST_WORDS_S
         while not log.complete and time.monotonic() < deadline:  # noqa: ASYNC110 -- a thread wakes nobody here
             await asyncio.sleep(POLL_S / 10)
+
+    def _say_ready(self) -> None:
+        self._tell("ready")
+        self.ready.set()
 
     def _tell(self, kind: Kind, detail: str = "") -> None:
         last = self._state

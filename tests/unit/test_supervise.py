@@ -294,6 +294,13 @@ def test_a_child_that_is_never_ready_is_given_up_in_the_end(tmp_path: Path) -> N
     assert time.monotonic() - started > 2.5
 
 
+def test_a_child_that_dies_right_after_its_ready_line_was_ready(tmp_path: Path) -> None:
+    """Between two looks at its log, that is. Else it would be given up as one that never connected."""
+    hasty = replace(child(tmp_path, "hasty", "print('serves', flush=True)"), give_up_s=1.0)
+    events = run([hasty], restart=True)
+    assert [kind for _, kind in events][:3] == ["starting", "ready", "died"]
+
+
 def test_everything_that_a_dying_child_wrote_is_read_before_its_cause_is_named(tmp_path: Path) -> None:
     """A megabyte in its last moment, and then the line that counts."""
     dies = "import os; os.write(1, (b'y' * 99 + b'\\n') * 10000 + b'the cause'); os._exit(3)"
