@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.data import held_out, load_table
+from client.data import held_out
+from client.data.source import DataPlace, read_data
 from client.data.table import UnitName
 from common.canonical import canonical_bytes, sha256_hex
 from common.errors import DataError
@@ -31,25 +32,21 @@ class SiteUnits:
     patient_column: str | None
 
 
-def site_units(data: Path, plan: Plan, *, patient_column: str) -> SiteUnits:
+def site_units(data: Path, plan: Plan, *, patient_column: str, mapping: Path | None = None) -> SiteUnits:
     """Count the units of one data folder by the plan's rules; images are hashed, but not decoded.
 
     Args:
         data: The folder.
         plan: The plan, or its template.
         patient_column: As in the site file.
+        mapping: As in the site file.
 
     Raises:
+        ConfigError: If the mapping is wrong.
         DataError: If the folder is wrong, or nothing is left to train on.
     """
     settings = plan.data
-    table = load_table(
-        data,
-        settings.classes,
-        on_undecodable=settings.unreadable_images,
-        unit=plan.privacy.unit,
-        patient_column=patient_column,
-    )
+    table = read_data(DataPlace(data, mapping, patient_column), settings, unit=plan.privacy.unit)
     units = table.unit_labels()
     aside = sum(held_out(u, salt=settings.held_out_salt, fraction=settings.held_out) for u in units)
     if aside == len(units):
@@ -58,13 +55,13 @@ def site_units(data: Path, plan: Plan, *, patient_column: str) -> SiteUnits:
     return SiteUnits(table.unit_name, len(units) - aside, aside, named, table.patient_column)
 
 
-def count_units(data: Path, template: Plan, *, patient_column: str) -> int:
+def count_units(data: Path, template: Plan, *, patient_column: str, mapping: Path | None = None) -> int:
     """Training units of one data folder under the plan: what its hospital declares, and its weight.
 
     Raises:
         DataError: If the folder is wrong, or nothing is left to train on.
     """
-    return site_units(data, template, patient_column=patient_column).training
+    return site_units(data, template, patient_column=patient_column, mapping=mapping).training
 
 
 def held_out_rule(plan: Plan, patient_column: str | None) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from client.approval import check_approved
 from client.data import held_out, load_table
+from client.data.source import DataPlace, read_data
+from client.data.table import SiteTable, records_per_class
 from client.doctor_finding import Finding, Verdict, examine, failed, noted, passed
 from client.doctor_processes import running_service
 from client.freshness import lacks_entry, ledger_name, read_shown
@@ -120,19 +122,17 @@ class SiteDoctor:
     def _data(self) -> Verdict:
         config, plan = self._config, self._plan
         if plan is None:
-            table = load_table(config.data, on_undecodable="skip", unit="patient", patient_column=config.patient_column)
-        else:
-            table = load_table(
-                config.data,
-                plan.data.classes,
-                on_undecodable=plan.data.unreadable_images,
-                unit=plan.privacy.unit,
-                patient_column=config.patient_column,
+            if config.mapping is not None:
+                return noted("not looked at: rows are read by the plan, which is missing")
+            table: SiteTable = load_table(
+                config.data, on_undecodable="skip", unit="patient", patient_column=config.patient_column
             )
+        else:
+            table = read_data(DataPlace.of_site(config), plan.data, unit=plan.privacy.unit)
         units = table.unit_labels()
-        per_class = ", ".join(f"{n} {c}" for c, n in zip(table.classes, table.images_per_class(), strict=True))
+        per_class = ", ".join(f"{n} {c}" for c, n in zip(table.classes, records_per_class(table), strict=True))
         by = f" by the column '{table.patient_column}'" if table.patient_column else ""
-        seen = f"{len(table.records)} images of {len(units)} {table.unit_name}(s){by}: {per_class}"
+        seen = f"{len(table.records)} records of {len(units)} {table.unit_name}(s){by}: {per_class}"
         if table.left_out:
             seen += "; left out: " + ", ".join(f"{n} {reason}" for reason, n in sorted(table.left_out.items()))
         if plan is None:

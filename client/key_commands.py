@@ -205,7 +205,7 @@ def _show(plan: Plan, config: SiteConfig, *, first: bool) -> None:
 
     units: SiteUnits | None = None
     try:
-        units = site_units(config.data, plan, patient_column=config.patient_column)
+        units = site_units(config.data, plan, patient_column=config.patient_column, mapping=config.mapping)
     except (DataError, PermissionError) as error:
         # Whoever approves a later plan need not have the right to the images, which the site service looks at.
         if first:

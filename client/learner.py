@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from client.accountant import PrivacyEvent
-from client.data import ImageTable, held_out, load_table
+from client.data import held_out
+from client.data.source import DataPlace, read_data
+from client.data.table import SiteTable
 from client.declare import held_out_rule
 from client.dpsgd import (
     CSPRNG,
@@ -24,13 +26,15 @@ from client.dpsgd import (
 )
 from client.evaluate import confusion
 from client.grid_optimizer import MOST_UNITS
-from client.model import build_model, load_vector, trainable_vector
+from client.model import load_vector, trainable_vector
+from client.networks import linear_head, mlp, small_cnn
 from client.unit_data import UnitData, load_units
 from client.unit_features import centred, row_total
 from client.unit_images import UnitImages
 from common.errors import DataError, LocalProtocolError, PlanError
 from common.plan import Plan
-from common.plan_settings import FrozenBackboneModel
+from common.plan_data import ImageData
+from common.plan_models import FrozenBackboneModel, LinearModel, MlpModel, SmallCnnModel
 from common.site_config import SiteConfig
 
 log = logging.getLogger(__name__)
@@ -38,10 +42,18 @@ log = logging.getLogger(__name__)
 
 def plan_model(plan: Plan) -> nn.Module:
     """The plan's model with its initial weights, the same bits at every hospital."""
-    model, classes = plan.model, len(plan.data.classes)
+    model, data = plan.model, plan.data
     if isinstance(model, FrozenBackboneModel):
-        return build_model(model.kind, classes=classes, features=model.projection)
-    return build_model(model.kind, classes=classes, width=model.width, seed=model.seed)
+        return linear_head(model.projection, classes=len(data.classes))
+    if isinstance(model, SmallCnnModel):
+        return small_cnn(model.width, classes=len(data.classes), seed=model.seed)
+    if isinstance(data, ImageData):
+        raise LocalProtocolError(f"a model of kind '{model.kind}' does not take images")
+    if isinstance(model, LinearModel):
+        return linear_head(data.inputs, classes=len(data.classes))
+    if isinstance(model, MlpModel):
+        return mlp(data.inputs, model.hidden, classes=len(data.classes), seed=model.seed)
+    raise LocalProtocolError(f"there is no model of kind '{model.kind}' yet")
 
 
 def _ignore(_: object) -> None:
@@ -132,7 +144,7 @@ def load_learner(
     plan: Plan,
     *,
     on_progress: Callable[[int, int], None],
-    on_table: Callable[[ImageTable], None] = _ignore,
+    on_table: Callable[[SiteTable], None] = _ignore,
     randomness: Randomness = CSPRNG,
 ) -> tuple[Learner, str]:
     """Read this site's data for a plan and build the model.
@@ -141,7 +153,7 @@ def load_learner(
         config: The site.
         plan: The agreed plan.
         on_progress: Called with images done and images in all.
-        on_table: Called with the images before one of them is decoded; may refuse them.
+        on_table: Called with the images or rows before an image is decoded; may refuse them.
         randomness: See `client.dpsgd.Randomness`; anything but the default voids the guarantee.
 
     Returns:
@@ -154,13 +166,7 @@ def load_learner(
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    table = load_table(
-        config.data,
-        plan.data.classes,
-        on_undecodable=plan.data.unreadable_images,
-        unit=plan.privacy.unit,
-        patient_column=config.patient_column,
-    )
+    table = read_data(DataPlace.of_site(config), plan.data, unit=plan.privacy.unit)
     on_table(table)
     data, table = load_units(
         table, plan, device=config.device, cache=config.state / "features", on_progress=on_progress

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Collection
 from pathlib import Path
 
-from client.data import ImageTable
+from client.data.table import SiteTable
 from client.ledger_chain import genesis
 from client.ledger_file import explain
 from common.errors import BadSignature, LedgerError
@@ -27,7 +27,7 @@ _SCHEMA = (
 Marks = frozenset[bytes]
 
 
-def image_marks(identity: Identity, table: ImageTable) -> tuple[Marks, ...]:
+def image_marks(identity: Identity, table: SiteTable) -> tuple[Marks, ...]:
     """Marks of each image: of its bytes, and of each patient, lesion and ISIC id that index.csv gives for it.
 
     Whatever the unit is: sources of different units, or with different columns of patients, find each other. The key is

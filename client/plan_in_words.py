@@ -20,6 +20,9 @@ from common.site_config import SitePrivacy
 MODELS = {
     "lite0-head": "a linear head on the features of a frozen EfficientNet-Lite0",
     "groupnorm-cnn": "a small convolutional network, all of it",
+    "linear": "a logistic regression on the declared features",
+    "mlp": "a multilayer perceptron on the declared features",
+    "cox": "a proportional hazards model on the declared features",
 }
 
 
@@ -112,13 +115,15 @@ def _since(plan: Plan, before: Plan | None) -> tuple[str, ...]:
 
 def _what(plan: Plan) -> tuple[str, ...]:
     return (
-        (
-            f"They train {MODELS[plan.model.kind]} ({plan.agreed.trainable_parameters} numbers) to tell "
-            f"{len(plan.data.classes)} classes apart: {', '.join(plan.data.classes)}."
-        ),
+        (f"They train {MODELS[plan.model.kind]} ({plan.agreed.trainable_parameters} numbers) to {_task(plan)}."),
         f"{_rounds(plan)} of {plan.training.local_steps} steps, {_sampling(plan.training)}.",
         *cohort_in_words(plan),
     )
+
+
+def _task(plan: Plan) -> str:
+    classes = plan.data.classes
+    return f"tell {len(classes)} classes apart: {', '.join(classes)}" if classes else "foresee when an event comes"
 
 
 def _rounds(plan: Plan) -> str:

@@ -79,15 +79,27 @@ def load_settings(path: Path, model: type[Model]) -> Model:
         ConfigError: If the file is missing, not YAML, or holds a wrong key or value; one sentence per wrong key that
             names the file, the key, what was seen and what is allowed.
     """
+    return parse_settings(_text(path), model, source=str(path))
+
+
+def read_yaml(path: Path) -> Any:  # noqa: ANN401 -- see `parse_yaml`
+    """What a YAML file holds, before a model is chosen for it.
+
+    Raises:
+        ConfigError: See `load_settings`.
+    """
+    return parse_yaml(_text(path), source=str(path))
+
+
+def _text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; a configuration file is not")
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; name an existing YAML file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({type(error).__name__}); name a readable UTF-8 file") from error
-    return parse_settings(text, model, source=str(path))
 
 
 def parse_settings(text: str, model: type[Model], *, source: str) -> Model:

@@ -13,7 +13,8 @@ from common.ckks_parameters import PRESETS
 from common.errors import PlanError
 from common.grid import Grid, plan_grid
 from common.plan_content import PlanContent
-from common.plan_settings import CohortSettings, FrozenBackboneModel
+from common.plan_models import FrozenBackboneModel
+from common.plan_settings import CohortSettings
 
 FEWEST_SHARES = 2
 # The grid's step, in units of the clip: the noise's accounting allows for 2^-20, the sensitivity's rounding for 0.001.

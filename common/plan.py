@@ -9,7 +9,7 @@ from pydantic import model_validator
 from common.distributed import check_mode
 from common.errors import PlanError
 from common.plan_content import PlanContent
-from common.plan_settings import SmallCnnModel
+from common.plan_models import check_model
 
 
 class Plan(PlanContent):
@@ -17,9 +17,11 @@ class Plan(PlanContent):
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
-        if isinstance(self.model, SmallCnnModel) and self.model.width % 4:
+        check_model(self.model, self.data)
+        if self.metrics.released == "confusion" and not self.data.classes:
             raise PlanError(
-                f"model.width: seen {self.model.width}; a multiple of 4 is allowed (GroupNorm has 4 groups)"
+                f"metrics.released: seen 'confusion' with data of kind '{self.data.kind}'; only 'none' is allowed: "
+                "there are no classes to count"
             )
         for hospital in self.federation.hospitals if self.federation else ():
             _, delta = self.budget(hospital)

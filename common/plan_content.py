@@ -12,14 +12,13 @@ from common.card import HOSPITAL_NAME
 from common.ckks_parameters import PRESETS, SEED_BYTES
 from common.config import Settings
 from common.errors import PlanError
+from common.plan_data import DataSettings, ImageData
+from common.plan_models import FrozenBackboneModel, ModelSettings
 from common.plan_settings import (
     CohortSettings,
-    DataSettings,
     EncryptionSettings,
-    FrozenBackboneModel,
     MetricSettings,
     PrivacySettings,
-    SmallCnnModel,
     TrainingSettings,
 )
 from common.roster import Federation, Hospital
@@ -34,8 +33,8 @@ class PlanContent(Settings):
     name: Annotated[str, StringConstraints(pattern=HOSPITAL_NAME)] = Field(
         description="name of the plan; the results folder begins with it"
     )
-    data: DataSettings
-    model: FrozenBackboneModel | SmallCnnModel = Field(discriminator="kind")
+    data: DataSettings = Field(discriminator="kind")
+    model: ModelSettings = Field(discriminator="kind")
     training: TrainingSettings
     privacy: PrivacySettings
     encryption: EncryptionSettings
@@ -67,6 +66,17 @@ class PlanContent(Settings):
         if self.federation is None:
             raise PlanError(f"plan '{self.name}' names no hospitals; run `fedward provision` on it first")
         return self.federation
+
+    @property
+    def images(self) -> ImageData:
+        """The declaration of images.
+
+        Raises:
+            PlanError: If the plan's data are no images.
+        """
+        if not isinstance(self.data, ImageData):
+            raise PlanError(f"plan '{self.name}' is on data of kind '{self.data.kind}'; this needs a plan on images")
+        return self.data
 
     @property
     def update_norm_bound(self) -> float:

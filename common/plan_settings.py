@@ -1,57 +1,18 @@
-"""The sections of a plan: data, model, training, privacy, encryption, cohort, metrics."""
+"""The sections of a plan: training, privacy, encryption, cohort, metrics."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field
 
 from common.config import Settings
 from common.errors import PlanError
 from common.plan_bounds import check_bounds, check_hospitals, default_threshold
-from common.printable import PrintableText
 from common.shamir import MOST_PARTIES
 
 Positive = Annotated[float, Field(gt=0)]
 Threshold = Annotated[int, Field(ge=3, le=MOST_PARTIES)]
-
-
-class DataSettings(Settings):
-    """What the hospitals' data is."""
-
-    kind: Literal["image-folder"] = Field(description="image-folder: one folder of images per class")
-    classes: tuple[Annotated[PrintableText, StringConstraints(min_length=1, max_length=100)], ...] = Field(
-        min_length=2, max_length=1000, description="class names in the order of the model's outputs"
-    )
-    held_out: float = Field(ge=0, lt=0.9, description="share of units kept out of training, chosen by HMAC of the unit")
-    held_out_salt: PrintableText = Field(min_length=1, max_length=100, description="key of that HMAC; public")
-    unreadable_images: Literal["skip", "refuse"] = Field(description="what a site does with an image it cannot decode")
-
-    @model_validator(mode="after")
-    def _distinct_classes(self) -> Self:
-        if len(set(self.classes)) < len(self.classes):
-            twice = next(name for name in self.classes if self.classes.count(name) > 1)
-            raise PlanError(f"classes: seen '{twice}' twice; every class stands once; remove one")
-        return self
-
-
-class FrozenBackboneModel(Settings):
-    """EfficientNet-Lite0 with ImageNet weights, frozen; a linear head is trained."""
-
-    kind: Literal["lite0-head"] = Field(description="frozen EfficientNet-Lite0, a linear head is trained")
-    image_size: int = Field(ge=64, le=320, description="side of the square input in pixels")
-    views: int = Field(ge=1, le=8, description="dihedral views averaged per image")
-    projection: int = Field(ge=8, le=1280, description="features after the public random projection")
-    seed: int = Field(ge=0, lt=2**32, description="seed of the projection; public")
-
-
-class SmallCnnModel(Settings):
-    """A small convolutional network with GroupNorm, trained whole."""
-
-    kind: Literal["groupnorm-cnn"] = Field(description="four convolution blocks with GroupNorm, trained whole")
-    image_size: int = Field(ge=16, le=128, description="side of the square input in pixels")
-    width: int = Field(ge=4, le=64, description="channels of the first block; a multiple of 4")
-    seed: int = Field(ge=0, lt=2**32, description="seed of the initial weights; public")
 
 
 class FullSampling(Settings):

@@ -61,7 +61,10 @@ class SiteConfig(Settings):
     hospital: HospitalName = Field(description="this hospital's name in the plan's roster")
     plan: Path = Field(description="the agreed plan, YAML")
     approvals: Path = Field(description="folder with this hospital's signatures under the plans that it approved")
-    data: Path = Field(description="folder with one folder per class")
+    data: Path = Field(description="folder of images with one folder per class; or a file or folder of rows")
+    mapping: Path | None = Field(
+        default=None, description="file that maps this site's columns, codes and units to the plan's; none for images"
+    )
     patient_column: PrintableText = Field(
         default=AUTO_COLUMN,
         min_length=1,
@@ -116,4 +119,5 @@ def with_absolute_paths(config: SiteConfig, base: Path) -> SiteConfig:
     gateway = config.gateway.model_copy(update={n: resolve(getattr(config.gateway, n)) for n in gateway_names})
     vault_key = None if config.vault_key is None else resolve(config.vault_key)
     paths = {n: resolve(getattr(config, n)) for n in names}
-    return config.model_copy(update=paths | {"vault_key": vault_key, "gateway": gateway})
+    mapping = None if config.mapping is None else resolve(config.mapping)
+    return config.model_copy(update=paths | {"mapping": mapping, "vault_key": vault_key, "gateway": gateway})

@@ -69,7 +69,7 @@ def _provision(options: ChaosOptions, work: Path) -> tuple[int, Plan]:
         work / "shards",
         hospitals=options.hospitals,
         seed=options.seed,
-        on_undecodable=template.data.unreadable_images,
+        on_undecodable=template.images.unreadable_images,
     ).shares
     made = local_options(options.hospitals, device="cpu", patience_s=600.0)
     plan = provision(template, {s.name: s.data for s in shares}, work / "federation", options=made)

@@ -94,7 +94,7 @@ def fill(
             work / "shards",
             hospitals=len(hospitals),
             seed=seed,
-            on_undecodable=template.data.unreadable_images,
+            on_undecodable=template.images.unreadable_images,
         )
         shares = {share.name: share.data for share in dealt.shares}
         typer.echo(f"making the keys of {len(shares)} hospitals, all in one place: for this demo only")

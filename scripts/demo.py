@@ -131,7 +131,7 @@ def _deal(source: Path, target: Path, options: DemoOptions, template: Plan) -> t
         target,
         hospitals=options.hospitals,
         seed=options.seed,
-        on_undecodable=template.data.unreadable_images,
+        on_undecodable=template.images.unreadable_images,
     )
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -191,7 +191,7 @@ def test_folder(source: Path, plan: Plan) -> Path | None:
     test = source / "Test"
     if not (source / "Train").is_dir() or not test.is_dir():
         return None
-    settings = plan.data
+    settings = plan.images
     try:
         load_table(
             test,

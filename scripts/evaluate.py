@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from client.data import load_table
+from client.data.source import DataPlace, read_data
 from client.evaluate import accuracy, balanced_accuracy, confusion
 from client.learner import plan_model
 from client.results import FEATURE_MEAN
@@ -22,7 +22,6 @@ from client.unit_features import centred
 from common.config import load_settings
 from common.errors import DataError
 from common.plan import Plan
-from common.site_config import AUTO_COLUMN
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +45,13 @@ class Score:
         }
 
 
-def evaluate(results: Path, images: Path, *, cache: Path | None = None) -> Score:
+def evaluate(results: Path, images: Path, *, mapping: Path | None = None, cache: Path | None = None) -> Score:
     """Score `results`/model.safetensors on `images`/<class>/*.jpg.
 
     Args:
         results: A results folder: model.safetensors and plan.yaml.
         images: Folder with one folder per class of the plan.
+        mapping: File that maps the columns of rows; None for images.
         cache: Folder that keeps features of the images; None keeps none.
 
     Raises:
@@ -70,13 +70,7 @@ def evaluate(results: Path, images: Path, *, cache: Path | None = None) -> Score
         model.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise DataError(f"{path}: is no model of this plan ({error}); name a results folder of fedward") from error
-    table = load_table(
-        images,
-        plan.data.classes,
-        on_undecodable=plan.data.unreadable_images,
-        unit=plan.privacy.unit,
-        patient_column=AUTO_COLUMN,
-    )
+    table = read_data(DataPlace(images, mapping), plan.data, unit=plan.privacy.unit)
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
         kept_in = cache or Path(scratch)
         data, kept = load_units(table, plan, device="auto", cache=kept_in, on_progress=lambda _done, _total: None)

@@ -17,7 +17,7 @@ requirements=$("$python" - <<'PY'
 import tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 extras = project["optional-dependencies"]
-print("\n".join(project["dependencies"] + extras["site"] + extras["dev"]))
+print("\n".join(project["dependencies"] + extras["site"] + extras["data"] + extras["dev"]))
 PY
 )
 cache=${FEDWARD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/fedward}/environments

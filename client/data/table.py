@@ -1,19 +1,84 @@
-"""What one hospital's image folder holds, as values: one record per kept image, each with its privacy unit."""
+"""What one hospital's data hold, as values: one record per kept image or row, each with its privacy unit."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from common.errors import DataError, LocalProtocolError
 
 OnUndecodable = Literal["skip", "refuse"]
 PrivacyUnit = Literal["patient", "record"]
-UnitName = Literal["patient", "lesion", "image"]
+UnitName = Literal["patient", "lesion", "image", "record"]
+
+
+class SiteRecord(Protocol):
+    """What images and rows have in common."""
+
+    @property
+    def label_index(self) -> int:
+        """Index into the table's classes: the label of the unit."""
+
+    @property
+    def unit(self) -> str:
+        """The privacy unit."""
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of what it holds."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All that is known of whose it is, whatever the unit."""
+
+
+class SiteTable(Protocol):
+    """What tables of images and tables of rows have in common; `ImageTable` says what the names mean."""
+
+    @property
+    def records(self) -> Sequence[SiteRecord]:
+        """All that counts."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; none for survival data."""
+
+    @property
+    def unit_name(self) -> UnitName:
+        """What differential privacy protects."""
+
+    @property
+    def patient_column(self) -> str | None:
+        """What says who is a patient, if that is the unit."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences for this hospital's eyes."""
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """How many are not in `records`, by reason."""
+
+    def unit_labels(self) -> dict[str, int]:
+        """Each unit's label, in the units' sorted order: the order of every per-unit array."""
+
+
+def labels_by_unit(records: Iterable[SiteRecord]) -> dict[str, int]:
+    """Each unit's label, in the units' sorted order."""
+    labels = {record.unit: record.label_index for record in records}
+    return {unit: labels[unit] for unit in sorted(labels)}
+
+
+def records_per_class(table: SiteTable) -> tuple[int, ...]:
+    """Number of records of each class, in the order of the table's classes."""
+    counts = [0] * len(table.classes)
+    for record in table.records if counts else ():
+        counts[record.label_index] += 1
+    return tuple(counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +134,11 @@ class ImageTable:
 
     def unit_labels(self) -> dict[str, int]:
         """Each unit's label, in the units' sorted order: the order of every per-unit array."""
-        labels = {record.unit: record.label_index for record in self.records}
-        return {unit: labels[unit] for unit in sorted(labels)}
+        return labels_by_unit(self.records)
 
     def images_per_class(self) -> tuple[int, ...]:
         """Number of images of each class, in the order of `classes`."""
-        counts = [0] * len(self.classes)
-        for record in self.records:
-            counts[record.label_index] += 1
-        return tuple(counts)
+        return records_per_class(self)
 
     def without_undecodable(self, bad: Collection[str], *, on_undecodable: OnUndecodable) -> ImageTable:
         """Leave out the images at `bad` paths, or refuse the table because of them.

@@ -20,7 +20,8 @@ from client.data import load_table
 from client.features import PooledFeatures
 from client.grid_optimizer import GridOptimizer
 from client.head_sum import HeadSum
-from client.model import build_model, trainable_vector
+from client.model import trainable_vector
+from client.networks import small_cnn
 from client.unit_features import unit_features
 
 CLASSES = 9
@@ -34,9 +35,9 @@ def head(inputs: int = 20, *, bias: bool = False) -> nn.Module:
     return nn.Linear(inputs, CLASSES, bias=bias).double()
 
 
-def small_cnn() -> nn.Module:
+def plan_cnn() -> nn.Module:
     """The plan's network."""
-    return build_model("groupnorm-cnn", classes=CLASSES, width=4, seed=1).double()
+    return small_cnn(4, classes=CLASSES, seed=1).double()
 
 
 def residual_net() -> nn.Module:
@@ -89,7 +90,7 @@ def clipped_sum(model: nn.Module, x: Tensor, y: Tensor, *, clip: float) -> NDArr
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, Tensor]]]] = {
     "head": (head, rows),
     "head with bias": (lambda: head(bias=True), lambda: rows(bits=16)),
-    "small network": (small_cnn, pictures),
+    "small network": (plan_cnn, pictures),
     "residual network": (residual_net, pictures),
 }
 
@@ -188,7 +189,7 @@ def test_sums_over_units_add_up_to_the_last_bit(name: str) -> None:
 
 def test_stepping_the_optimizer_as_opacus_does_sums_the_same() -> None:
     """Whoever calls `step` after hooks must not get Opacus' own sum of floats under our noise."""
-    (x, y), model = pictures(), small_cnn()
+    (x, y), model = pictures(), plan_cnn()
     due = HookedSum(model, x, y, clip=0.1)(range(len(y)))
     module = GradSampleModule(model, loss_reduction="sum")
     optimizer = GridOptimizer(
@@ -235,7 +236,7 @@ def test_a_head_with_much_data_prepares_it_by_the_chunk(monkeypatch: pytest.Monk
 
 def test_hooks_in_chunks_sum_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks bound the memory; sums are of integers."""
-    (x, y), model = pictures(), small_cnn()
+    (x, y), model = pictures(), plan_cnn()
     whole = HookedSum(model, x, y, clip=0.1)(range(len(y)))
     monkeypatch.setattr("client.clipped_sum._GRADIENT_BYTES", 0)
     single = HookedSum(model, x, y, clip=0.1)(range(len(y)))

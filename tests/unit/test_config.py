@@ -155,7 +155,11 @@ WRONG_PLANS: list[tuple[str, object, str]] = [
     ),
     ("model.viewz", 1, "unknown key 'model.viewz'; did you mean 'views'?"),
     ("model.views", 9, "model.views: seen 9; input should be less than or equal to 8"),
-    ("model.kind", "resnet", "model.kind: seen 'resnet'; 'lite0-head', 'groupnorm-cnn' are allowed"),
+    (
+        "model.kind",
+        "resnet",
+        "model.kind: seen 'resnet'; 'lite0-head', 'groupnorm-cnn', 'linear', 'mlp', 'cox' are allowed",
+    ),
     ("model", CNN | {"width": 6}, "model.width: seen 6; a multiple of 4 is allowed (GroupNorm has 4 groups)"),
     ("data.classes", ["nevus"], "data.classes: seen ['nevus']; the list should have at least 2 items, not 1"),
     ("data.classes", "nevus", "data.classes: seen 'nevus'; input should be a list"),

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from client.dpsgd import Randomness, TrainingSettings, train_local
 from client.grid_optimizer import sensitivity_steps
-from client.model import build_model, trainable_vector
+from client.model import trainable_vector
+from client.networks import linear_head, small_cnn
 from client.noise import bernoulli
 from common.errors import LocalProtocolError, PlanError, UnsupportedLayer
 
@@ -59,7 +60,7 @@ def units(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def head() -> nn.Module:
     """A head in double precision, so that the grid is the only rounding."""
-    return build_model("lite0-head", classes=CLASSES, features=FEATURES).double()
+    return linear_head(FEATURES, classes=CLASSES).double()
 
 
 def train(model: nn.Module, x: Tensor, y: Tensor, settings: TrainingSettings, **randomness: Randomness) -> np.ndarray:
@@ -112,7 +113,9 @@ def grid_sum(model: nn.Module, x: Tensor, y: Tensor, *, clip: float = 0.5) -> tu
 
 def warm(kind: Literal["lite0-head", "groupnorm-cnn"], seed: int, *, size: float = 0.3) -> nn.Module:
     """A model in double precision that has trained for a while: no parameter is zero."""
-    model = build_model(kind, classes=CLASSES, features=FEATURES, width=4, seed=seed).double()
+    head = kind == "lite0-head"
+    model = linear_head(FEATURES, classes=CLASSES) if head else small_cnn(4, classes=CLASSES, seed=seed)
+    model = model.double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -226,7 +229,7 @@ def test_a_unit_that_is_not_finite_counts_as_zero(kind: str, poison: float) -> N
         models = [head() for _ in range(2)]
     else:
         x, y = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
-        models = [build_model("groupnorm-cnn", classes=CLASSES, width=4, seed=1).double() for _ in range(2)]
+        models = [small_cnn(4, classes=CLASSES, seed=1).double() for _ in range(2)]
     broken = x.clone()
     broken[1].view(-1)[0] = poison
     keep = torch.arange(len(x)) != 1
@@ -260,7 +263,7 @@ def test_poisson_batches_are_divided_by_rate_times_declared_size() -> None:
 def test_the_noise_has_the_charged_standard_deviation() -> None:
     """A million numbers of one step on a unit without a gradient: 0.5 % (seven standard errors), and Gaussian by KS."""
     inputs, classes = 25_000, 40
-    model = build_model("lite0-head", classes=classes, features=inputs).double()
+    model = linear_head(inputs, classes=classes).double()
     x, y = torch.zeros(1, inputs), torch.tensor([0])
     moved = train_local(model, x, y, settings=full(declared=10), sigma=3.0, on_step=lambda _: None)
     sd = 3.0 * 0.5 / 10 * sensitivity_steps(inputs * classes, 10) * GRID
@@ -289,7 +292,7 @@ def test_equal_torch_seeds_give_different_updates() -> None:
 
 def stock_opacus(x: Tensor, y: Tensor, sigma: float) -> np.ndarray:
     """One full-batch step of Opacus as its manual says, learning rate 1; divides by the real 40 units."""
-    model = build_model("lite0-head", classes=CLASSES, features=FEATURES)
+    model = linear_head(FEATURES, classes=CLASSES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module, optimizer, loader = PrivacyEngine(accountant="rdp").make_private(
@@ -322,7 +325,7 @@ def test_updates_are_distributed_like_those_of_stock_opacus() -> None:
 def test_a_network_trains_and_leaves_no_hook() -> None:
     """The model is reused in the next round: hooks would pile up and keep activations alive."""
     x, y = torch.randn(6, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
-    model = build_model("groupnorm-cnn", classes=CLASSES, width=4, seed=1).double()
+    model = small_cnn(4, classes=CLASSES, seed=1).double()
     steps: list[int] = []
     for _ in range(2):
         before = trainable_vector(model)

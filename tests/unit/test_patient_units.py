@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from client.data import ImageTable, load_table
-from client.data.table import PrivacyUnit
+from client.data.table import PrivacyUnit, SiteTable
 from client.declare import SiteUnits, count_units, held_out_rule, site_units
 from client.learner import load_learner
 from client.ledger import Ledger
@@ -211,7 +211,7 @@ def test_a_site_refuses_before_it_counts_or_charges_anybody(site: Path, fault: s
     """`on_table`, where the ledger learns of the images, is never called; the control is the sound folder."""
     config = load_site(site)
     plan = Plan.model_validate(yaml.safe_load(config.plan.read_text()))
-    seen: list[ImageTable] = []
+    seen: list[SiteTable] = []
     index = config.data / "index.csv"
     if fault == "blank":
         index.write_text(index.read_text().replace(f"{OWNER}-1", ""))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from client.batches import UnitSampler
 from client.data import ImageRecord
 from client.dpsgd import Randomness, TrainingSettings, train_local
-from client.model import build_model
+from client.networks import small_cnn
 from client.noise import bernoulli
 from client.unit_data import UnitData
 from client.unit_images import ImageDraw, UnitImages, draw_below
@@ -141,7 +141,7 @@ def training(*, steps: int = 1) -> TrainingSettings:
 
 def network() -> nn.Module:
     """The plan's network, small."""
-    return build_model("groupnorm-cnn", classes=2, width=4, seed=0).double()
+    return small_cnn(4, classes=2, seed=0).double()
 
 
 def train(x: UnitImages | Tensor, settings: TrainingSettings, randomness: Randomness = QUIET) -> np.ndarray:

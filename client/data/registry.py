@@ -1,0 +1,32 @@
+"""Which forms of rows a site can read. A connector for another form is one file, and one line here (docs/data.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from client.data.connector import Connector
+from common.config import Settings, load_settings, read_yaml
+from common.errors import ConfigError
+from common.plan_data import RowData
+
+CONNECTORS: tuple[Connector[Any, Any], ...] = ()
+
+
+def load_mapping(path: Path, data: RowData) -> tuple[Connector[Any, Any], Settings]:
+    """Read a mapping file with the settings of the connector that its key `form` names.
+
+    Raises:
+        ConfigError: If the file is missing or wrong, names no known form, or its form is not for this kind of data.
+    """
+    content = read_yaml(path)
+    form = content.get("form") if isinstance(content, dict) else None
+    fitting = [connector for connector in CONNECTORS if isinstance(data, connector.kinds)]
+    chosen = next((connector for connector in fitting if connector.form == form), None)
+    if chosen is None:
+        forms = ", ".join(f"'{connector.form}'" for connector in fitting)
+        raise ConfigError(
+            f"{path}: form: seen {form!r}; allowed for data of kind '{data.kind}' are {forms}; name the form of this "
+            "site's data"
+        )
+    return chosen, load_settings(path, chosen.mapping)
