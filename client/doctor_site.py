@@ -132,7 +132,8 @@ class SiteDoctor:
         units = table.unit_labels()
         per_class = ", ".join(f"{n} {c}" for c, n in zip(table.classes, records_per_class(table), strict=True))
         by = f" by the column '{table.patient_column}'" if table.patient_column else ""
-        seen = f"{len(table.records)} records of {len(units)} {table.unit_name}(s){by}: {per_class}"
+        noun = "images" if config.mapping is None else "rows"
+        seen = f"{len(table.records)} {noun} of {len(units)} {table.unit_name}(s){by}: {per_class}"
         if table.left_out:
             seen += "; left out: " + ", ".join(f"{n} {reason}" for reason, n in sorted(table.left_out.items()))
         if plan is None:
