@@ -40,13 +40,26 @@ def demo(  # noqa: PLR0913 -- one parameter per option
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Image folder: `Train/<class>/*.jpg` or `<class>/*.jpg`. Without it synthetic lesions are drawn."
+            help="Image folder: `Train/<class>/*.jpg` or `<class>/*.jpg`. For a plan on rows: their file or folder. "
+            "Without it patients are drawn."
+        ),
+    ] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="For a plan on rows: the file that maps the columns of --data to the plan's.")
+    ] = None,
+    sites: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of dealing one data set: a file that says what each hospital holds, in which form. Paths in "
+            "it start from --data, or from its folder."
         ),
     ] = None,
     plan: Annotated[
         Path | None, typer.Option(help="Plan to run. Default: skin9 with --data, else the small demo plan.")
     ] = None,
-    hospitals: Annotated[int, typer.Option(min=3, max=50, help="Number of hospitals.")] = 5,
+    hospitals: Annotated[
+        int | None, typer.Option(min=3, max=50, help="Number of hospitals that the data are dealt to; 5.")
+    ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Training rounds, instead of the plan's.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="Privacy budget per patient, instead of the plan's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and the projection; never of noise.")] = 0,
@@ -61,16 +74,21 @@ def demo(  # noqa: PLR0913 -- one parameter per option
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report to this file.")] = None,
 ) -> None:
     """Run a whole federation on this machine: one coordinator, several hospitals, each in processes of its own."""
+    if sites is not None and (hospitals is not None or mapping is not None):
+        raise OperatorError("--sites: names the hospitals and their mappings; leave out --hospitals and --mapping")
     if json_file is not None:
         require_writable(json_file)
     # torch and the like load only for the commands that need them.
-    from scripts.demo import DemoOptions, run_demo  # noqa: PLC0415
+    from scripts.demo import run_demo  # noqa: PLC0415
+    from scripts.demo_options import DemoOptions  # noqa: PLC0415
     from scripts.demo_results import print_report  # noqa: PLC0415
 
     with as_file(files("configs") / "plans" / ("skin9.yaml" if data else "demo.yaml")) as default:
         report = run_demo(
             DemoOptions(
                 data=data,
+                mapping=mapping,
+                sites=sites,
                 plan=plan or default,
                 hospitals=hospitals,
                 rounds=rounds,

@@ -23,7 +23,7 @@ from scripts.evaluate import evaluate
 from scripts.whole_folder import whole_folder
 from server.store import Exchange, Store
 
-SYNTHETIC_NOTE = "synthetic images drawn by a program: these numbers say nothing about medicine"
+SYNTHETIC_NOTE = "synthetic data drawn by a program: these numbers say nothing about medicine"
 
 
 @dataclass(frozen=True, slots=True)

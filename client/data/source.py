@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from client.data.connector import Connector
 from client.data.folder import load_table
 from client.data.registry import load_mapping
-from client.data.rows import encode_rows
+from client.data.rows import Reading, encode_rows
 from client.data.table import PrivacyUnit, SiteTable
+from common.config import Settings
 from common.errors import ConfigError, DataError
-from common.plan_data import DataSettings, ImageData
+from common.plan_data import DataSettings, ImageData, RowData
 from common.site_config import AUTO_COLUMN, SiteConfig
 
 
@@ -51,6 +54,22 @@ def read_data(place: DataPlace, data: DataSettings, *, unit: PrivacyUnit) -> Sit
             unit=unit,
             patient_column=place.patient_column,
         )
+    connector, mapping = _connector(place, data)
+    reading = connector.read(place.path, data, mapping)
+    return encode_rows(reading, data, unit=unit, patient_column=connector.patient_of(mapping))
+
+
+def read_rows(place: DataPlace, data: RowData) -> Reading:
+    """What a connector finds, before it is encoded: for dealing rows to the hospitals of a demo.
+
+    Raises:
+        ConfigError, DataError: See `read_data`.
+    """
+    connector, mapping = _connector(place, data)
+    return connector.read(place.path, data, mapping)
+
+
+def _connector(place: DataPlace, data: RowData) -> tuple[Connector[Any, Any], Settings]:
     if place.mapping is None:
         raise ConfigError(
             f"mapping: seen none with a plan on data of kind '{data.kind}'; write a mapping file that says where this "
@@ -58,7 +77,4 @@ def read_data(place: DataPlace, data: DataSettings, *, unit: PrivacyUnit) -> Sit
         )
     if not place.path.exists():
         raise DataError(f"{place.path}: there is no such file or folder; name the data in the site file ('data')")
-    connector, mapping = load_mapping(place.mapping, data)
-    return encode_rows(
-        connector.read(place.path, data, mapping), data, unit=unit, patient_column=connector.patient_of(mapping)
-    )
+    return load_mapping(place.mapping, data)

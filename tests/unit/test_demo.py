@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from common.errors import BudgetExceeded, DataError, DeploymentError, FedwardError, OperatorError, PlanError
-from scripts.demo import DemoOptions, Prepared, deliver, prepare, run_demo
+from scripts.demo import Prepared, deliver, prepare, run_demo
+from scripts.demo_options import DemoOptions
 from scripts.demo_run import FinishedRun
 from scripts.demo_work import WorkFolder
 from server.store import Store
@@ -37,6 +38,8 @@ def demo_options(folder: Path) -> DemoOptions:
         write_images(folder / "images" / "Train", per_class=12, seed=0)
     return DemoOptions(
         data=folder / "images",
+        mapping=None,
+        sites=None,
         plan=plan,
         hospitals=3,
         rounds=None,
@@ -120,7 +123,7 @@ def test_a_test_folder_that_cannot_be_scored_is_refused_before_any_work(tmp_path
         ({"hospitals": 4}, "--hospitals 3, seen 4;"),
         ({"rounds": 3}, "--rounds, else the plan's, 2, seen 3;"),
         ({"epsilon": 4.0}, "--epsilon, else the plan's, 8.0, seen 4.0;"),
-        ({"data": None}, "--data .*/images, seen synthetic;"),
+        ({"data": None}, "--data, --mapping or --sites .*/images, seen synthetic;"),
     ],
 )
 def test_a_work_folder_is_not_used_with_other_options(
