@@ -105,10 +105,21 @@ def demo(  # noqa: PLR0913 -- one parameter per option
 
 
 @app.command()
-def split(
+def split(  # noqa: PLR0913 -- one parameter per option
     *,
-    source: Annotated[Path, typer.Argument(help="Image folder: `Train/<class>/*.jpg` or `<class>/*.jpg`.")],
-    out: Annotated[Path, typer.Option(help="New folder; gets `hospital-1/data/<class>/` and so on.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Image folder: `Train/<class>/*.jpg` or `<class>/*.jpg`. With --mapping: a file or folder of rows."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="New folder; gets `hospital-1/data/<class>/` and so on, or `sites.yaml` and parts.")
+    ],
+    plan: Annotated[Path | None, typer.Option(help="For rows: the plan that declares their features.")] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="For rows: the file that maps their columns to the plan's.")
+    ] = None,
     hospitals: Annotated[int, typer.Option(min=1, max=1000, help="Number of parts.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the dealing.")] = 0,
     refuse_unreadable: Annotated[
@@ -116,11 +127,20 @@ def split(
         typer.Option("--refuse-unreadable", help="Stop at an image that cannot be decoded, instead of skipping it."),
     ] = False,
 ) -> None:
-    """Deal every class of an image folder in equal parts to several hospitals.
+    """Deal every class of an image folder, or of a table, in equal parts to several hospitals.
 
     All images of a patient go to one hospital, where an index.csv beside the folders has a column patient_id, or all
-    of a lesion, where it has lesion ids. Nothing is overwritten: the new folder appears whole or not at all.
+    of a lesion, where it has lesion ids. All rows of a patient go to one hospital as well. Nothing is overwritten: the
+    new folder appears whole or not at all.
     """
+    if (plan is None) != (mapping is None):
+        raise OperatorError("split: rows need both --plan and --mapping, and images neither")
+    if plan is not None:
+        from client.data.source import DataPlace  # noqa: PLC0415
+        from scripts.split_command import split_table  # noqa: PLC0415
+
+        split_table(DataPlace(source, mapping), out, plan=plan, hospitals=hospitals, seed=seed)
+        return
     from scripts.split import split_dataset  # noqa: PLC0415
 
     handling: Literal["skip", "refuse"] = "refuse" if refuse_unreadable else "skip"

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from client.data.rows import RawRow, RowTable
 from client.data.source import DataPlace, read_data, read_rows
 from common.config import parse_settings
-from common.errors import ConfigError, DataError
+from common.errors import ConfigError, DataError, OperatorError
 from common.plan_data import RowData, SurvivalData, TableData
+from scripts.cli import app
 from scripts.demo_sites import read_sites
 from scripts.row_files import write_rows
 from scripts.split_rows import deal_rows, split_rows
 from scripts.synthetic_rows import draw_rows, write_synthetic_rows
+from tests.support.small_federation import TEMPLATE
 
-FEATURES = [
+FEATURES: list[dict[str, Any]] = [
     {"kind": "number", "name": "age", "unit": "a", "low": 20.0, "high": 90.0, "missing": "flag"},
     {"kind": "category", "name": "sex", "values": ["female", "male"], "missing": "leave-out"},
 ]
@@ -93,7 +97,7 @@ def test_drawn_rows_are_read_as_they_were_written(tmp_path: Path, declared: RowD
 def test_drawn_classes_can_be_learned(tmp_path: Path) -> None:
     """Else a demo would show nothing: least squares tells them apart far better than by chance."""
     content = table().model_dump(mode="json")
-    content["features"] = [FEATURES[0] | {"name": f"age_{k}"} for k in range(8)]
+    content["features"] = [{**FEATURES[0], "name": f"age_{k}"} for k in range(8)]
     declared = parse_settings(yaml.safe_dump(content), TableData, source="test")
     places = write_synthetic_rows(tmp_path / "parts", declared, hospitals=3, seed=0)
     tables = [read_data(place, declared, unit="patient") for place in places.values()]
@@ -134,3 +138,16 @@ def test_a_wrong_sites_file_is_one_sentence(tmp_path: Path, change: dict[str, st
     path.write_text(yaml.safe_dump({"sites": [*sites[:2], sites[2] | change]}))
     with pytest.raises(ConfigError, match=sentence):
         read_sites(path, None)
+
+
+def test_the_command_deals_a_table_and_says_how_to_go_on(tmp_path: Path) -> None:
+    """`fedward split` with a plan and a mapping; one without the other is one sentence."""
+    place = write_rows(tmp_path / "source", draw_rows(table(), 60, seed=0), table())
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(yaml.safe_dump(TEMPLATE | {"data": table().model_dump(mode="json"), "model": {"kind": "linear"}}))
+    command = ["split", str(place.path), "--out", str(tmp_path / "parts"), "--plan", str(plan)]
+    with pytest.raises(OperatorError, match="need both --plan and --mapping"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    said = CliRunner().invoke(app, [*command, "--mapping", str(place.mapping)], catch_exceptions=False).output
+    assert "hospital-5: 12 rows" in said
+    assert f"--sites {tmp_path / 'parts' / 'sites.yaml'}" in said.replace("\n", "")
