@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from client.approval import approved_plans
+from client.check_command import check
 from client.doctor import doctor
 from client.gateway import fork_server_socket, gateway_children
 from client.key_commands import PassphraseFile, approve, keygen
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command()(keygen)
 app.command()(approve)
 app.command()(doctor)
+app.command()(check)
 app.add_typer(ledger_app, name="ledger")
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="This hospital's site file, as written by `fedward-client approve`.")
