@@ -80,11 +80,12 @@ def export(
 ) -> None:
     """Write all entries with their hashes and signatures to a file, which `verify` can verify.
 
-    It holds no data and no secret: rounds, noise, epsilons, times, digests. The file is there whole or not at all.
+    It holds no data and no secret: rounds, noise, epsilons, times, digests. The file is there whole or not at all, and
+    never one that the site itself uses.
     """
     from client.ledger_look import write_export  # noqa: PLC0415
 
-    typer.echo(write_export(load_site(config), file, replace=force))
+    typer.echo(write_export(config, file, replace=force))
 
 
 def _checked(public_key: str | None) -> str:

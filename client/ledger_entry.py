@@ -153,7 +153,7 @@ def parse_entry(body: str, digest: str, *, signature: str, public_key: str) -> L
         verify(public_key, bytes.fromhex(signature), _signed(digest))
     except BadSignature as error:
         raise LedgerError("a ledger entry is not signed by this site's identity key; it is not this site's") from error
-    except (ValueError, TypeError, KeyError, AttributeError, LocalProtocolError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, LocalProtocolError) as error:
         raise LedgerError("a ledger entry cannot be read; the file is damaged, restore it from a backup") from error
     return entry
 

@@ -90,7 +90,7 @@ def _rows(path: Path, *, as_csv: bool) -> Iterable[Mapping[str, Any]]:
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise LedgerError(f"{path}: its head line is not that of an exported ledger; name one, or export it anew")
         yield from reader
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise LedgerError(f"{path}: is no exported ledger, or damaged; export it anew") from error
 
 

@@ -10,11 +10,12 @@ from client.ledger_copy import LedgerCopy, copy_ledger
 from client.ledger_export import export_entries, read_export, when
 from client.ledger_seen import last_seen, require_newest
 from client.ledger_show import Report, report
+from client.own_paths import refuse_own_path
 from common.config import load_settings
 from common.errors import AlreadyExists, ConfigError, SiteStorageError
 from common.plan import Plan
 from common.printable import printable
-from common.site_config import SiteConfig
+from common.site_config import SiteConfig, load_site
 
 _ONLY_THE_SITE = "only the site can tell whether newer entries were left out"
 
@@ -68,15 +69,24 @@ def verify_export(file: Path, *, public_key: str) -> str:
     return f"{file}: {len(entries)} entries, unaltered and signed by {public_key[:16]}…{last}; {_ONLY_THE_SITE}"
 
 
-def write_export(site: SiteConfig, file: Path, *, replace: bool) -> str:
+def write_export(site_file: Path, file: Path, *, replace: bool) -> str:
     """Write all entries of a site's ledger to a file, whole or not at all; the sentence to print.
+
+    Args:
+        site_file: The site's file.
+        file: What to write.
+        replace: Whether a file that is there may go; nothing that the site itself uses ever does.
 
     Raises:
         AlreadyExists: If the file is there and is not to be replaced.
         LedgerError: If the ledger is not sound.
-        ConfigError: If plan or site file do not fit it.
+        ConfigError: If plan or site file do not fit it, or the file is a folder or the site's own.
         SiteStorageError: If the file cannot be written.
     """
+    site = load_site(site_file)
+    if file.is_dir():
+        raise ConfigError(f"{file}: is a folder; name a file in it")
+    refuse_own_path(file, site, site_file=site_file)
     _, key = _agreed(site)
     if file.exists() and not replace:
         raise AlreadyExists(f"{file}: exists; name another file, or give --force to replace it")

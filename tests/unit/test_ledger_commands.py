@@ -24,22 +24,13 @@ from client.ledger_copy import copy_ledger
 from client.ledger_entry import Charge
 from common.errors import AlreadyExists, ConfigError, FedwardError, LedgerError, LedgerRolledBack, SiteStorageError
 from common.identity import Identity
-from tests.support.trained_site import OURS, STEP, Trained, train_once
+from tests.support import trained_site
+from tests.support.trained_site import OURS, STEP, Trained
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Files of that site, and its ledger before the round as `before.sqlite`."""
-    return train_once(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def trained(base: Trained, tmp_path: Path) -> Trained:
-    """A copy of its own."""
-    shutil.copytree(base.folder, tmp_path / "site")
-    return Trained(tmp_path / "site", base.key)
+base, trained = trained_site.base, trained_site.trained
 
 
 def said(*arguments: object) -> str:
@@ -233,6 +224,16 @@ def test_an_exported_file_verifies_until_it_is_altered(trained: Trained, name: s
         refused("verify", "--export", out, "--public-key", trained.key)
     out.write_text(whole)
     said("verify", "--export", out, "--public-key", trained.key)
+
+
+def test_an_export_nested_without_end_is_one_sentence(trained: Trained) -> None:
+    """A line, and what a line says is signed: the JSON reader gives up at some depth."""
+    out = trained.folder / "out.jsonl"
+    said("export", out, "-c", trained.config)
+    row, deep = json.loads(out.read_text()), "[" * 100_000
+    for content, sentence in ((deep, "is no exported ledger"), (json.dumps(row | {"body": deep}), "cannot be read")):
+        out.write_text(content)
+        assert sentence in refused("verify", "--export", out, "--public-key", trained.key)
 
 
 def test_an_exported_file_can_be_read_by_others(trained: Trained) -> None:

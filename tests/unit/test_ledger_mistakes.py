@@ -7,7 +7,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import yaml
@@ -18,21 +17,11 @@ from client.ledger_cap import Cap
 from client.status import read_status
 from common.errors import BudgetExceeded
 from common.identity import Identity
+from tests.support import trained_site
 from tests.support.small_federation import write_images
-from tests.support.trained_site import OURS, Trained, train_once
+from tests.support.trained_site import OURS, Trained
 
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A site that has charged one round."""
-    return train_once(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def trained(base: Trained, tmp_path: Path) -> Trained:
-    """A copy of its own."""
-    shutil.copytree(base.folder, tmp_path / "site")
-    return Trained(tmp_path / "site", base.key)
+base, trained = trained_site.base, trained_site.trained
 
 
 @pytest.fixture
