@@ -17,6 +17,7 @@ from client.keys import open_keys
 from client.ledger import Ledger
 from client.ledger_cap import Cap
 from client.peers_seen import PeersSeen
+from client.site_plan import load_plan
 from client.unlock import find_unlock
 from client.vault import BOX, IDENTITY, Vault
 from common.errors import LedgerError
@@ -97,9 +98,6 @@ class SiteDoctor:
         return passed(f"{config.vault} opens, and holds the identity and the box key of {config.hospital}")
 
     def _read_plan(self) -> Verdict:
-        # It brings all of training with it, which the other checks do without.
-        from client.site import load_plan  # noqa: PLC0415
-
         plan = load_plan(self._config)
         self._plan = plan
         row = plan.roster[plan.agreed.position(self._config.hospital)]

@@ -31,7 +31,8 @@ def show(
     The vault stays closed and the ledger as it is; the site may run meanwhile.
     """
     from client.ledger_look import look  # noqa: PLC0415
-    from client.ledger_show import for_programs, lines  # noqa: PLC0415
+    from client.ledger_report import for_programs  # noqa: PLC0415
+    from client.ledger_show import lines  # noqa: PLC0415
 
     shown = look(load_site(config))
     if as_json:

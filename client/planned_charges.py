@@ -11,12 +11,13 @@ from common.plan import Plan
 from common.roster import Hospital
 
 
-def planned_charges(plan: Plan, hospital: Hospital) -> tuple[Charge, ...]:
-    """One charge of each kind that training units pay for: the round of statistics if there is one, a training round.
+def planned_charges(plan: Plan, hospital: Hospital, *, held_out_rule: str) -> tuple[Charge, ...]:
+    """One charge of each kind that training units pay for: the round of statistics if it is due, a training round.
 
     Args:
-        plan: The agreed plan.
+        plan: The agreed plan; one that goes on behind the round of statistics has none.
         hospital: Its row in the roster.
+        held_out_rule: Of the site's data under the plan (`client.declare`).
 
     Returns:
         Charges without a run and without units; the last one is that of a training round.
@@ -26,7 +27,8 @@ def planned_charges(plan: Plan, hospital: Hospital) -> tuple[Charge, ...]:
     """
     noise, training = noise_multipliers(plan, hospital), plan.training
     train = PrivacyEvent(q=training.sample_rate, sigma=noise.train, steps=training.local_steps)
-    stat = () if noise.stat is None else (("stat", PrivacyEvent(q=1.0, sigma=noise.stat, steps=1)),)
+    is_behind = plan.first_round > plan.stat_rounds
+    stat = () if noise.stat is None or is_behind else (("stat", PrivacyEvent(q=1.0, sigma=noise.stat, steps=1)),)
     return tuple(
         Charge(
             run="",
@@ -34,13 +36,13 @@ def planned_charges(plan: Plan, hospital: Hospital) -> tuple[Charge, ...]:
             kind="stat" if kind == "stat" else "train",
             plan_hash=plan.digest,
             units_digest="",
-            held_out_rule=plan.held_out_rule,
+            held_out_rule=held_out_rule,
             event=event,
             clip=plan.privacy.clip,
             mode=plan.privacy.mode,
             shares=shares_of(plan),
         )
-        for number, (kind, event) in enumerate((*stat, ("train", train)), start=1)
+        for number, (kind, event) in enumerate((*stat, ("train", train)), start=plan.first_round)
     )
 
 
@@ -54,5 +56,6 @@ def require_room(ledger: Ledger, plan: Plan, hospital: Hospital) -> None:
         PlanError: If no noise fits the budget.
     """
     if not ledger.sequence():
-        for charge in planned_charges(plan, hospital):
+        # Nothing else is charged, so any rule gives the same epsilon; the site's own is known with its data only.
+        for charge in planned_charges(plan, hospital, held_out_rule=plan.held_out_rule):
             ledger.check(charge)

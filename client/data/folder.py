@@ -49,9 +49,8 @@ def load_table(  # noqa: PLR0913 -- keyword-only
             patients; or if one unit holds at least half of more than ten images.
     """
     base = _class_root(root, folder)
-    index_folder = next((place for place in (root, base) if (place / INDEX_NAME).is_file()), None)
-    index = _index(index_folder, patient_column, unit=unit)
-    patients = index.patient_column if unit == "patient" else None
+    index_folder, index = _index(root, base, patient_column, unit=unit)
+    patients = _patients(index, unit)
     owner: Owner = "patient" if patients else "lesion"
     origin = index_folder or base
     names = _class_names(base, classes)
@@ -85,15 +84,36 @@ def load_table(  # noqa: PLR0913 -- keyword-only
     return whole
 
 
-def _index(folder: Path | None, patient_column: str, *, unit: PrivacyUnit) -> Index:
+def find_patient_column(root: Path, *, unit: PrivacyUnit, patient_column: str) -> str | None:
+    """The column of patients that `load_table` would use, without a look at the images; None where it uses none.
+
+    Args:
+        root: As for `load_table`; so are the others.
+        unit: The plan's.
+        patient_column: The site's.
+
+    Raises:
+        DataError: If the folder is missing, or its index.csv is wrong.
+    """
+    _, index = _index(root, _class_root(root, None), patient_column, unit=unit)
+    return _patients(index, unit)
+
+
+def _patients(index: Index, unit: PrivacyUnit) -> str | None:
+    return index.patient_column if unit == "patient" else None
+
+
+def _index(root: Path, base: Path, patient_column: str, *, unit: PrivacyUnit) -> tuple[Path | None, Index]:
+    """Where index.csv lies, if there is one, and what it says."""
+    folder = next((place for place in (root, base) if (place / INDEX_NAME).is_file()), None)
     if folder is not None:
-        return read_index(folder / INDEX_NAME, patient_column=patient_column, required=unit == "patient")
+        return folder, read_index(folder / INDEX_NAME, patient_column=patient_column, required=unit == "patient")
     if unit == "patient" and patient_column != AUTO_COLUMN:
         raise DataError(
             f"patient_column: seen '{patient_column}', but there is no {INDEX_NAME} beside the class folders; put it "
             f"there, or write '{AUTO_COLUMN}'"
         )
-    return Index({}, None)
+    return None, Index({}, None)
 
 
 def _unit_name(records: Sequence[ImageRecord]) -> UnitName:

@@ -22,6 +22,7 @@ from client.cli import app
 from client.ledger_cap import Cap, charges_left
 from client.ledger_copy import copy_ledger
 from client.ledger_entry import Charge
+from client.ledger_file import create_file
 from common.errors import AlreadyExists, ConfigError, FedwardError, LedgerError, LedgerRolledBack, SiteStorageError
 from common.identity import Identity
 from tests.support import trained_site
@@ -65,7 +66,7 @@ def test_show_says_what_stands_there_and_what_is_left(trained: Trained) -> None:
     assert f"{entry.charge.event.sigma:.4f}" in shown
     assert f"training units {entry.epsilon:.4f}, held-out units 0.0000" in shown
     assert "cap: epsilon 8 for each unit" in shown
-    assert "left: 1 rounds of plan 'small', which has 2; 1 rounds of it are charged" in shown
+    assert "left: 1 round of plan 'small', which has 2; 1 round of it is charged" in shown
     assert "collude" not in shown
     trained.charge(2, shares=4)
     shown = said("show", "-c", trained.config)
@@ -113,7 +114,7 @@ def test_verify_says_who_signed_how_many_and_the_last_hash(trained: Trained) -> 
     """One sentence for the site itself, and one for an auditor who has a copy and the public key."""
     head = copy_ledger(trained.site.ledger, public_key=trained.key).head()
     own = said("verify", "-c", trained.config)
-    assert "1 entries" in own
+    assert "1 entry" in own
     assert head in own
     assert "lacks nothing that this site's state folder and its peers have seen" in own
     shutil.copy(trained.site.ledger, trained.folder / "copy")
@@ -226,6 +227,25 @@ def test_an_exported_file_verifies_until_it_is_altered(trained: Trained, name: s
     said("verify", "--export", out, "--public-key", trained.key)
 
 
+def test_what_holds_no_entry_is_verified_for_nobody(trained: Trained) -> None:
+    """Nothing in it is signed, so any key would do; the control is one entry, which another key does not verify."""
+    key, other = trained.key, Identity.generate().public_hex
+    for name in ("out.csv", "out.jsonl"):
+        out = trained.folder / name
+        with_one = said("export", out, "-c", trained.config)
+        assert with_one.startswith("1 entry is in ")
+        refused("verify", "--export", out, "--public-key", other)
+        said("verify", "--export", out, "--public-key", key)
+        out.write_text("".join(out.read_text().splitlines(keepends=True)[:1]) if name.endswith("csv") else "")
+        for one in (key, other):
+            assert "holds no entry, so nothing in it is signed" in refused(
+                "verify", "--export", out, "--public-key", one
+            )
+    empty = trained.folder / "empty.sqlite"
+    create_file(empty, source="images", public_key=other)
+    assert "holds nothing that is signed" in said("verify", "--file", empty, "--public-key", other)
+
+
 def test_an_export_nested_without_end_is_one_sentence(trained: Trained) -> None:
     """A line, and what a line says is signed: the JSON reader gives up at some depth."""
     out = trained.folder / "out.jsonl"
@@ -272,7 +292,7 @@ def test_a_running_site_is_looked_at_and_not_disturbed(held: Trained) -> None:
         command = [sys.executable, "-m", "client", "ledger", *words]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 -- our own code
         assert done.returncode == 0, done.stderr
-        assert "1 entries" in done.stdout
+        assert "1 entry" in done.stdout
     with (
         pytest.raises(sqlite3.OperationalError, match="locked"),
         closing(sqlite3.connect(held.site.ledger, timeout=0)) as db,

@@ -95,7 +95,8 @@ def test_statistics_and_training_together_spend_the_plans_epsilon(base: Path, tm
         assert [(c.kind, c.round_number) for c in charges] == [("stat", 1), ("train", 2), ("train", 3)]
         assert 7.9 < contributor.ledger.spending(1e-5).epsilon <= 8.0
         # What `fedward-client ledger show` and the first start count with.
-        planned = planned_charges(federation.plan, federation.plan.roster[0])
+        rule = charges[0].held_out_rule
+        planned = planned_charges(federation.plan, federation.plan.roster[0], held_out_rule=rule)
         assert [(c.key[1:], c.event, c.mode, c.shares, c.clip) for c in planned] == [
             (c.key[1:], c.event, c.mode, c.shares, c.clip) for c in charges[:2]
         ]
