@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Protocol
 
 from client.ledger_cap import epsilons
-from client.ledger_entry import LedgerEntry, parse_entry, paying
+from client.ledger_entry import LedgerEntry, Row, parse_entry, paying
 from client.ledger_file import explain
 from common.canonical import sha256_hex
 from common.errors import LedgerError
-
-Row = tuple[int, str, int, str, str, str, str]
-"""An entry as it is stored: sequence, run, round, kind, body, hash, signature."""
 
 
 class Chain(Protocol):
@@ -30,6 +27,11 @@ class Chain(Protocol):
 def genesis(source: str, public_key: str) -> str:
     """What the first entry's `previous` is: it ties the chain to one source of one site."""
     return sha256_hex(b"fedward/ledger-genesis/1", source.encode(), public_key.encode())
+
+
+def head_of(entries: Sequence[LedgerEntry], *, source: str, public_key: str) -> str:
+    """Hash of the last entry, hex; of source and site if there is none."""
+    return entries[-1].hash if entries else genesis(source, public_key)
 
 
 def head_at(entries: Sequence[LedgerEntry], sequence: int) -> str | None:

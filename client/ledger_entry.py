@@ -16,6 +16,8 @@ from common.identity import Identity, verify
 Kind = Literal["train", "eval", "stat"]
 Account = Literal["train", "eval"]
 Mode = Literal["local", "distributed"]
+Row = tuple[int, str, int, str, str, str, str]
+"""An entry as it is stored: sequence, run, round, kind, body, hash, signature."""
 # As many as no federation has; it keeps the epsilon of one share finite wherever that of all shares is.
 _MOST_SHARES = 1000
 
@@ -129,6 +131,11 @@ class LedgerEntry:
         if self.epsilon_alone == self.epsilon:
             del values["epsilon_alone"]
         return canonical_bytes(values)
+
+    @property
+    def row(self) -> Row:
+        """The entry as it is stored, once it is sealed."""
+        return (self.sequence, *self.charge.key, self.body.decode("ascii"), self.hash, self.signature)
 
     def sealed(self, identity: Identity) -> LedgerEntry:
         """The entry with its hash and the site's signature."""

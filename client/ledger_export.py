@@ -73,11 +73,9 @@ def read_export(path: Path, *, public_key: str, as_csv: bool) -> list[LedgerEntr
         signed = row_of(entry)
         if row != ({name: str(value) for name, value in signed.items()} if as_csv else signed):
             raise LedgerError(f"{path}: line {number} says something else than what is signed in it; it was altered")
-    stored = [
-        (entry.sequence, *entry.charge.key, entry.body.decode("ascii"), entry.hash, entry.signature)
-        for entry in entries
-    ]
-    return check_chain(stored, path, source=entries[0].source if entries else "", public_key=public_key)
+    return check_chain(
+        [entry.row for entry in entries], path, source=entries[0].source if entries else "", public_key=public_key
+    )
 
 
 def _rows(path: Path, *, as_csv: bool) -> Iterable[Mapping[str, Any]]:

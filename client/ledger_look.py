@@ -118,9 +118,8 @@ def newest_ledger(site: SiteConfig, key: str) -> LedgerCopy:
         key: Its public key, 64 hex digits.
 
     Raises:
-        LedgerError: If it is not sound, or is gone though this site had one.
+        LedgerError: If it is not sound, or of another source, or there is none.
         LedgerRolledBack: If it is an older copy.
-        ConfigError: If it is of another source.
         SiteStorageError: If the state folder cannot be read.
     """
     # Before the ledger, which may grow meanwhile.
@@ -134,16 +133,9 @@ def own_ledger(site: SiteConfig, key: str) -> LedgerCopy:
     """A site's ledger, verified; whether it is the newest is not asked.
 
     Raises:
-        LedgerError: If it is not sound.
-        ConfigError: If it is of another source.
+        LedgerError: If it is not sound, or of another source.
     """
-    ledger = copy_ledger(site.ledger, public_key=key)
-    if ledger.source != site.privacy.source:
-        raise ConfigError(
-            f"{site.ledger}: is the ledger of source '{printable(ledger.source)}', the site file says "
-            f"'{site.privacy.source}'; one ledger per source: name the right one"
-        )
-    return ledger
+    return copy_ledger(site.ledger, public_key=key, source=site.privacy.source)
 
 
 def _whole(ledger: LedgerCopy) -> str:

@@ -73,7 +73,7 @@ def open_hospital(config: SiteConfig, status: StatusFile, *, passphrase_file: Pa
     noise = noise_multipliers(plan, member)
     counts_sigma = solve_sigma(epsilon=config.privacy.metrics_epsilon, delta=delta, q=1.0, steps=1)
     cap = Cap(epsilon=config.privacy.cap_epsilon, delta=config.privacy.cap_delta)
-    ledger = Ledger.open(
+    ledger = Ledger(
         config.ledger,
         source=config.privacy.source,
         hospital=config.hospital,

@@ -55,7 +55,7 @@ class Trained:
     def charge(self, count: int, *, shares: int = 1, clock: Callable[[], float] = time.time) -> None:
         """Charge rounds of another plan, beside the site's back."""
         federation = self.federation
-        ledger = Ledger.open(
+        ledger = Ledger(
             self.site.ledger,
             hospital=OURS,
             source=self.site.privacy.source,

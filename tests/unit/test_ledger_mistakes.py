@@ -88,11 +88,11 @@ def other_source(trained: Trained) -> str:
 def other_site(trained: Trained) -> str:
     """Another hospital's ledger."""
     trained.site.ledger.unlink()
-    ledger = Ledger.open(
+    ledger = Ledger(
         trained.site.ledger, hospital="x", source="images", identity=Identity.generate(), cap=Cap(8.0, 1e-5)
     )
     ledger.close()
-    return "belongs to another site's identity key"
+    return "was begun with the identity key"
 
 
 def read_only(trained: Trained) -> str:

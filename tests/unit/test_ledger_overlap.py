@@ -55,7 +55,7 @@ class Site:
     ) -> Iterator[Ledger]:
         """What a start does with the ledger; without images it looks at nothing, as before."""
         file = self.folder / path
-        ledger = Ledger.open(file, hospital="h", source=source, identity=self.identity, cap=Cap(3.0, 1e-5))
+        ledger = Ledger(file, hospital="h", source=source, identity=self.identity, cap=Cap(3.0, 1e-5))
         with contextlib.closing(ledger):
             if images is not None:
                 place = Place(file, source, self.identity.public_hex, self.folder / state)
@@ -215,7 +215,7 @@ def test_a_ledger_that_never_charged_hinders_nobody_unless_a_process_holds_it(tm
     code = (
         "import sys, pathlib; from client.ledger import Ledger; from client.ledger_cap import Cap\n"
         "from common.identity import Identity\n"
-        "ledger = Ledger.open(pathlib.Path(sys.argv[1]), hospital='h', source='a', cap=Cap(3, 1e-5),"
+        "ledger = Ledger(pathlib.Path(sys.argv[1]), hospital='h', source='a', cap=Cap(3, 1e-5),"
         " identity=Identity.load(pathlib.Path(sys.argv[2])))\n"
         "print('held', flush=True); sys.stdin.read()\n"
     )

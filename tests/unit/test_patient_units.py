@@ -292,9 +292,7 @@ def test_the_column_decides_what_a_site_declares_and_what_it_approves(tmp_path: 
 def started(folder: Path, identity: Identity, table: ImageTable, source: str) -> Iterator[None]:
     """A start with a ledger of this source, which then spends."""
     path = folder / f"{source}.sqlite"
-    with contextlib.closing(
-        Ledger.open(path, source=source, hospital="h", identity=identity, cap=Cap(8.0, 1e-5))
-    ) as ledger:
+    with contextlib.closing(Ledger(path, source=source, hospital="h", identity=identity, cap=Cap(8.0, 1e-5))) as ledger:
         claim_images(
             ledger, image_marks(identity, table), place=Place(path, source, identity.public_hex, folder / "state")
         )

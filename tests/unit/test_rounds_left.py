@@ -68,7 +68,7 @@ def ledger_of(home: Path, path: Path | None = None) -> Ledger:
     """The site's ledger, or a copy of it, under the cap of its site file."""
     site = load_site(home / f"{OURS}.yaml")
     cap = Cap(site.privacy.cap_epsilon, site.privacy.cap_delta)
-    return Ledger.open(path or site.ledger, hospital=OURS, source="images", identity=site_identity(home), cap=cap)
+    return Ledger(path or site.ledger, hospital=OURS, source="images", identity=site_identity(home), cap=cap)
 
 
 def shown(home: Path, *charges: Charge) -> dict[str, Any]:
