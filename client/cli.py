@@ -13,9 +13,11 @@ from typing import Annotated
 import typer
 
 from client.approval import approved_plans
+from client.approve_command import approve
 from client.doctor import doctor
 from client.gateway import fork_server_socket, gateway_children
-from client.key_commands import PassphraseFile, approve, keygen
+from client.key_options import PassphraseFile
+from client.keygen_command import keygen
 from client.ledger_commands import app as ledger_app
 from client.site_health import site_health
 from client.unlock import UNLOCK_DESCRIPTOR, find_unlock, in_memory

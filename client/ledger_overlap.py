@@ -57,7 +57,7 @@ def claim_images(ledger: Ledger, images: Sequence[Marks], *, place: Place) -> No
 
     Args:
         ledger: The open ledger.
-        images: Marks of each image (`image_marks`).
+        images: Marks of each image (`client.counted_images`).
         place: Where it lies.
 
     Raises:

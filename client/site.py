@@ -11,11 +11,11 @@ from pathlib import Path
 from client.accountant import check_delta, solve_sigma
 from client.approval import check_approved
 from client.contribute import Contributor
+from client.counted_images import marks_of_images
 from client.keys import open_keys
 from client.learner import load_learner
 from client.ledger import Ledger
 from client.ledger_cap import Cap
-from client.ledger_marks import image_marks
 from client.ledger_overlap import Place, claim_images
 from client.mechanism import plan_mechanism
 from client.noise_multipliers import noise_multipliers
@@ -95,7 +95,7 @@ def open_hospital(config: SiteConfig, status: StatusFile, *, passphrase_file: Pa
         plan,
         on_progress=lambda done, total: status.update(phase="reading data", done=done, total=total),
         # Before the features, which may take hours, and before anything can be charged.
-        on_table=lambda table: claim_images(ledger, image_marks(keys.identity, table), place=place),
+        on_table=lambda table: claim_images(ledger, marks_of_images(keys.identity, table), place=place),
     )
     check_delta(delta, learner.training_units)
     _check_cap_delta(config.privacy.cap_delta, learner.training_units)

@@ -202,9 +202,43 @@ def test_keygen_counts_by_the_column_of_patients(
     asked["privacy"]["unit"], asked["data"]["held_out"] = "patient", 0.0
     (tmp_path / "template.yaml").write_text(yaml.safe_dump(asked))
     words = ("keygen", "hospital-9", "--plan", str(tmp_path / "template.yaml"), "--data", str(data))
-    for home, more, declared in (("a", ("--patient-column", "subject"), 6), ("b", (), 12)):
+    for home, more, said in (
+        ("a", ("--patient-column", "subject"), "6 training units (patients, by the column 'subject' of index.csv)"),
+        ("b", (), "12 training units (images)"),
+    ):
         assert run(client_main, "fedward-client", *words, "--site", str(tmp_path / home), *more) == 0
-        assert f"declares {declared} training units" in capsys.readouterr().out
+        assert f"which declares {said}, are in" in capsys.readouterr().out
+
+
+def test_a_column_that_would_count_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A number that is given is taken as it is: whoever names a column beside it would believe that it was counted."""
+    words = ("fedward-client", "keygen", "hospital-9", "--units", "6", "--site", str(tmp_path / "a"))
+    for column in ("subject", "auto"):
+        assert run(client_main, *words, "--patient-column", column) == 2
+        assert "--patient-column: counts with --plan and --data only" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+    assert run(client_main, *words) == 0
+    assert "which declares 6 training units (as --units says), are in" in capsys.readouterr().out
+
+
+def test_another_count_than_the_declared_one_is_said_before_the_hospital_agrees(
+    base: Path, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever forgets the column of patients at one of the two commands; the control is the number that is there."""
+    plan = plan_of(base)
+    trained = site_units(base / "data", plan, patient_column="auto").training
+    assert trained != 12
+    assert approve(site, base) == 0
+    sentence = f"Mind: this site declared 12 training units, and its data has {trained}, counted by image"
+    assert sentence in capsys.readouterr().out
+    write_images(site.parent / "more", per_class=40, seed=3)
+    images = sorted((site.parent / "more").rglob("*.png"))
+    while site_units(site.parent / "more", plan, patient_column="auto").training > 12:
+        images.pop().unlink()
+    content = yaml.safe_load((site / "site.yaml").read_text())
+    (site / "site.yaml").write_text(yaml.safe_dump(content | {"data": str(site.parent / "more")}))
+    assert later(base, site) == 0
+    assert "Mind: this site declared" not in capsys.readouterr().out
 
 
 def test_the_plan_in_words_says_who_recomputes_sums(base: Path, site: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,13 +14,13 @@ import pytest
 import yaml
 from PIL import Image
 
+from client.counted_images import marks_of_images
 from client.data import ImageTable, load_table
 from client.data.table import PrivacyUnit
 from client.declare import SiteUnits, count_units, held_out_rule, site_units
 from client.learner import load_learner
 from client.ledger import Ledger
 from client.ledger_cap import Cap
-from client.ledger_marks import image_marks
 from client.ledger_overlap import Place, claim_images
 from client.plan_in_words import plan_in_words
 from common.errors import DataError, LedgerError
@@ -294,7 +294,7 @@ def started(folder: Path, identity: Identity, table: ImageTable, source: str) ->
     path = folder / f"{source}.sqlite"
     with contextlib.closing(Ledger(path, source=source, hospital="h", identity=identity, cap=Cap(8.0, 1e-5))) as ledger:
         claim_images(
-            ledger, image_marks(identity, table), place=Place(path, source, identity.public_hex, folder / "state")
+            ledger, marks_of_images(identity, table), place=Place(path, source, identity.public_hex, folder / "state")
         )
         yield
 
