@@ -168,16 +168,17 @@ def _show(plan: Plan, config: SiteConfig, *, first: bool) -> None:
         typer.echo(line)
     declared = plan.roster[plan.agreed.position(config.hospital)].declared_units
     if units is not None and units.training != declared:
-        by = f"by {units.kind} (patient_column: {printable(config.patient_column)})"
-        typer.echo(_other_count(units.training, declared, by=by))
+        typer.echo(_other_count(units.training, declared, plan=plan, patient_column=config.patient_column))
 
 
-def _other_count(training: int, declared: int, *, by: str) -> str:
+def _other_count(training: int, declared: int, *, plan: Plan, patient_column: str) -> str:
     """A column of patients that one of the two commands was not told of is seen in no other way."""
-    return (
-        f"Mind: this site declared {counted(declared, 'training unit')}, and its data has {training}, counted {by}; if "
-        "keygen was given another --patient-column, do not agree: give approve the same, or correct patient_column in "
-        "the site file"
+    seen = f"Mind: this site declared {counted(declared, 'training unit')} to keygen, its data has {training}; "
+    if plan.privacy.unit == "record":
+        return seen + "agree only if you know why, such as images that have come since, or name the folder with --data"
+    return seen + (
+        f"units were counted here by patient_column {printable(patient_column)}: if keygen was given another one, do "
+        "not agree, but give approve the same, or correct patient_column in the site file"
     )
 
 

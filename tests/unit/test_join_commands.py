@@ -224,21 +224,23 @@ def test_a_column_that_would_count_nothing_is_refused(tmp_path: Path, capsys: py
 def test_another_count_than_the_declared_one_is_said_before_the_hospital_agrees(
     base: Path, site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever forgets the column of patients at one of the two commands; the control is the number that is there."""
-    plan = plan_of(base)
-    trained = site_units(base / "data", plan, patient_column="auto").training
-    assert trained != 12
-    assert approve(site, base) == 0
-    sentence = f"Mind: this site declared 12 training units, and its data has {trained}, counted by image"
-    assert sentence in capsys.readouterr().out
-    write_images(site.parent / "more", per_class=40, seed=3)
-    images = sorted((site.parent / "more").rglob("*.png"))
-    while site_units(site.parent / "more", plan, patient_column="auto").training > 12:
-        images.pop().unlink()
-    content = yaml.safe_load((site / "site.yaml").read_text())
-    (site / "site.yaml").write_text(yaml.safe_dump(content | {"data": str(site.parent / "more")}))
-    assert later(base, site) == 0
-    assert "Mind: this site declared" not in capsys.readouterr().out
+    """Whoever forgets the column of patients at approve; the control is the same column at both commands."""
+    asked = yaml.safe_load((base / "template.yaml").read_text())
+    asked["privacy"]["unit"], asked["data"]["held_out"] = "patient", 0.0
+    (site.parent / "template.yaml").write_text(yaml.safe_dump(asked))
+    cards, out = str(base / "cards"), site.parent / "first"
+    words = ("provision", str(site.parent / "template.yaml"), "--cards", cards, "--out", str(out))
+    assert run(fedward_main, "fedward", *words) == 0
+    write_images(site.parent / "data", per_class=12, seed=3)
+    data = patients_of(site.parent, site.parent / "images", "subject")
+    assert site_units(data, plan_of(site.parent), patient_column="subject").training == 12  # as its card declares
+    for more, is_said in (((), True), (("--patient-column", "subject"), False)):
+        home = site.parent / f"site-{is_said}"
+        shutil.copytree(site, home)
+        capsys.readouterr()
+        assert approve(home, site.parent, None, "--data", str(data), *more) == 0
+        sentence = "Mind: this site declared 12 training units to keygen, its data has 24; units were counted here by "
+        assert (sentence + "patient_column auto: if keygen was" in capsys.readouterr().out) == is_said
 
 
 def test_the_plan_in_words_says_who_recomputes_sums(base: Path, site: Path, capsys: pytest.CaptureFixture[str]) -> None:
