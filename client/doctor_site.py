@@ -131,7 +131,8 @@ class SiteDoctor:
         units = table.unit_labels()
         per_class = ", ".join(f"{n} {c}" for c, n in zip(table.classes, table.images_per_class(), strict=True))
         by = f" by the column '{table.patient_column}'" if table.patient_column else ""
-        seen = f"{len(table.records)} images of {len(units)} {table.unit_name}(s){by}: {per_class}"
+        images, owners = counted(len(table.records), "image"), counted(len(units), table.unit_name)
+        seen = f"{images} of {owners}{by}: {per_class}"
         if table.left_out:
             seen += "; left out: " + ", ".join(f"{n} {reason}" for reason, n in sorted(table.left_out.items()))
         if plan is None:

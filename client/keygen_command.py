@@ -70,7 +70,10 @@ def _declared(units: int | None, plan: Path | None, data: Path | None, *, patien
     if units is not None and plan is None and data is None:
         return units, "as --units says"
     if units is not None or plan is None or data is None:
-        raise OperatorError("give --units, or --plan and --data together to have them counted")
+        raise OperatorError(
+            "keygen declares a number of training units; give --units alone, or --plan and --data together to have "
+            "them counted"
+        )
     # torch and the like load only where images are counted.
     from client.declare import site_units  # noqa: PLC0415
 

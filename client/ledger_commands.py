@@ -63,7 +63,10 @@ def verify(
     from client.ledger_look import verify_export, verify_file, verify_own  # noqa: PLC0415
 
     if sum(given is not None for given in (config, file, export)) != 1 or (config is None) != (public_key is not None):
-        raise ConfigError("give --config alone, or one of --file and --export together with --public-key")
+        raise ConfigError(
+            "verify: seen no single ledger to verify; give --config alone, or one of --file and --export together with "
+            "--public-key"
+        )
     if config is not None:
         typer.echo(verify_own(load_site(config)))
     elif file is not None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from client.accountant import PrivacyEvent
+from client.ledger_file import RESTORE
 from common.canonical import canonical_bytes, sha256_hex
 from common.errors import BadSignature, LedgerError, LocalProtocolError
 from common.identity import Identity, verify
@@ -156,12 +157,16 @@ def parse_entry(body: str, digest: str, *, signature: str, public_key: str) -> L
         event = PrivacyEvent(**charge.pop("event"))
         entry = LedgerEntry(**values, charge=Charge(**charge, event=event), hash=digest, signature=signature)
         if _hash(entry.body) != digest:
-            raise LedgerError(f"ledger entry {entry.sequence} does not hash to what it says; it was altered")
+            raise LedgerError(
+                f"ledger entry {entry.sequence} does not hash to what it says, so it was altered; {RESTORE}"
+            )
         verify(public_key, bytes.fromhex(signature), _signed(digest))
     except BadSignature as error:
-        raise LedgerError("a ledger entry is not signed by this site's identity key; it is not this site's") from error
+        raise LedgerError(
+            f"a ledger entry is not signed by this site's identity key; name its own ledger and key, or {RESTORE}"
+        ) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, LocalProtocolError) as error:
-        raise LedgerError("a ledger entry cannot be read; the file is damaged, restore it from a backup") from error
+        raise LedgerError(f"a ledger entry cannot be read, so the file is damaged; {RESTORE}") from error
     return entry
 
 

@@ -72,7 +72,10 @@ def read_export(path: Path, *, public_key: str, as_csv: bool) -> list[LedgerEntr
     for number, (row, entry) in enumerate(zip(rows, entries, strict=True), start=1):
         signed = row_of(entry)
         if row != ({name: str(value) for name, value in signed.items()} if as_csv else signed):
-            raise LedgerError(f"{path}: line {number} says something else than what is signed in it; it was altered")
+            raise LedgerError(
+                f"{path}: line {number} says something else than what is signed in it, so it was altered; export it "
+                "anew"
+            )
     return check_chain(
         [entry.row for entry in entries], path, source=entries[0].source if entries else "", public_key=public_key
     )

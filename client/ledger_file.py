@@ -11,6 +11,8 @@ from pathlib import Path
 from common.errors import FedwardError, LedgerError, SiteStorageError
 from common.printable import printable
 
+# What to do with a ledger, or what was made of one, that is not as it was written.
+RESTORE = "put back ledger and state folder of the newest backup, or ask its hospital for a whole copy"
 _FORMAT = 1
 _SCHEMA = """
 CREATE TABLE ledger (source TEXT NOT NULL, public_key TEXT NOT NULL) STRICT;
@@ -114,7 +116,7 @@ def _require_format(connection: sqlite3.Connection, path: Path) -> None:
     # Not closed by a raise: whoever opened the connection closes it, which undoes what it has begun.
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != _FORMAT:
-        raise LedgerError(f"{path}: is no ledger of format {_FORMAT} but of {version}; restore it from a backup")
+        raise LedgerError(f"{path}: is no ledger of format {_FORMAT} but of {version}; {RESTORE}")
 
 
 def identify(connection: sqlite3.Connection, path: Path, *, source: str | None, public_key: str) -> str:
@@ -136,12 +138,12 @@ def identify(connection: sqlite3.Connection, path: Path, *, source: str | None, 
         _require_format(connection, path)
         damage = connection.execute("PRAGMA integrity_check").fetchone()[0]
         if damage != "ok":
-            raise LedgerError(f"{path}: is damaged, so spending is unknown; restore it from a backup before you train")
+            raise LedgerError(f"{path}: is damaged, so spending is unknown; {RESTORE}")
         rows = connection.execute("SELECT source, public_key FROM ledger").fetchall()
     except sqlite3.Error as error:
         raise explain(error, path) from error
     if len(rows) != 1:
-        raise LedgerError(f"{path}: names {len(rows)} sites; one is allowed: restore it from a backup")
+        raise LedgerError(f"{path}: names {len(rows)} sites, one is allowed; {RESTORE}")
     named, key = str(rows[0][0]), str(rows[0][1])
     if key != public_key:
         raise LedgerError(
@@ -165,4 +167,4 @@ def explain(error: sqlite3.Error, path: Path) -> FedwardError:
         return LedgerError(f"{path}: cannot be written, so no charge can be made; make it writable for the site's user")
     if code in _FULL:
         return SiteStorageError(f"{path}: the disk refuses ({error}); nothing is trained: free space and start again")
-    return LedgerError(f"{path}: is damaged ({error}); restore it from a backup before you train")
+    return LedgerError(f"{path}: is damaged ({error}); {RESTORE}")

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from client.ledger_chain import genesis
-from client.ledger_file import explain
+from client.ledger_file import RESTORE, explain
 from common.errors import BadSignature, LedgerError
 from common.identity import Identity, verify
 
@@ -46,9 +46,11 @@ def read_marks(connection: sqlite3.Connection, path: Path, *, source: str, publi
         try:
             verify(public_key, bytes.fromhex(signature), _signed(number, marks, previous))
         except (BadSignature, ValueError) as error:
-            raise LedgerError(f"{path}: batch {number} of its images is not signed by this site; refuse it") from error
+            raise LedgerError(f"{path}: batch {number} of its images is not signed by this site; {RESTORE}") from error
         if batch != number or len(marks) % MARK_BYTES:
-            raise LedgerError(f"{path}: batch {number} of its images is out of its place; the file was altered")
+            raise LedgerError(
+                f"{path}: batch {number} of its images is out of its place, so the file was altered; {RESTORE}"
+            )
         found.update(marks[start : start + MARK_BYTES] for start in range(0, len(marks), MARK_BYTES))
         previous = signature
     return frozenset(found)

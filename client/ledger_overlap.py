@@ -206,5 +206,6 @@ def _remembered(place: Place, hashes: tuple[str, ...], own: Marks) -> Iterator[_
         elif not (start.is_continued_by(hashes) and start.marks <= own):
             raise LedgerError(
                 f"{place.path}: lacks entries or images that the ledger of source '{place.source}' had at its last "
-                f"start, in {file}; name that ledger, or put its newest copy back"
+                f"start, in {file}; name that ledger, or put its newest copy back, with the state folder of the same "
+                "backup"
             )

@@ -103,7 +103,7 @@ def test_a_sound_site_passes_every_check_of_its_part(site: Path, capsys: pytest.
     assert status == 0
     assert {name for name, row in seen.items() if row["status"] != "pass"} <= {"clock"}
     assert {"vault", "plan", "CKKS key", "data", "ledger", "state folder", "device", "memory", "disk"} <= set(seen)
-    assert seen["data"]["seen"].startswith("12 images of 12 image(s): 6 dark, 6 light; ")
+    assert seen["data"]["seen"].startswith("12 images of 12 images: 6 dark, 6 light; ")
     assert not (site / "state").exists()
     assert not (site / "ledger.sqlite").exists()
 
@@ -301,9 +301,7 @@ def test_units_are_counted_by_the_column_of_patients(tmp_path: Path, capsys: pyt
     (data / "index.csv").write_text("\n".join(("path,label,who", *lines)) + "\n")
     status, seen = rows(capsys, site, "--part", "site")
     assert status == 0
-    assert seen["data"]["seen"].startswith(
-        f"{len(images)} images of {len(images) // 2} patient(s) by the column 'who':"
-    )
+    assert seen["data"]["seen"].startswith(f"{len(images)} images of {len(images) // 2} patients by the column 'who':")
     (data / "index.csv").write_text(
         "\n".join(("path,label,who", *lines[:-1], lines[-1].rpartition(",")[0] + ",")) + "\n"
     )

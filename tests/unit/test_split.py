@@ -167,7 +167,7 @@ def test_what_lies_in_the_wrong_place_is_told(source: Path, tmp_path: Path) -> N
     (source / "Train" / "mole" / "notes.txt").write_text("x")
     report = _split(source, tmp_path / "out")
     assert report.left_out == {"in_subfolder": 12, "not_an_image": 1}
-    assert "12 image(s) in subfolders of class folders" in " ".join(report.warnings)
+    assert "12 images in subfolders of class folders" in " ".join(report.warnings)
 
 
 def test_a_cut_off_image_is_refused_or_skipped_by_choice(source: Path, tmp_path: Path) -> None:
