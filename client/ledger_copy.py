@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def copy_ledger(path: Path, *, public_key: str, source: str | None = None) -> Le
         LedgerError: If there is none, or it is damaged, altered, of another site or source, or changes all the time.
         OSError: If it cannot be read.
     """
-    data, journal = _stable(path.resolve())
+    data, journal = agreed_look(lambda: _look(path.resolve()), path, pause_s=_PAUSE_S)
     # SQLite would wait for the lock of whoever holds the file. Its own copy it may also repair: what a killed site
     # service has left half written is undone there by the journal, as at the service's next start.
     with tempfile.TemporaryDirectory(prefix="fedward-ledger-") as folder:
@@ -78,15 +79,24 @@ def copy_ledger(path: Path, *, public_key: str, source: str | None = None) -> Le
     return LedgerCopy(path, named, public_key, tuple(entries), marks)
 
 
-def _stable(path: Path) -> tuple[bytes, bytes]:
-    """File and journal as they stood at one moment: as two looks in a row have seen them."""
-    seen = _look(path)
+def agreed_look(look: Callable[[], tuple[bytes, bytes]], path: Path, *, pause_s: float) -> tuple[bytes, bytes]:
+    """File and journal as they stood at one moment: as two looks in a row have seen them.
+
+    Args:
+        look: Reads both.
+        path: The file's name, for messages.
+        pause_s: Between two looks that differ, seconds.
+
+    Raises:
+        LedgerError: If no two looks agree.
+    """
+    seen = look()
     for _ in range(_TRIES):
-        again = _look(path)
+        again = look()
         if again == seen:
             return seen
         seen = again
-        time.sleep(_PAUSE_S)
+        time.sleep(pause_s)
     raise LedgerError(f"{path}: changes while it is read; try again when the site does not write to it")
 
 

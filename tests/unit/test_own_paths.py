@@ -97,7 +97,7 @@ def test_every_path_of_the_site_file_is_the_sites_own(trained: Trained) -> None:
     assert trained.folder / "safe.key" in paths
     assert len(paths) == 13
     for path in paths:
-        refused(trained, path)
+        assert f"({path})" in refused(trained, path) or path.is_dir()
 
 
 @pytest.mark.parametrize("place", [".", "..", "/"])

@@ -139,7 +139,7 @@ def test_byte_identical_images_of_several_patients_are_told(tmp_path: Path) -> N
         ),
         ("auto", "path,label,patient_id", (f"a/0.png,a,{OWNER},",), "line 2 has more cells than the first line"),
         ("auto", "path,label,patient_id", (f"a/0.png,{OWNER},a",), "gives a/0.png another label than its folder's"),
-        ("auto", "label,path,patient_id", (f"a,{OWNER},x", f"a,{OWNER},y"), "names an image a second time"),
+        ("auto", "path,label,patient_id", (f"a/0.png,a,{OWNER}",) * 2, "line 3 names an image a second time"),
     ],
 )
 def test_a_wrong_column_gets_one_clear_error_without_what_stands_in_it(

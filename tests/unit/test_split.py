@@ -147,7 +147,7 @@ def test_an_empty_target_is_used(source: Path, tmp_path: Path) -> None:
 
 def test_a_class_with_fewer_lesions_than_hospitals_is_refused_and_nothing_is_left(source: Path, tmp_path: Path) -> None:
     """Names the class, its count and the hospitals; counts lesions, not images."""
-    with pytest.raises(DataError, match=r"class 'wart' has 12 usable lesion\(s\) for 13 hospitals"):
+    with pytest.raises(DataError, match=r"class 'wart' has 12 usable lesions for 13 hospitals"):
         _split(source, tmp_path / "out", hospitals=13)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["source"]
 
