@@ -166,7 +166,7 @@ def test_a_second_service_on_one_ledger_does_not_start(
 
 
 @pytest.mark.parametrize("ahead_s", [86_400.0, 0.0])
-def test_a_clock_that_runs_backwards_stops_training(trained: Trained, ahead_s: float) -> None:
+def test_a_clock_that_runs_backwards_stops_training_until_it_is_right(trained: Trained, ahead_s: float) -> None:
     """The site observes, says why, and charges nothing; the control is the same site with a last entry of now."""
     change_site(trained, cap_epsilon=100.0)
     last = time.time() + ahead_s
