@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
-from client.accountant import PrivacyEvent, epsilon_of
 from client.declare import SiteUnits
+from client.ledger_cap import epsilons
 from client.noise_multipliers import NoiseMultipliers, noise_multipliers
+from client.planned_charges import planned_charges
+from client.room import check_room
 from common.ckks import PRESETS, chunks_for
 from common.ckks_parameters import SEED_BYTES
 from common.coverage import NOT_COVERED
@@ -15,6 +17,7 @@ from common.plan import Plan
 from common.plan_bounds import most_colluders
 from common.plan_settings import PoissonSampling, TrainingSettings
 from common.printable import printable
+from common.roster import Hospital
 from common.site_config import SitePrivacy
 
 MODELS = {
@@ -36,8 +39,10 @@ def plan_in_words(
         before: The plan that this site followed up to now, if any.
 
     Raises:
-        PlanError: If no noise fits the plan's budget.
+        PlanError: If no noise fits the plan's budget, or the encryption has no room for the uploads: this site would
+            not start.
     """
+    check_room(plan)
     lines = (
         f"Plan '{plan.name}', key epoch {plan.agreed.epoch}, digest {plan.digest}",
         "",
@@ -143,7 +148,7 @@ def _risk(plan: Plan, hospital: str, privacy: SitePrivacy) -> tuple[str, ...]:
             f"noise of {noise.train:.3g} times the largest contribution of one is added {_where(plan)}."
         ),
         *_statistics(noise),
-        *_alone(plan, noise, epsilon=epsilon, delta=delta),
+        *_alone(plan, member, epsilon=epsilon, delta=delta),
         (
             f"This site's cap is epsilon {privacy.cap_epsilon:g} at delta {privacy.cap_delta:g}, over all runs on "
             f"source '{privacy.source}'; it stops taking part before the cap is passed."
@@ -171,18 +176,18 @@ def _statistics(noise: NoiseMultipliers) -> tuple[str, ...]:
     )
 
 
-def _alone(plan: Plan, noise: NoiseMultipliers, *, epsilon: float, delta: float) -> tuple[str, ...]:
+def _alone(plan: Plan, member: Hospital, *, epsilon: float, delta: float) -> tuple[str, ...]:
     """What stays of the promise if all others collude, where noise is shared."""
-    shares = shares_of(plan)
-    if shares == 1:
+    if plan.privacy.mode == "local":
         return ()
-    steps = PrivacyEvent(q=plan.training.sample_rate, sigma=noise.train / math.sqrt(shares), steps=plan.training.rounds)
-    first = () if noise.stat is None else (PrivacyEvent(q=1.0, sigma=noise.stat / math.sqrt(shares), steps=1),)
+    *first, train = planned_charges(plan, member)
+    whole = replace(train, event=replace(train.event, steps=train.event.steps * plan.training.rounds))
+    _, alone = epsilons([*first, whole], delta)
     colluders = plan.cohort.assumed_colluders
     return (
         (
             f"So epsilon {epsilon:g} holds against everybody outside and up to {colluders} of the hospitals, with the "
-            f"coordinator, together. If all other hospitals collude, it is {epsilon_of([*first, steps], delta):.3g}."
+            f"coordinator, together. If all other hospitals collude, it is {alone:.3g}."
         ),
     )
 

@@ -21,6 +21,7 @@ from client.mechanism import plan_mechanism
 from client.noise_multipliers import noise_multipliers
 from client.planned_charges import require_room
 from client.results import write_results
+from client.room import check_room
 from client.round import Hospital
 from client.status import StatusFile
 from client.unlock import find_unlock
@@ -95,6 +96,7 @@ def open_hospital(config: SiteConfig, status: StatusFile, *, passphrase_file: Pa
     epsilon, delta = plan.budget(member)
     # Before the data is read, which may take hours.
     noise = noise_multipliers(plan, member)
+    check_room(plan)
     counts_sigma = solve_sigma(epsilon=config.privacy.metrics_epsilon, delta=delta, q=1.0, steps=1)
     cap = Cap(epsilon=config.privacy.cap_epsilon, delta=config.privacy.cap_delta)
     ledger = Ledger.open(
