@@ -12,7 +12,8 @@ import pytest
 import torch
 import yaml
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from client.accountant import PrivacyEvent, epsilon_of
 from client.dpsgd import Randomness
@@ -23,6 +24,7 @@ from client.planned_charges import planned_charges
 from client.state import initial_state
 from client.unit_features import centred, row_total
 from common.config import parse_settings
+from common.errors import DataError
 from common.grid import grid_of
 from common.plan import Plan
 from scripts.evaluate import evaluate
@@ -158,8 +160,21 @@ def test_statistics_and_training_together_spend_the_plans_epsilon(base: Path, tm
         metrics = json.loads((results / "metrics.json").read_text(encoding="utf-8"))
         assert [row["round"] for row in metrics["rounds"]] == [2, 3]
         assert metrics["privacy"]["mode"] == federation.plan.privacy.mode
-        score = evaluate(results, federation.folder / "shards" / NAMES[0])
-        assert score.images == 12
+        shard = federation.folder / "shards" / NAMES[0]
+        assert evaluate(results, shard).images == 12
+        for wrong in (None, np.zeros(WIDTH - 1)):
+            replace_mean(results / "model.safetensors", wrong)
+            with pytest.raises(DataError, match=f"plan.yaml beside it has {WIDTH} features with a mean"):
+                evaluate(results, shard)
+
+
+def replace_mean(path: Path, mean: NDArray[np.float64] | None) -> None:
+    """Put another mean of the features into a model's file, or none."""
+    tensors = load_file(path)
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    tensors.pop("feature_mean", None)
+    save_file(tensors if mean is None else {**tensors, "feature_mean": mean}, path, metadata=metadata)
 
 
 def test_a_site_that_was_away_for_the_statistics_replays_them(base: Path, tmp_path: Path) -> None:
