@@ -20,7 +20,7 @@ from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from client.batches import CoinSampler, Inputs, UnitSampler
+from client.batches import CoinSampler, Inputs, unit_batches
 from client.clipped_sum import choose_clipped_sum
 from client.grid_optimizer import MOST_UNITS, GridOptimizer, NoiseSampler
 from client.model import compute_in_full_precision, trainable_vector
@@ -165,7 +165,7 @@ def gradient_totals(
     _train_mode(model)
     refuse_unsupported_layers(model)
     sums = choose_clipped_sum(model, x, y, clip=settings.clip)
-    for chosen in UnitSampler(len(y), steps=settings.steps, rate=settings.rate, coins=coins):
+    for chosen in unit_batches(len(y), steps=settings.steps, rate=settings.rate, coins=coins):
         yield sums(chosen)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from client.batches import UnitSampler
+from client.batches import unit_batches
 from client.data import ImageRecord
 from client.dpsgd import LocalTraining, Randomness, train_local
 from client.model import build_model
@@ -73,7 +73,7 @@ def test_each_step_draws_anew_and_no_seed_reaches_it() -> None:
         torch.manual_seed(0)
         np.random.seed(0)  # noqa: NPY002 -- the global generator is what must not matter
         random.seed(0)
-        return [source[chosen] for chosen in UnitSampler(40, steps=3, rate=1, coins=bernoulli)]
+        return [source[chosen] for chosen in unit_batches(40, steps=3, rate=1, coins=bernoulli)]
 
     first, second = batches(x), batches(x)
     assert not torch.equal(first[0], first[1])
