@@ -24,7 +24,7 @@ from client.head_sum import FINEST_BITS, MOST_CLASSES, MOST_INPUTS, HeadSum
 from client.model import trainable_vector
 
 # What hooks hold at once, so that a chunk fits a small GPU: gradients by unit, which take about 16 bytes per parameter
-# and unit as float64 and as integers, and activations, of which a unit of the largest network that a plan can have saves 42 MB.
+# and unit as float64 and as integers; and activations, 42 MB a unit of the largest network that a plan can have.
 _GRADIENT_BYTES = 1 << 28
 _UNITS_TOGETHER = 64
 # So many whole numbers up to 2^44 add up in float64 without rounding.

@@ -285,7 +285,7 @@ def test_the_shares_of_a_sum_add_up_to_the_noise_that_is_charged() -> None:
     sigma, share = 2.0, replace(SHARE, parameters=200_000)
     nothing = np.zeros(share.parameters, np.int64)
     shares = [share.add(nothing, sigma=sigma, noise=discrete_gaussian) for _ in range(share.shares)]
-    charged = sigma * share.sensitivity / share.step
+    charged = sigma * share.clip / share.step
     assert float(np.std(np.sum(shares, axis=0))) == pytest.approx(charged, rel=0.01)
     assert float(np.std(shares[0])) == pytest.approx(charged / math.sqrt(3), rel=0.01)
 

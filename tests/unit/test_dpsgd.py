@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from client.dpsgd import LocalTraining, Randomness, train_local
-from client.grid_optimizer import sensitivity_steps
+from client.grid_optimizer import sensitivity_steps, to_noise_grid
 from client.model import build_model, trainable_vector
 from client.noise import bernoulli
 from common.errors import LocalProtocolError, PlanError, UnsupportedLayer
@@ -122,12 +122,11 @@ def warm(kind: Literal["lite0-head", "groupnorm-cnn"], seed: int, *, size: float
 
 @pytest.mark.parametrize("clip", [1e-3, 0.5, 1e4])
 def test_one_unit_moves_the_sum_by_at_most_what_the_noise_is_scaled_to(clip: float) -> None:
-    """The sensitivity that is charged: add or remove any unit, of any size, in any place, and look at the whole sum."""
+    """The sensitivity that is charged: remove a unit of each place, of any size, and look at the whole sum."""
     most = 0.0
-    for seed, scale in itertools.product(range(6), (1e-6, 1.0, 1e6, 1e18, 1e150)):
-        x, y = units(seed)
-        model = warm("lite0-head", seed)
-        place = (7 * seed) % UNITS
+    for place, scale in itertools.product(range(UNITS), (1e-6, 1.0, 1e6, 1e18, 1e150)):
+        x, y = units(place % 6)
+        model = warm("lite0-head", place % 6)
         whole = x.double()
         whole[place] *= scale
         keep = torch.arange(UNITS) != place
@@ -139,6 +138,18 @@ def test_one_unit_moves_the_sum_by_at_most_what_the_noise_is_scaled_to(clip: flo
     assert sd == 2**20 + math.sqrt(CLASSES * FEATURES) + 1
     if clip < 1e4:
         assert most >= 2**20 - 10  # control: a unit does count, up to the bound
+
+
+def test_rounding_to_the_noise_grid_is_in_the_sensitivity() -> None:
+    """The worst pair: each number of the sum is just below half a step, and the unit takes each just beyond it."""
+    parameters, fine = 2**14, 2**24
+    whole_steps = 2**20 // math.isqrt(parameters)
+    before = np.full(parameters, 7 * fine + fine // 2 - 1, np.int64)
+    after = before + whole_steps * fine + 1
+    assert np.linalg.norm(after - before) == pytest.approx(2.0**44, rel=1e-9)
+    moved = float(np.linalg.norm(to_noise_grid(after) - to_noise_grid(before)))
+    assert moved <= sensitivity_steps(parameters, 1)
+    assert moved >= 2**20 + math.sqrt(parameters) - 1  # control: C alone would not do
 
 
 @pytest.mark.parametrize("kind", ["lite0-head", "groupnorm-cnn"])
@@ -307,7 +318,7 @@ def stock_opacus(x: Tensor, y: Tensor, sigma: float) -> np.ndarray:
 
 
 def test_updates_are_distributed_like_those_of_stock_opacus() -> None:
-    """Same mean (the clipped sum) and same spread over repeats, once both divide by the same number."""
+    """Same mean (the clipped sum), spread and shape over repeats, once both divide by the same number."""
     x, y = units()
     repeats = 60
     ours = np.stack([train(head(), x, y, full(declared=UNITS)) for _ in range(repeats)])
@@ -317,6 +328,10 @@ def test_updates_are_distributed_like_those_of_stock_opacus() -> None:
     assert np.abs(ours.mean(0) - theirs.mean(0)).max() < 5 * pooled
     for sample in (ours, theirs):
         assert (sample - sample.mean(0)).std() == pytest.approx(spread * math.sqrt(1 - 1 / repeats), rel=0.07)
+    noise = [np.sort((sample - sample.mean(0)).ravel()) for sample in (ours, theirs)]
+    both = np.concatenate(noise)
+    ranks = [np.searchsorted(one, both, side="right") / one.size for one in noise]
+    assert np.abs(ranks[0] - ranks[1]).max() < 2.7 * math.sqrt(2 / noise[0].size)  # a false alarm in a million runs
 
 
 def test_a_network_trains_and_leaves_no_hook() -> None:
@@ -401,15 +416,17 @@ def test_inputs_without_labels_are_our_own_mistake() -> None:
 
 
 def test_real_coins_choose_different_batches_each_step() -> None:
-    """Poisson sampling by the CSPRNG: sizes vary as they should."""
+    """Poisson sampling by the CSPRNG: of forty units never the same ones, and sizes vary as they should."""
+    batches: list[bytes] = []
     sizes: list[int] = []
 
     def counted(count: int, rate: float) -> NDArray[np.bool_]:
         drawn = bernoulli(count, rate)
+        batches.append(drawn.tobytes())
         sizes.append(int(drawn.sum()))
         return drawn
 
     train(head(), *units(), poisson(0.5, steps=30), randomness=Randomness(noise=silence, coins=counted))
-    assert len(sizes) == 30
+    assert len(set(batches)) == len(batches) == 30
     assert 13 < np.mean(sizes) < 27
     assert len(set(sizes)) > 3
