@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from client.accountant import PrivacyEvent, epsilon_of
+from client.cli import status
 from client.dpsgd import Randomness
 from client.head_sum import FINEST_BITS
 from client.learner import Learner
@@ -166,6 +167,24 @@ def test_statistics_and_training_together_spend_the_plans_epsilon(base: Path, tm
             replace_mean(results / "model.safetensors", wrong)
             with pytest.raises(DataError, match=f"plan.yaml beside it has {WIDTH} features with a mean"):
                 evaluate(results, shard)
+
+
+def test_mode_shares_and_both_multipliers_are_shown_before_a_round_is_asked_for(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the log, in the status file and by `fedward-client status`."""
+    with (
+        caplog.at_level("INFO", logger="client.site"),
+        SmallFederation.copy_of(base, tmp_path, sites=NAMES[:1]) as federation,
+    ):
+        plan, home = federation.plan, federation.folder / "federation" / NAMES[0]
+        noise = noise_multipliers(plan, plan.roster[0])
+    shared = "" if plan.privacy.mode == "local" else " of 2 shares"
+    said = f"mode {plan.privacy.mode}, noise multiplier{shared} {noise.train:.4f}"
+    mean = f", {noise.stat:.4f} for the mean of the features"
+    assert f"{said} over 2 steps of q = 1{mean}; spent so far" in caplog.text
+    status(home / f"{NAMES[0]}.yaml")
+    assert f"{said}{mean}\n" in capsys.readouterr().out
 
 
 def replace_mean(path: Path, mean: NDArray[np.float64] | None) -> None:
