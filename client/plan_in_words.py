@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+from client.accountant import epsilon_of
 from client.declare import SiteUnits
-from client.ledger_cap import epsilons
-from client.noise_multipliers import NoiseMultipliers, noise_multipliers
-from client.planned_charges import planned_charges
+from client.noise_multipliers import NoiseMultipliers, noise_multipliers, planned_events
 from client.room import check_room
 from common.ckks import PRESETS, chunks_for
 from common.ckks_parameters import SEED_BYTES
@@ -17,7 +17,6 @@ from common.plan import Plan
 from common.plan_bounds import most_colluders
 from common.plan_settings import PoissonSampling, TrainingSettings
 from common.printable import printable
-from common.roster import Hospital
 from common.site_config import SitePrivacy
 
 MODELS = {
@@ -148,7 +147,7 @@ def _risk(plan: Plan, hospital: str, privacy: SitePrivacy) -> tuple[str, ...]:
             f"noise of {noise.train:.3g} times the largest contribution of one is added {_where(plan)}."
         ),
         *_statistics(noise),
-        *_alone(plan, member, epsilon=epsilon, delta=delta),
+        *_alone(plan, noise, epsilon=epsilon, delta=delta),
         (
             f"This site's cap is epsilon {privacy.cap_epsilon:g} at delta {privacy.cap_delta:g}, over all runs on "
             f"source '{privacy.source}'; it stops taking part before the cap is passed."
@@ -176,13 +175,15 @@ def _statistics(noise: NoiseMultipliers) -> tuple[str, ...]:
     )
 
 
-def _alone(plan: Plan, member: Hospital, *, epsilon: float, delta: float) -> tuple[str, ...]:
+def _alone(plan: Plan, noise: NoiseMultipliers, *, epsilon: float, delta: float) -> tuple[str, ...]:
     """What stays of the promise if all others collude, where noise is shared."""
     if plan.privacy.mode == "local":
         return ()
-    *first, train = planned_charges(plan, member)
-    whole = replace(train, event=replace(train.event, steps=train.event.steps * plan.training.rounds))
-    _, alone = epsilons([*first, whole], delta)
+    # Of the whole run, also where it goes on: whoever was there before has paid for its first rounds too.
+    events = planned_events(plan, noise)
+    events["train"] = replace(events["train"], steps=events["train"].steps * plan.training.rounds)
+    share = math.sqrt(shares_of(plan))
+    alone = epsilon_of([replace(event, sigma=event.sigma / share) for event in events.values()], delta)
     colluders = plan.cohort.assumed_colluders
     return (
         (

@@ -20,14 +20,17 @@ from client.cli import status
 from client.dpsgd import Randomness
 from client.head_sum import FINEST_BITS
 from client.learner import Learner
-from client.noise_multipliers import noise_multipliers
+from client.noise_multipliers import noise_multipliers, planned_events
+from client.plan_in_words import plan_in_words
 from client.planned_charges import planned_charges
 from client.state import initial_state
 from client.unit_features import centred, row_total
 from common.config import parse_settings
+from common.distributed import shares_of
 from common.errors import DataError
 from common.grid import grid_of
 from common.plan import Plan
+from common.site_config import load_site
 from scripts.evaluate import evaluate
 from tests.support.small_federation import NAMES, TEMPLATE, SmallFederation, provision_small
 
@@ -125,13 +128,12 @@ def test_the_sum_of_features_leaves_with_the_noise_that_is_charged(base: Path, t
         noisy = np.stack([ours.release("stat", state) for _ in range(500)])
         quiet(federation)
         exact = ours.release("stat", state)
-        charge, *_ = planned_charges(plan, member)
-        assert charge.kind == "stat"
+        charged = planned_events(plan, noise_multipliers(plan, member))["stat"]
         # What a grid step is worth in the sum of features, each of norm 1.
         grid = grid_of(plan)
         worth = grid.step * grid.weight_total / plan.privacy.clip
         seen = float(np.std((noisy - exact)[:, :WIDTH])) * worth
-        assert seen == pytest.approx(charge.event.sigma / math.sqrt(charge.shares), rel=10 / math.sqrt(2 * 500 * WIDTH))
+        assert seen == pytest.approx(charged.sigma / math.sqrt(shares_of(plan)), rel=10 / math.sqrt(2 * 500 * WIDTH))
         assert not noisy[:, WIDTH:].any()
         np.testing.assert_allclose(exact[:WIDTH] * worth, rows(federation, member.name).sum(axis=0), atol=1e-3)
 
@@ -160,7 +162,13 @@ def test_statistics_and_training_together_spend_the_plans_epsilon(base: Path, tm
         np.testing.assert_array_equal(tensors["feature_mean"], federation.state(NAMES[0]).feature_mean)
         metrics = json.loads((results / "metrics.json").read_text(encoding="utf-8"))
         assert [row["round"] for row in metrics["rounds"]] == [2, 3]
-        assert metrics["privacy"]["mode"] == federation.plan.privacy.mode
+        mode = federation.plan.privacy.mode
+        assert metrics["privacy"]["mode"] == mode
+        # What the hospital was told before it approved, where the noise is shared.
+        privacy = load_site(federation.folder / "federation" / NAMES[0] / f"{NAMES[0]}.yaml").privacy
+        said = "\n".join(plan_in_words(federation.plan, hospital=NAMES[0], privacy=privacy, units=None))
+        alone = f"If all other hospitals collude, it is {contributor.ledger.spending(1e-5).epsilon_alone:.3g}."
+        assert (alone in said) == (mode == "distributed")
         shard = federation.folder / "shards" / NAMES[0]
         assert evaluate(results, shard).images == 12
         for wrong in (None, np.zeros(WIDTH - 1)):
