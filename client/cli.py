@@ -139,6 +139,10 @@ def status(config: ConfigOption) -> None:
         f"epsilon spent {current.epsilon_spent:.4f}, plan {current.epsilon_budget:g}, at delta {current.delta:g}; "
         f"cap {site.privacy.cap_epsilon:g} at delta {site.privacy.cap_delta:g}; unit: {current.unit or 'not known yet'}"
     )
+    if current.mode:
+        shares = f" of {current.shares} shares" if current.mode == "distributed" else ""
+        stat = f", {current.stat_sigma:.4f} for the mean of the features" if current.stat_sigma else ""
+        typer.echo(f"mode {current.mode}, noise multiplier{shares} {current.sigma:.4f}{stat}")
     if current.message:
         typer.echo(current.message)
 

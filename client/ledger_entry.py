@@ -35,7 +35,9 @@ class Charge:
         units_digest: HMAC of the set of units, hex; a changed set continues the same spending.
         held_out_rule: Digest of what decides which units are held out, hex; see `paying`.
         event: Steps of the mechanism.
-        clip: Sensitivity in gradient units (1 for counts).
+        clip: Largest norm of one unit's part in what the noise is added to, in the units in which it travels: C of the
+            plan for `train`, and for `stat`, whose features travel with that norm; 1 for counts. The sensitivity, which
+            sigma counts in, is this and what rounding adds.
         mode: Who adds the noise; `local` is the full noise of this hospital.
         shares: How many equal shares of noise, of as many honest hospitals, make up the noise of `event`; 1 in `local`,
             2 to 1000 in `distributed`.

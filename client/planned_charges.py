@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from client.accountant import PrivacyEvent
 from client.ledger import Ledger
 from client.ledger_entry import Charge
-from client.noise_multipliers import noise_multipliers
+from client.noise_multipliers import noise_multipliers, planned_events
 from common.distributed import shares_of
 from common.plan import Plan
 from common.roster import Hospital
@@ -25,15 +24,14 @@ def planned_charges(plan: Plan, hospital: Hospital, *, held_out_rule: str) -> tu
     Raises:
         PlanError: If no noise fits the budget.
     """
-    noise, training = noise_multipliers(plan, hospital), plan.training
-    train = PrivacyEvent(q=training.sample_rate, sigma=noise.train, steps=training.local_steps)
-    is_behind = plan.first_round > plan.stat_rounds
-    stat = () if noise.stat is None or is_behind else (("stat", PrivacyEvent(q=1.0, sigma=noise.stat, steps=1)),)
+    events = planned_events(plan, noise_multipliers(plan, hospital))
+    if plan.first_round > plan.stat_rounds:
+        events.pop("stat", None)
     return tuple(
         Charge(
             run="",
             round_number=number,
-            kind="stat" if kind == "stat" else "train",
+            kind=kind,
             plan_hash=plan.digest,
             units_digest="",
             held_out_rule=held_out_rule,
@@ -42,7 +40,7 @@ def planned_charges(plan: Plan, hospital: Hospital, *, held_out_rule: str) -> tu
             mode=plan.privacy.mode,
             shares=shares_of(plan),
         )
-        for number, (kind, event) in enumerate((*stat, ("train", train)), start=plan.first_round)
+        for number, (kind, event) in enumerate(events.items(), start=plan.first_round)
     )
 
 

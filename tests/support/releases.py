@@ -16,7 +16,7 @@ from client.keys import open_keys
 from client.opening import Opening, known_opening
 from client.storage import RunStorage
 from common.ckks import PRESETS, EncryptedSum, EncryptedVector, decode_upload
-from common.distributed import grid_of
+from common.grid import grid_of
 from common.messages import SignedReply
 from common.plan import Plan
 from common.site_config import load_site
