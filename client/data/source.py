@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from client.data.connector import Connector
-from client.data.folder import load_table
+from client.data.folder import find_patient_column, load_table
 from client.data.registry import load_mapping
 from client.data.rows import Reading, encode_rows
 from client.data.table import PrivacyUnit, SiteTable
@@ -57,6 +57,18 @@ def read_data(place: DataPlace, data: DataSettings, *, unit: PrivacyUnit) -> Sit
     connector, mapping = _connector(place, data)
     reading = connector.read(place.path, data, mapping)
     return encode_rows(reading, data, unit=unit, patient_column=connector.patient_of(mapping))
+
+
+def patients_by(place: DataPlace, data: DataSettings, *, unit: PrivacyUnit) -> str | None:
+    """What `read_data` would know patients by, without a look at the data; None where nothing does.
+
+    Raises:
+        ConfigError, DataError: If the mapping, the folder or its index.csv is wrong.
+    """
+    if isinstance(data, ImageData):
+        return find_patient_column(place.path, unit=unit, patient_column=place.patient_column)
+    connector, mapping = _connector(place, data)
+    return connector.patient_of(mapping) if unit == "patient" else None
 
 
 def read_rows(place: DataPlace, data: RowData) -> Reading:
