@@ -8,7 +8,7 @@ from client.data.connector import Connector
 from client.data.fhir_dates import age_at, days_in
 from client.data.fhir_files import read_resources
 from client.data.fhir_fit import check_fit
-from client.data.fhir_mapping import BirthDate, FhirMapping, Gender, MappedFeature, PresentLabel
+from client.data.fhir_mapping import AbsentFeature, BirthDate, FhirMapping, Gender, MappedFeature, PresentLabel
 from client.data.fhir_outcome import NotUsed, index_day, label_of, time_to_event
 from client.data.fhir_people import LeftOut, Person, collect, questions_of
 from client.data.fhir_values import Window, inside, number, word
@@ -45,11 +45,6 @@ def read_fhir(path: Path, data: TableData | SurvivalData, mapping: FhirMapping) 
             reading.rows.append(row)
     reading.left_out.update(+left_out.counts)
     reading.warnings += left_out.warnings()
-    reading.warnings += [
-        f"{feature.name} is not in the mapping: it is missing for every patient"
-        for feature in data.features
-        if feature.name not in mapping.features
-    ]
     return reading
 
 
@@ -73,7 +68,6 @@ def _row(
     values = {
         feature.name: _value(person, feature, mapping.features[feature.name], day, reading=reading, left_out=left_out)
         for feature in data.features
-        if feature.name in mapping.features
     }
     return RawRow(person.place, person.id, values, label, time, event)
 
@@ -81,6 +75,8 @@ def _row(
 def _value(  # noqa: PLR0913 -- keyword-only
     person: Person, feature: Feature, mapped: MappedFeature, day: int, *, reading: Reading, left_out: LeftOut
 ) -> Value:
+    if isinstance(mapped, AbsentFeature):
+        return None
     if isinstance(mapped, BirthDate):
         unit = feature.unit if isinstance(feature, NumberFeature) else ""
         return None if person.birth is None else age_at(person.birth, day, unit)

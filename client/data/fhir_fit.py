@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from client.data.fhir_dates import DAYS_OF_UNIT, days_in
-from client.data.fhir_mapping import BirthDate, CodedFeature, FhirMapping, Gender, MappedFeature, PresentLabel
+from client.data.fhir_mapping import AbsentFeature, BirthDate, CodedFeature, FhirMapping, Gender, PresentLabel
 from common.errors import ConfigError
 from common.plan_data import CategoryFeature, Feature, NumberFeature, SurvivalData, TableData
 
@@ -19,24 +19,30 @@ def check_fit(mapping: FhirMapping, data: TableData | SurvivalData) -> None:
     names = [feature.name for feature in data.features]
     for name in mapping.features:
         if name not in names:
-            raise ConfigError(
-                f"features: seen '{name}'; the plan has the features {', '.join(names)}; rename or remove it"
-            )
+            raise ConfigError(f"mapping: features.{name}: the plan has no such feature; it has {', '.join(names)}")
     for feature in data.features:
         mapped = mapping.features.get(feature.name)
-        if mapped is not None:
-            _check_feature(mapped, feature)
-        elif feature.missing == "leave-out":
+        if mapped is None:
             raise ConfigError(
-                f"features: seen no '{feature.name}', and the plan uses nobody of whom it is missing; map it"
+                f"mapping: key 'features.{feature.name}' is missing; say where it stands, or write {{from: absent}}"
             )
+        if isinstance(mapped, AbsentFeature):
+            _need(
+                feature.missing == "flag",
+                f"mapping: features.{feature.name}: seen `from: absent`; the plan uses nobody without this feature; "
+                "say where it stands, or agree on a plan with `missing: flag`",
+            )
+        else:
+            _check_feature(mapped, feature)
     if isinstance(data, SurvivalData):
-        _need(mapping.event is not None, "event: seen none; a plan on survival data needs one; add it")
-        _need(mapping.label is None, "label: seen one with a plan on survival data; remove it, and write event")
+        _need(mapping.event is not None, "mapping: event: seen none; a plan on survival data needs one; add it")
+        _need(
+            mapping.label is None, "mapping: label: seen one with a plan on survival data; remove it, and write event"
+        )
         days_in(data.time_unit, 0.0, data.other_time_units)
     else:
-        _need(mapping.label is not None, "label: seen none; a plan on a table needs one; add it")
-        _need(mapping.event is None, "event: seen one with a plan on a table; remove it, and write label")
+        _need(mapping.label is not None, "mapping: label: seen none; a plan on a table needs one; add it")
+        _need(mapping.event is None, "mapping: event: seen one with a plan on a table; remove it, and write label")
         _check_label(mapping, data)
 
 
@@ -45,21 +51,23 @@ def _check_label(mapping: FhirMapping, data: TableData) -> None:
     if label is None:
         return
     if isinstance(label, PresentLabel):
-        _need(label.present != label.absent, f"label: present and absent are both '{label.present}'; correct one")
-        _known("label", (label.present, label.absent), data.classes)
+        _need(
+            label.present != label.absent, f"mapping: label: present and absent are both '{label.present}'; correct one"
+        )
+        _known("mapping: label", (label.present, label.absent), data.classes)
     else:
-        _known("label.values", label.values.values(), data.classes)
+        _known("mapping: label.values", label.values.values(), data.classes)
 
 
-def _check_feature(mapped: MappedFeature, feature: Feature) -> None:
-    key = f"features.{feature.name}"
+def _check_feature(mapped: BirthDate | Gender | CodedFeature, feature: Feature) -> None:
+    key = f"mapping: features.{feature.name}"
     if isinstance(feature, NumberFeature):
         _check_number(key, mapped, feature)
     else:
         _check_category(key, mapped, feature)
 
 
-def _check_number(key: str, mapped: MappedFeature, feature: NumberFeature) -> None:
+def _check_number(key: str, mapped: BirthDate | Gender | CodedFeature, feature: NumberFeature) -> None:
     if isinstance(mapped, BirthDate):
         _need(
             feature.unit in DAYS_OF_UNIT,
@@ -74,7 +82,7 @@ def _check_number(key: str, mapped: MappedFeature, feature: NumberFeature) -> No
         _only_observations(key, mapped)
 
 
-def _check_category(key: str, mapped: MappedFeature, feature: CategoryFeature) -> None:
+def _check_category(key: str, mapped: BirthDate | Gender | CodedFeature, feature: CategoryFeature) -> None:
     if isinstance(mapped, BirthDate):
         raise ConfigError(f"{key}: seen birthDate, and the plan wants one of {', '.join(feature.values)}; map another")
     if isinstance(mapped, CodedFeature) and mapped.take not in ("first", "last", "present"):

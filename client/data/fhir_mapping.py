@@ -86,7 +86,13 @@ class CodedFeature(FromSettings):
     )
 
 
-MappedFeature = Annotated[BirthDate | Gender | CodedFeature, Field(discriminator="source")]
+class AbsentFeature(FromSettings):
+    """A feature that this site does not have."""
+
+    source: Literal["absent"] = Field(alias="from", description="missing for every patient")
+
+
+MappedFeature = Annotated[AbsentFeature | BirthDate | Gender | CodedFeature, Field(discriminator="source")]
 
 
 class _Window(FromSettings):
