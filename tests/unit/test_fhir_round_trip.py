@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from client.data.rows import RawRow, Reading, RowTable, encode_rows
 from client.data.source import DataPlace, read_data
 from client.data.table import SiteTable
-from common.plan_data import SurvivalData, TableData
+from common.plan_data import NumberFeature, SurvivalData, TableData
 from tests.support.fhir_rows import Layout, mapping_for, rows_as_resources, write_bundles, write_ndjson
 
 HEART = Path(__file__).parents[2].parent / "shared" / "data" / "heart"
@@ -50,7 +51,8 @@ def heart_rows(hospital: str) -> list[RawRow]:
         values: dict[str, float | str | None] = {}
         for feature in TABLE.features:
             cell = cells[feature.name]
-            known = None if cell == "?" else float(cell)
+            # In Switzerland and at the VA a cholesterol of 0 stands for none.
+            known = None if cell == "?" or (feature.name == "chol" and float(cell) == 0) else float(cell)
             values[feature.name] = str(int(known)) if feature.kind == "category" and known is not None else known
         rows.append(RawRow(f"row {number}", f"{hospital}-{number}", values, "ill" if cells["num"] != "0" else "well"))
     return rows
@@ -140,12 +142,36 @@ def test_another_unit_is_converted(tmp_path: Path) -> None:
     np.testing.assert_allclose(table.unit_rows()[0], as_table(rows, TABLE).unit_rows()[0], atol=1e-12)
 
 
+def csv_place(folder: Path, hospital: str) -> DataPlace:
+    """The hospital's own file with a column of patients, and the mapping that reads it."""
+    lines = (HEART / f"processed.{hospital}.data").read_text(encoding="utf-8").split()
+    numbered = [f"{hospital}-{number},{line}\n" for number, line in enumerate(lines, 1)]
+    (folder / "heart.csv").write_text(f"patient,{COLUMNS}\n" + "".join(numbered), encoding="utf-8")
+    features: dict[str, object] = {
+        feature.name: {"column": feature.name, "unit": feature.unit}
+        if isinstance(feature, NumberFeature)
+        else {
+            "column": feature.name,
+            "values": {f"{value}.0": value for value in feature.values}
+            | dict(zip(feature.values, feature.values, strict=True)),
+        }
+        for feature in TABLE.features
+    }
+    features["chol"] = {"column": "chol", "unit": "mg/dL", "missing": ["0", "0.0"]}
+    label = {"column": "num", "classes": {"0": "well"} | {str(grade): "ill" for grade in range(1, 5)}}
+    mapping = {"form": "csv", "patient": "patient", "missing": ["?"], "label": label, "features": features}
+    (folder / "csv.yaml").write_text(yaml.safe_dump(mapping), encoding="utf-8")
+    return DataPlace(folder / "heart.csv", folder / "csv.yaml")
+
+
 @pytest.mark.skipif(not HEART.is_dir(), reason="the heart tables are not on this machine")
 @pytest.mark.parametrize("hospital", ["cleveland", "hungarian", "switzerland", "va"])
 def test_real_hospitals_give_the_same_bytes(tmp_path: Path, hospital: str) -> None:
-    """920 real patients with their missing values."""
+    """920 real patients with their missing values, read through csv, and as FHIR in both of its forms."""
     rows = heart_rows(hospital)
-    table = as_table(rows, TABLE)
+    table = read_data(csv_place(tmp_path, hospital), TABLE, unit="patient")
+    assert isinstance(table, RowTable)
+    assert_same(as_table(rows, TABLE), table)
     for form in ("bundles", "ndjson"):
         assert_same(as_fhir(tmp_path, rows, TABLE, form=form), table)
     assert len(table.records) == {"cleveland": 303, "hungarian": 294, "switzerland": 123, "va": 200}[hospital]
