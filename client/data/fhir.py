@@ -12,7 +12,7 @@ from client.data.fhir_mapping import AbsentFeature, BirthDate, FhirMapping, Gend
 from client.data.fhir_outcome import NotUsed, index_day, label_of, time_to_event
 from client.data.fhir_people import LeftOut, Person, collect, questions_of
 from client.data.fhir_values import Window, inside, number, word
-from client.data.rows import RawRow, Reading, Value
+from client.data.rows import RawRow, Reading, Value, left_out_in_words
 from common.errors import DataError
 from common.plan_data import Feature, NumberFeature, SurvivalData, TableData
 
@@ -36,7 +36,8 @@ def read_fhir(path: Path, data: TableData | SurvivalData, mapping: FhirMapping) 
     )
     people = collect(read_resources(path, left_out.counts), questions_of(mapping, contacts=contacts), left_out)
     if not people:
-        raise DataError("the data hold no Patient that can be used; export Patient resources with the others")
+        reasons = ", ".join(left_out_in_words(left_out.counts)) or "nothing was found"
+        raise DataError(f"no Patient of the data can be used ({reasons}); export Patient resources with the others")
     for person in people:
         row = _row(person, data, mapping, reading=reading, left_out=left_out)
         if isinstance(row, NotUsed):

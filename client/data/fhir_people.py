@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from client.data.fhir_resource import (
     codes_of,
     digest_of,
     is_void,
+    listed,
     patient_of,
     said_by,
     when,
@@ -23,6 +25,7 @@ from client.data.fhir_resource import (
 # Names of questions; features are asked by "feature " and their name.
 INDEX, LABEL, EVENT, CONTACT = "index", "label", "event", "contact"
 _MOST_NAMED = 5
+_ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +144,11 @@ class _Collection:
         if not self._valid(found, "Patient"):
             return
         own = resource.get("id") or last_part(found.full_url)
-        if not own:
+        if not isinstance(own, str) or not _ID.fullmatch(own):
             self.left_out.counts["patient_without_an_id"] += 1
             return
-        if any(link.get("type") == "replaced-by" for link in resource.get("link") or ()):
+        links = resource.get("link")
+        if any(link.get("type") == "replaced-by" for link in listed(links) if isinstance(link, dict)):
             self.left_out.counts["patient_replaced_by_another"] += 1
             return
         digest = digest_of(resource)

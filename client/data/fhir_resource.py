@@ -188,7 +188,7 @@ def patient_of(resource: Json, kind: str, patients: dict[str, str]) -> str | Non
 def said_by(resource: Json, component: tuple[str, ...]) -> Said:
     """What an Observation, or its component of one of these codes, gives as its value."""
     if component:
-        parts = [part for part in _list(resource.get("component")) if _has_code(part, component)]
+        parts = [part for part in listed(resource.get("component")) if _has_code(part, component)]
         if len(parts) != 1:
             return Unusable("several_components_of_one_code" if parts else "no_such_component")
         resource = parts[0]
@@ -209,7 +209,8 @@ def _has_code(part: object, codes: tuple[str, ...]) -> bool:
     return isinstance(part, dict) and not frozenset(_codings(part.get("code"))).isdisjoint(codes)
 
 
-def _list(value: object) -> list[Any]:
+def listed(value: object) -> list[Any]:
+    """A list as it is, and an empty one of whatever is none."""
     return value if isinstance(value, list) else []
 
 

@@ -14,6 +14,8 @@ from client.data.fhir_resource import Quantity, Unusable, Words
 from common.errors import PlanError
 from common.plan_data import NumberFeature, in_unit
 
+# No sum of numbers up to this overflows.
+_LARGEST = 1e100
 Kept = TypeVar("Kept", float, str)
 
 _SUMMARIES: dict[str, Callable[[Sequence[float]], float]] = {
@@ -137,6 +139,8 @@ def _converted(fact: Fact, mapped: CodedFeature, feature: NumberFeature, convert
         value = in_unit(fact.said.value, unit, own=feature.unit, others=feature.other_units)
     except PlanError:
         return Unusable("unit_not_in_the_plan")
+    if abs(value) > _LARGEST:
+        return Unusable("number_too_large")
     if unit != feature.unit:
         # The plan names this unit, so a word of the data does not reach the report.
         converted[f"{feature.name} from {unit}"] += 1
