@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 
@@ -12,6 +13,7 @@ from common.plan_data import OtherUnit, in_unit
 # UCUM's years and months are those of the Julian calendar.
 DAYS_OF_UNIT = {"d": 1.0, "wk": 7.0, "mo": 30.4375, "a": 365.25}
 _MONTHS = 12
+_DATE = re.compile(r"([0-9]{4})(?:-(0[1-9]|1[0-2])(?:-(0[1-9]|[12][0-9]|3[01]))?)?")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -50,7 +52,10 @@ def moment_of(text: object) -> Moment | None:
             aware = seen if seen.tzinfo else seen.replace(tzinfo=UTC)
             day = seen.date().toordinal()
             return Moment(aware.timestamp(), day, day)
-        year, month, day_of_month = ([int(part) for part in text.split("-")] + [0, 0])[:3]
+        parts = _DATE.fullmatch(text)
+        if parts is None:
+            return None
+        year, month, day_of_month = (int(part or 0) for part in parts.groups())
         first = date(year, month or 1, day_of_month or 1)
         last_month = month or _MONTHS
         last = date(year, last_month, day_of_month or calendar.monthrange(year, last_month)[1])
