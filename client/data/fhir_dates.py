@@ -96,6 +96,6 @@ def days_in(unit: str, days: float, others: tuple[OtherUnit, ...]) -> float:
         if unit in DAYS_OF_UNIT:
             return days / DAYS_OF_UNIT[unit]
         raise ConfigError(
-            f"unit: seen '{unit}' in the plan; times of FHIR are days, and can be had in {', '.join(DAYS_OF_UNIT)}; "
-            "declare in the plan how 'd' is converted"
+            f"mapping: event: the plan's time unit is '{unit}'; times of FHIR are days, and can be had in "
+            f"{', '.join(DAYS_OF_UNIT)}; declare in the plan how 'd' is converted"
         ) from None

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from common.config import Settings
 from common.errors import ConfigError
 from common.plan_data import ClassName, FeatureName, UnitCode
+from common.printable import PrintableText, printable
 
-Code = Annotated[str, StringConstraints(pattern=r"^[^|\s]{1,200}\|[^|\s]{1,100}$")]
+_CODE = re.compile(r"[^|\s]{1,200}\|[^|\s]{1,100}")
+
+
+def _check_code(text: str) -> str:
+    if not _CODE.fullmatch(text):
+        raise ConfigError(f"seen '{printable(text)}'; a code is written as `system|code`, without spaces")
+    return text
+
+
+Code = Annotated[PrintableText, AfterValidator(_check_code)]
 Codes = Annotated[tuple[Code, ...], Field(min_length=1, max_length=1000)]
 ResourceType = Literal[
     "Condition",
