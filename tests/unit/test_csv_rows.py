@@ -245,6 +245,9 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     place = write(tmp_path, GOOD)
     assert "is a folder; name one CSV file" in refusal(DataPlace(tmp_path, place.mapping))
     assert "there is no such file or folder" in refusal(DataPlace(tmp_path / "no", place.mapping))
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OSError, match="symbolic links"):  # whatever the disk says, `read_data` puts into a sentence
+        found(DataPlace(tmp_path / "loop", place.mapping))
 
 
 def feature(name: str, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 -- YAML values
