@@ -110,8 +110,8 @@ def test_the_mapping_itself_is_right(tmp_path: Path) -> None:
             "sex",
             OBSERVATION | {"take": "present", "values": {"present": "f"}},
             (
-                "mapping: features.sex.values: with take: present the keys `present` and `absent` are allowed, and both "
-                "are needed"
+                "mapping: features.sex.values: with take: present the keys `present` and `absent` are allowed, and "
+                "both are needed"
             ),
         ),
         (
@@ -119,8 +119,8 @@ def test_the_mapping_itself_is_right(tmp_path: Path) -> None:
             {"from": "birthdate"},
             (
                 "features.age.from: seen 'birthdate'; 'absent', 'birthDate', 'gender', 'Condition', 'Encounter', "
-                "'Immunization', 'MedicationAdministration', 'MedicationRequest', 'MedicationStatement', 'Observation', "
-                "'Procedure' are allowed"
+                "'Immunization', 'MedicationAdministration', 'MedicationRequest', 'MedicationStatement', "
+                "'Observation', 'Procedure' are allowed"
             ),
         ),
         ("age", {"codes": ["s|c"]}, "key 'features.age.from' is missing; add it"),

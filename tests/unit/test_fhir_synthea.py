@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import defaultdict
 from datetime import date, datetime, timedelta
 from functools import cache
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from client.data.fhir import read_fhir
+from client.data.fhir_fit import check_fit
 from client.data.fhir_mapping import FhirMapping
 from client.data.reading import Reading
 from client.data.rows import RowTable, encode_rows
@@ -22,31 +24,21 @@ from common.plan_data import SurvivalData, TableData
 
 FHIR = Path(__file__).parents[2].parent / "shared" / "data" / "fhir"
 EXAMPLE = Path(__file__).parents[2] / "configs" / "mappings" / "fhir-example.yaml"
-pytestmark = pytest.mark.skipif(not FHIR.is_dir(), reason="the Synthea bundles are not on this machine")
+PAGE = Path(__file__).parents[2] / "docs" / "data.md"
+PAGE_EXAMPLE = re.compile(r"^<!-- example: fhir (\w+) -->\n```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+synthea = pytest.mark.skipif(not FHIR.is_dir(), reason="the Synthea bundles are not on this machine")
 
 Json = dict[str, Any]
-NUMBER = {"kind": "number", "missing": "flag"}
-CATEGORY = {"kind": "category", "missing": "flag"}
-FEATURES = [
-    NUMBER | {"name": "age", "unit": "a", "low": 0, "high": 120},
-    CATEGORY | {"name": "sex", "values": ["male", "female"]},
-    NUMBER | {"name": "bmi", "unit": "kg/m2", "low": 10, "high": 60},
-    NUMBER | {"name": "systolic", "unit": "mm[Hg]", "low": 60, "high": 250},
-    NUMBER
-    | {
-        "name": "cholesterol",
-        "unit": "mmol/L",
-        "low": 1,
-        "high": 20,
-        "other_units": [{"unit": "mg/dL", "factor": 0.02586}],
-    },
-    CATEGORY | {"name": "smoker", "values": ["never", "former", "current"]},
-    CATEGORY | {"name": "sinusitis", "values": ["no", "yes"]},
-    NUMBER | {"name": "prescriptions", "unit": "1", "low": 0, "high": 20},
-]
-HELD_OUT = {"held_out": 0.2, "held_out_salt": "salt", "features": FEATURES}
-TABLE = TableData.model_validate({"kind": "table", "classes": ["none", "hypertension"], **HELD_OUT})
-SURVIVAL = SurvivalData.model_validate({"kind": "survival", "time_unit": "a", "cuts": [5.0], **HELD_OUT})
+PLAN = dict(PAGE_EXAMPLE.findall(PAGE.read_text(encoding="utf-8")))["plan"]
+TABLE = parse_settings(PLAN, TableData, source="plan")
+SURVIVAL = SurvivalData(
+    kind="survival",
+    time_unit="a",
+    cuts=(5.0,),
+    features=TABLE.features,
+    held_out=TABLE.held_out,
+    held_out_salt=TABLE.held_out_salt,
+)
 
 
 @cache
@@ -115,6 +107,14 @@ def read(mapping: FhirMapping, data: TableData | SurvivalData) -> Reading:
     return read_fhir(FHIR, data, mapping)
 
 
+def test_the_page_shows_the_mapping_that_is_shipped() -> None:
+    """And it fits the page's plan."""
+    shown = dict(PAGE_EXAMPLE.findall(PAGE.read_text(encoding="utf-8")))["mapping"]
+    assert shown == EXAMPLE.read_text(encoding="utf-8")
+    check_fit(load_settings(EXAMPLE, FhirMapping), TABLE)
+
+
+@synthea
 def test_the_example_mapping_gives_the_numbers_of_a_plain_computation() -> None:
     """Every value of every patient, and every label."""
     reading = read(load_settings(EXAMPLE, FhirMapping), TABLE)
@@ -134,6 +134,7 @@ def test_the_example_mapping_gives_the_numbers_of_a_plain_computation() -> None:
     assert not reading.warnings
 
 
+@synthea
 def test_the_example_mapping_reaches_a_table_of_units() -> None:
     """Through the site's own way of reading: 28 patients, their labels, cholesterol converted."""
     table = read_data(DataPlace(FHIR, EXAMPLE), TABLE, unit="patient")
@@ -144,6 +145,7 @@ def test_the_example_mapping_reaches_a_table_of_units() -> None:
     assert table.patient_column == "Patient.id"
 
 
+@synthea
 def test_survival_from_the_first_check_up_to_hypertension() -> None:
     """Times in years of 365.25 days, to the first hypertension, or to the last Encounter or death."""
     text = (
@@ -170,6 +172,7 @@ def test_survival_from_the_first_check_up_to_hypertension() -> None:
     assert encode_rows(reading, SURVIVAL, unit="patient", patient_column="Patient.id").times.min() >= 0
 
 
+@synthea
 def test_nothing_of_a_patient_stands_in_what_is_told() -> None:
     """Places and warnings hold no part of a file's name, since Synthea's names are those of the patients."""
     reading = read(load_settings(EXAMPLE, FhirMapping), TABLE)
