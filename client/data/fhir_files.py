@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DataError
+from common.printable import printable
 
 NDJSON_SUFFIXES = frozenset({".ndjson", ".jsonl"})
 MAX_BUNDLE_BYTES = 256 << 20
@@ -68,7 +69,7 @@ def _files(path: Path, left_out: Counter[str]) -> list[tuple[Path, str]]:
                 "the data are a file whose name does not end in .json (a bundle) or .ndjson; FHIR is read as JSON: "
                 "export it so, or name the right file"
             )
-        return [(path, path.name)]
+        return [(path, printable(path.name))]
     below = sorted(each for each in path.rglob("*") if each.is_file())
     bundles = [each for each in below if each.suffix.lower() == ".json"]
     lists = [each for each in below if each.suffix.lower() in NDJSON_SUFFIXES]
@@ -79,7 +80,7 @@ def _files(path: Path, left_out: Counter[str]) -> list[tuple[Path, str]]:
             "export it so, or name the right folder"
         )
     numbered = [(each, f"bundle {number} of {len(bundles)} (by name)") for number, each in enumerate(bundles, 1)]
-    return numbered + [(each, each.relative_to(path).as_posix()) for each in lists]
+    return numbered + [(each, printable(each.relative_to(path).as_posix())) for each in lists]
 
 
 def _lines(file: Path, name: str) -> Iterator[Found]:

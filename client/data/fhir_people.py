@@ -14,6 +14,7 @@ from client.data.fhir_resource import (
     Said,
     codes_of,
     digest_of,
+    is_true,
     is_void,
     listed,
     patient_of,
@@ -151,7 +152,7 @@ class _Collection:
         if any(link.get("type") == "replaced-by" for link in listed(links) if isinstance(link, dict)):
             self.left_out.counts["patient_replaced_by_another"] += 1
             return
-        digest = digest_of(resource)
+        digest = digest_of(resource, "Patient")
         if own in self.people:
             same = self.people[own][0] == digest
             if not same:
@@ -159,7 +160,7 @@ class _Collection:
             self.left_out.counts["copy_of_a_resource" if same else "two_patients_of_one_id"] += 1
             return
         gender, died = resource.get("gender"), moment_of(resource.get("deceasedDateTime"))
-        dead = resource.get("deceasedBoolean") is True or "deceasedDateTime" in resource
+        dead = is_true(resource.get("deceasedBoolean")) or "deceasedDateTime" in resource
         birth = moment_of(resource.get("birthDate"))
         self.people[own] = digest, Person(own, found.place, birth, gender, dead, died, self.facts[own])
 
@@ -190,7 +191,7 @@ class _Collection:
         own = resource.get("id")
         if not isinstance(own, str):
             return True
-        digest = digest_of(resource)
+        digest = digest_of(resource, kind)
         before, serial = self.seen.setdefault((patient, kind, own), (digest, self.serial))
         if serial == self.serial:
             return True

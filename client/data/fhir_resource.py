@@ -125,9 +125,19 @@ def _model(kind: str) -> Any:  # noqa: ANN401 -- fhir.resources has no types tha
         raise ConfigError("FHIR is read by fhir.resources, which is not installed; install fedward[data]") from error
 
 
-def digest_of(resource: Json) -> bytes:
-    """Equal for resources that say the same."""
-    return hashlib.sha256(canonical_bytes(resource)).digest()
+def digest_of(resource: Json, kind: str) -> bytes:
+    """Equal for resources that say the same of one patient, in however many exports they stand.
+
+    Exports differ in `meta` (when it was written), in `text`, and in how they refer to the patient.
+    """
+    form = {"meta", "text", ELEMENTS[kind].subject if kind in ELEMENTS else "meta"}
+    said = {element: value for element, value in resource.items() if element not in form}
+    return hashlib.sha256(canonical_bytes(said)).digest()
+
+
+def is_true(value: object) -> bool:
+    """Whether it is a FHIR true; fhir.resources passes the word too."""
+    return value is True or value == "true"
 
 
 def codes_of(resource: Json, kind: str) -> frozenset[str]:
@@ -150,7 +160,7 @@ def is_void(resource: Json, kind: str) -> bool:
     if kind == "Condition":
         codes = {code.rpartition("|")[2] for code in _codings(resource.get("verificationStatus"))}
         return bool(codes & ELEMENTS[kind].void)
-    return resource.get("status") in ELEMENTS[kind].void or resource.get("doNotPerform") is True
+    return resource.get("status") in ELEMENTS[kind].void or is_true(resource.get("doNotPerform"))
 
 
 def when(resource: Json, kind: str) -> Moment | None:

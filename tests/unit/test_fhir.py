@@ -339,7 +339,8 @@ def test_patients_are_told_apart_by_id(tmp_path: Path, second: Json, reason: str
 def test_copies_of_a_resource_count_once(tmp_path: Path) -> None:
     """An export that overlaps another changes nothing; two resources of one id that differ are both left out."""
     one, other = glucose(10) | {"id": "o"}, glucose(40) | {"id": "o"}
-    assert glucose_of(tmp_path, one, one, glucose(40), take="mean") == 25.0
+    later = one | {"meta": {"lastUpdated": "2020-07-01T00:00:00Z"}, "subject": {"reference": "urn:uuid:p"}}
+    assert glucose_of(tmp_path, one, one, later, glucose(40), take="mean") == 25.0
     assert glucose_of(tmp_path, one, other, glucose(40), take="mean") == 40.0
     assert read(tmp_path, [PATIENT, one, other]).left_out == {"two_resources_of_one_id": 2}
 
@@ -456,6 +457,7 @@ def test_a_label_may_be_a_coded_value(tmp_path: Path) -> None:
         ({}, ["2020-06-15"], (0.0, False)),
         ({}, ["2020-06-14"], "patient_without_contact_after_the_index_date"),
         ({}, [], "patient_without_contact_after_the_index_date"),
+        ({"deceasedBoolean": "true"}, ["2020-07-01"], "patient_who_died_on_an_unknown_day"),
         ({"deceasedBoolean": True}, ["2020-07-01"], "patient_who_died_on_an_unknown_day"),
         ({"deceasedDateTime": "2020"}, ["2020-07-01"], "patient_whose_event_is_on_an_unknown_day"),
     ],

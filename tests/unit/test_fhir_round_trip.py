@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
+from client.data.csv_rows import CsvMapping, read_csv
 from client.data.rows import RawRow, Reading, RowTable, encode_rows
 from client.data.source import DataPlace, read_data
 from client.data.table import SiteTable
+from common.config import load_settings, parse_settings
 from common.plan_data import NumberFeature, SurvivalData, TableData
 from tests.support.fhir_rows import Layout, mapping_for, rows_as_resources, write_bundles, write_ndjson
 
@@ -88,12 +90,14 @@ def as_table(rows: Sequence[RawRow], data: TableData | SurvivalData) -> RowTable
     return encode_rows(Reading(rows=list(rows)), data, unit="patient", patient_column="patient")
 
 
-def as_fhir(folder: Path, rows: Sequence[RawRow], data: TableData | SurvivalData, *, form: str) -> SiteTable:
+def as_fhir(
+    folder: Path, rows: Sequence[RawRow], data: TableData | SurvivalData, *, form: str, layout: Layout = LAYOUT
+) -> SiteTable:
     """The same through files of FHIR."""
     folder.mkdir(exist_ok=True)
-    (folder / "mapping.yaml").write_text(mapping_for(data, LAYOUT), encoding="utf-8")
+    (folder / "mapping.yaml").write_text(mapping_for(data, layout), encoding="utf-8")
     write = write_bundles if form == "bundles" else write_ndjson
-    write(folder / form, rows_as_resources(rows, data, LAYOUT))
+    write(folder / form, rows_as_resources(rows, data, layout))
     return read_data(DataPlace(folder / form, folder / "mapping.yaml"), data, unit="patient")
 
 
@@ -175,3 +179,20 @@ def test_real_hospitals_give_the_same_bytes(tmp_path: Path, hospital: str) -> No
     for form in ("bundles", "ndjson"):
         assert_same(as_fhir(tmp_path, rows, TABLE, form=form), table)
     assert len(table.records) == {"cleveland": 303, "hungarian": 294, "switzerland": 123, "va": 200}[hospital]
+
+
+@pytest.mark.skipif(not HEART.is_dir(), reason="the heart tables are not on this machine")
+def test_the_heart_plan_s_rows_survive_fhir(tmp_path: Path) -> None:
+    """All 13 features of configs/plans/heart.yaml."""
+    configs = Path(__file__).parents[2] / "configs"
+    data = parse_settings(
+        yaml.safe_dump(yaml.safe_load((configs / "plans" / "heart.yaml").read_text(encoding="utf-8"))["data"]),
+        TableData,
+        source="data",
+    )
+    mapping = load_settings(configs / "mappings" / "heart-uci.yaml", CsvMapping)
+    read = read_csv(HEART / "processed.hungarian.data", data, mapping).rows
+    rows = [replace(row, patient=f"p{number}") for number, row in enumerate(read)]
+    layout = Layout(age="age", gender="sex", genders={"female": "female", "male": "male"})
+    assert_same(as_fhir(tmp_path, rows, data, form="ndjson", layout=layout), as_table(rows, data))
+    assert len(rows) == 294
