@@ -129,7 +129,7 @@ def test_the_resources_are_read_as_they_are() -> None:
     assert read(RESOURCES) == 1
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from(PLACES), ODD), min_size=1, max_size=3))
 @example([((0, ("link", 0)), '{"type": "replaced-by", "other": {"reference": "Patient/q"}}')])
 @example([((0, ("birthDate",)), "9999-12-31"), ((3, ("period", "start")), "0001-01-01T00:00:00+14:00")])
