@@ -200,6 +200,53 @@ def test_a_procedure_counts_from_its_start(tmp_path: Path, start: str, there: fl
     assert only(read(tmp_path, [PATIENT, done], features=features)).values["asthma"] == there
 
 
+DRUG: Json = {"medicationCodeableConcept": concept("s|drug")}
+TO_P: Json = {"subject": {"reference": "Patient/p"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "elements", "void"),
+    [
+        (
+            "MedicationRequest",
+            DRUG | TO_P | {"intent": "order", "status": "active", "authoredOn": "2020-06-01"},
+            "draft",
+        ),
+        (
+            "MedicationStatement",
+            DRUG | TO_P | {"status": "active", "effectivePeriod": {"start": "2020-06"}},
+            "not-taken",
+        ),
+        (
+            "MedicationAdministration",
+            DRUG | TO_P | {"status": "completed", "effectiveDateTime": "2020-06-01"},
+            "not-done",
+        ),
+        (
+            "Immunization",
+            {
+                "status": "completed",
+                "vaccineCode": concept("s|drug"),
+                "patient": {"reference": "Patient/p"},
+                "occurrenceDateTime": "2020-06-01",
+            },
+            "not-done",
+        ),
+    ],
+)
+def test_drugs_and_vaccines_are_resources_too(tmp_path: Path, kind: str, elements: Json, void: str) -> None:
+    """Each type has its own elements and statuses; one that was not given is left out."""
+    features = MAPPING["features"] | {"asthma": {"from": kind, "codes": ["s|drug"], "take": "count"}}
+    index = {"date": "2020-07-15"}
+    given = {"resourceType": kind} | elements
+    counted = read(tmp_path, [PATIENT, given, given | {"status": void}], features=features, index_date=index)
+    assert only(counted).values["asthma"] == 1.0
+    assert counted.left_out == {"entered_in_error_or_cancelled": 1}
+    reference = {key: value for key, value in given.items() if key not in ("medicationCodeableConcept", "vaccineCode")}
+    by_reference = reference | {"medicationReference": {"reference": "Medication/m"}}
+    assert read(tmp_path, [PATIENT, by_reference], features=features).left_out == {"resource_without_a_code": 1}
+
+
 @pytest.mark.parametrize(("date", "counts"), [("2020-06", None), ("2020", None), ("2020-05", None), ("2019", False)])
 def test_a_partial_date_counts_only_where_all_its_days_do(tmp_path: Path, date: str, counts: bool | None) -> None:  # noqa: FBT001
     """June may be after the index date, and May may be before the window; 2019 is outside for sure."""
