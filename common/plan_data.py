@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -128,7 +127,7 @@ class FeatureSettings(Settings):
         _refuse_twice("features", (feature.name for feature in self.features), "feature")
         return self
 
-    @cached_property
+    @property
     def names(self) -> frozenset[str]:
         """What the values of a row go by."""
         return frozenset(feature.name for feature in self.features)
@@ -198,7 +197,7 @@ class GenotypeData(ClassSettings):
         _refuse_twice("variants", (variant.id for variant in self.variants), "variant")
         return self
 
-    @cached_property
+    @property
     def names(self) -> frozenset[str]:
         """What the values of a row go by."""
         return frozenset(variant.id for variant in self.variants)

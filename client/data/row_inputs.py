@@ -34,11 +34,8 @@ def encode_row(raw: RawRow, data: RowData) -> RowInputs | None:
     `common.plan_data.row_scale`.
 
     Raises:
-        DataError: If it names a feature or a value that the plan does not; names the place, and no value.
+        DataError: If a value is none that the plan knows; names the place, and no value.
     """
-    unknown = raw.values.keys() - data.names
-    if unknown:
-        raise DataError(f"{raw.place}: names '{min(unknown)}', which the plan does not; map what the plan names, alone")
     clipped: list[str] = []
     if isinstance(data, GenotypeData):
         parts: list[Sequence[float]] = [_alleles(raw, variant.id) for variant in data.variants]

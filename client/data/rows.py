@@ -101,8 +101,10 @@ def encode_rows(reading: Reading, data: RowData, *, unit: PrivacyUnit, patient_c
     _refuse_mixed_units(reading.rows, data)
     left_out, warnings = Counter(reading.left_out), list(reading.warnings)
     found: list[_Kept] = []
-    twins: Counter[str] = Counter()
+    twins, names = Counter[str](), data.names
     for raw in reading.rows:
+        if unknown := raw.values.keys() - names:
+            raise DataError(f"{raw.place}: names '{min(unknown)}', which the plan does not; map the plan's names alone")
         label, inputs = _label(raw, data), encode_row(raw, data)
         if inputs is None:
             left_out["missing_value"] += 1

@@ -54,9 +54,8 @@ def read_data(place: DataPlace, data: DataSettings, *, unit: PrivacyUnit) -> Sit
             unit=unit,
             patient_column=place.patient_column,
         )
-    connector, mapping = _connector(place, data)
-    reading = connector.read(place.path, data, mapping)
-    return encode_rows(reading, data, unit=unit, patient_column=connector.patient_of(mapping))
+    reading = read_rows(place, data)
+    return encode_rows(reading, data, unit=unit, patient_column=patients_by(place, data, unit="patient"))
 
 
 def patients_by(place: DataPlace, data: DataSettings, *, unit: PrivacyUnit) -> str | None:
@@ -78,7 +77,10 @@ def read_rows(place: DataPlace, data: RowData) -> Reading:
         ConfigError, DataError: See `read_data`.
     """
     connector, mapping = _connector(place, data)
-    return connector.read(place.path, data, mapping)
+    try:
+        return connector.read(place.path, data, mapping)
+    except OSError as error:
+        raise DataError(f"{place.path.name}: cannot be read ({error.strerror}); check path and permissions") from error
 
 
 def _connector(place: DataPlace, data: RowData) -> tuple[Connector[Any, Any], Settings]:
