@@ -41,7 +41,7 @@ def demo(  # noqa: PLR0913 -- one parameter per option
         Path | None,
         typer.Option(
             help="Image folder: `Train/<class>/*.jpg` or `<class>/*.jpg`. For a plan on rows: their file or folder. "
-            "Without it patients are drawn."
+            "Without it patients are drawn. `embedded:breast`: scikit-learn's table, for the plan breast."
         ),
     ] = None,
     mapping: Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import yaml
@@ -19,12 +20,15 @@ from common.plan_data import ImageData, RowData
 from common.site_config import AUTO_COLUMN
 from scripts.demo_options import DEFAULT_HOSPITALS, DemoOptions
 from scripts.demo_sites import read_sites
+from scripts.embedded import write_breast_cancer
 from scripts.split import split_dataset
 from scripts.split_rows import split_rows
 from scripts.synthetic import is_synthetic, write_synthetic
 from scripts.synthetic_rows import PATIENTS, write_synthetic_rows
 
 SYNTHETIC_IMAGES_PER_CLASS = 150
+# Instead of a path: real data that a package brings.
+EMBEDDED = "embedded:breast"
 _DRAWN, _SHARDS = "synthetic", "shards"
 
 
@@ -146,6 +150,8 @@ def _rows(data: RowData, options: DemoOptions, target: Path) -> dict[str, DataPl
     if options.data is None:
         print(f"no --data: drawing {PATIENTS} patients (results say nothing about medicine)", file=sys.stderr)
         return write_synthetic_rows(target, data, hospitals=hospitals, seed=options.seed)
+    if str(options.data) == EMBEDDED:
+        return _embedded(target, hospitals, seed=options.seed)
     if options.mapping is None:
         raise OperatorError(
             f"--mapping: seen none with --data and a plan on data of kind '{data.kind}'; name the file that maps the "
@@ -162,6 +168,15 @@ def _rows(data: RowData, options: DemoOptions, target: Path) -> dict[str, DataPl
         file=sys.stderr,
     )
     return places
+
+
+def _embedded(target: Path, hospitals: int, *, seed: int) -> dict[str, DataPlace]:
+    """The table that scikit-learn ships, and the mapping that configs has for it."""
+    parts = write_breast_cancer(target, hospitals, seed=seed)
+    mapping = target / "mapping.yaml"
+    mapping.write_bytes((files("configs") / "mappings" / "breast.yaml").read_bytes())
+    print("--data: scikit-learn's breast cancer table, for the plan breast.yaml", file=sys.stderr)
+    return {name: DataPlace(part, mapping) for name, part in parts.items()}
 
 
 def class_folders(source: Path) -> tuple[str, ...]:

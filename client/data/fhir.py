@@ -55,22 +55,30 @@ def _row(
     day = index_day(person, mapping)
     if isinstance(day, NotUsed):
         return day
-    label, time, event = "", None, False
-    if isinstance(data, SurvivalData):
-        seen = time_to_event(person, mapping, day)
-        if isinstance(seen, NotUsed):
-            return seen
-        time, event = days_in(data.time_unit, float(seen[0]), data.other_time_units), seen[1]
-    else:
-        known = label_of(person, mapping, day, left_out=left_out)
-        if isinstance(known, NotUsed):
-            return known
-        label = known
+    outcome = _outcome(person, data, mapping, day, left_out=left_out)
+    if isinstance(outcome, NotUsed):
+        return outcome
+    label, time, event = outcome
     values = {
         feature.name: _value(person, feature, mapping.features[feature.name], day, reading=reading, left_out=left_out)
         for feature in data.features
     }
     return RawRow(person.place, person.id, values, label, time, event)
+
+
+def _outcome(
+    person: Person, data: TableData | SurvivalData, mapping: FhirMapping, day: int, *, left_out: LeftOut
+) -> tuple[str, float | None, bool] | NotUsed:
+    """Class, time and event of a patient; empty where the mapping tells none."""
+    if not _tells_outcome(mapping):
+        return "", None, False
+    if isinstance(data, SurvivalData):
+        seen = time_to_event(person, mapping, day)
+        if isinstance(seen, NotUsed):
+            return seen
+        return "", days_in(data.time_unit, float(seen[0]), data.other_time_units), seen[1]
+    label = label_of(person, mapping, day, left_out=left_out)
+    return label if isinstance(label, NotUsed) else (label, None, False)
 
 
 def _value(  # noqa: PLR0913 -- keyword-only
@@ -93,10 +101,15 @@ def _value(  # noqa: PLR0913 -- keyword-only
     return word(facts, values, "last" if mapped.take == "last" else "first", left_out=left_out)
 
 
+def _tells_outcome(mapping: FhirMapping) -> bool:
+    return mapping.label is not None or mapping.event is not None
+
+
 CONNECTOR: Connector[TableData | SurvivalData, FhirMapping] = Connector(
     form="fhir",
     kinds=(TableData, SurvivalData),
     mapping=FhirMapping,
     read=read_fhir,
     patient_of=lambda _: "Patient.id",
+    tells_outcome=_tells_outcome,
 )

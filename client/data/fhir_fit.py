@@ -35,13 +35,11 @@ def check_fit(mapping: FhirMapping, data: TableData | SurvivalData) -> None:
         else:
             _check_feature(mapped, feature)
     if isinstance(data, SurvivalData):
-        _need(mapping.event is not None, "mapping: event: seen none; a plan on survival data needs one; add it")
         _need(
             mapping.label is None, "mapping: label: seen one with a plan on survival data; remove it, and write event"
         )
         days_in(data.time_unit, 0.0, data.other_time_units)
     else:
-        _need(mapping.label is not None, "mapping: label: seen none; a plan on a table needs one; add it")
         _need(mapping.event is None, "mapping: event: seen one with a plan on a table; remove it, and write label")
         _check_label(mapping, data)
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from client.data.connector import Connector
 from client.data.folder import find_patient_column, load_table
 from client.data.registry import load_mapping
-from client.data.rows import Reading, encode_rows
+from client.data.rows import Reading, RowTable, encode_rows
 from client.data.table import PrivacyUnit, SiteTable
 from common.config import Settings
 from common.errors import ConfigError, DataError
-from common.plan_data import DataSettings, ImageData, RowData
+from common.plan_data import DataSettings, ImageData, RowData, SurvivalData
 from common.site_config import AUTO_COLUMN, SiteConfig
 
 
@@ -54,8 +54,29 @@ def read_data(place: DataPlace, data: DataSettings, *, unit: PrivacyUnit) -> Sit
             unit=unit,
             patient_column=place.patient_column,
         )
+    connector, mapping = _connector(place, data)
+    if not connector.tells_outcome(mapping):
+        what = "time and event" if isinstance(data, SurvivalData) else "label"
+        raise ConfigError(
+            f"{place.mapping}: seen no {what}; a plan on data of kind '{data.kind}' learns from it: add it"
+        )
     reading = read_rows(place, data)
-    return encode_rows(reading, data, unit=unit, patient_column=patients_by(place, data, unit="patient"))
+    return encode_rows(reading, data, unit=unit, patient_column=connector.patient_of(mapping))
+
+
+def read_unlabelled(place: DataPlace, data: RowData) -> RowTable:
+    """All rows, each a unit of its own, whatever is known of their outcome: what a finished model is asked about.
+
+    Returns:
+        Rows in the order of the source; `place` says where each stands. Labels and times mean nothing.
+
+    Raises:
+        ConfigError, DataError: See `read_data`; a mapping needs no outcome.
+    """
+    reading = read_rows(place, data)
+    time, label = (0.0, "") if isinstance(data, SurvivalData) else (None, data.classes[0])
+    rows = [replace(row, patient=None, label=label, time=time) for row in reading.rows]
+    return encode_rows(replace(reading, rows=rows), data, unit="record", patient_column=None)
 
 
 def patients_by(place: DataPlace, data: DataSettings, *, unit: PrivacyUnit) -> str | None:

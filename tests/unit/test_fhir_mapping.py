@@ -150,7 +150,7 @@ def test_a_feature_that_is_not_mapped_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({}, "mapping: label: seen none; a plan on a table needs one; add it"),
+        ({}, "seen no label; a plan on data of kind 'table' learns from it: add it"),
         (
             {"label": LABEL, "event": {"from": "death"}},
             "mapping: event: seen one with a plan on a table; remove it, and write label",
@@ -181,7 +181,7 @@ def test_a_wrong_outcome_is_one_sentence(tmp_path: Path, changes: Json, problem:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({}, "mapping: event: seen none; a plan on survival data needs one; add it"),
+        ({}, "seen no time and event; a plan on data of kind 'survival' learns from it: add it"),
         (
             {"event": {"from": "death"}, "label": LABEL},
             "mapping: label: seen one with a plan on survival data; remove it, and write event",
