@@ -249,6 +249,21 @@ def decode_request(data: bytes | memoryview, coordinator_hex: str) -> SignedRequ
     return SignedRequest(request, signature, body)
 
 
+def request_header(data: bytes | memoryview) -> bytes:
+    """The header of a request's frame, of which nothing is checked.
+
+    Raises:
+        MalformedMessage: If it is no such frame, or is cut short.
+    """
+    header, _, _ = unframe(REQUEST_MAGIC, data, most_header_bytes=MAX_REQUEST_HEADER_BYTES)
+    return header
+
+
+def request_digest(data: bytes | memoryview) -> str:
+    """Digest of that header, hex: it names the request."""
+    return hashlib.sha256(request_header(data)).hexdigest()
+
+
 def encode_reply(manifest: Manifest, body: bytes, sign: Callable[[bytes], bytes]) -> bytes:
     """Sign a manifest and frame it with its body; the caller has put the body's root into the manifest."""
     header = header_bytes(manifest)

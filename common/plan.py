@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from common.distributed import check_mode
 from common.errors import PlanError
+from common.page_sizes import PageSizes
 from common.plan_content import PlanContent
 from common.plan_settings import SmallCnnModel
 
@@ -39,6 +40,7 @@ class Plan(PlanContent):
             )
         if self.federation:
             self.cohort.check(len(self.federation.hospitals))
+            PageSizes.of(self).check()
         check_mode(self)
         if self.first_round > 1 and self.verification == "sampled":
             raise PlanError(

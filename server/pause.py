@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from common.errors import RunPaused
 from server.ask import Attempt, expected_answer
 from server.exchange import Collection
-from server.one_by_one import OneByOneGrid, messages_of
+from server.flower_messages import messages_of
+from server.one_by_one import OneByOneGrid
 from server.requests import HELLO, RequestWriter, Rounds
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from common.mask_messages import DeliveredAdvert
 from common.messages import UPLOAD_KINDS, AggregateEntry, Kind, Request, SignedManifest, encode_request
-from common.pages import CATCH_UP_BYTES
+from common.page_sizes import CATCH_UP_BYTES
 from common.plan import Plan
 from common.verdicts import ChunkCheck
 from server.aggregate import Aggregate

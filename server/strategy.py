@@ -23,10 +23,11 @@ from server.checkpoints import Checkpoints
 from server.connections import Connections
 from server.epochs import Epochs
 from server.exchange import Collection
+from server.flower_messages import Answer, messages_of, take_replies
 from server.key_exchange import KeyExchange
 from server.mask_exchange import MaskExchange
 from server.mask_store import MaskStore
-from server.one_by_one import Answer, OneByOneGrid, messages_of, take_replies
+from server.one_by_one import OneByOneGrid
 from server.pause import pause
 from server.progress import ProgressFile
 from server.requests import RequestWriter, Rounds, Step

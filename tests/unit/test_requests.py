@@ -25,7 +25,8 @@ from common.wire import header_bytes
 from server.aggregate import Aggregate, skipped
 from server.ask import Attempt, expected_answer
 from server.exchange import Collection
-from server.one_by_one import OneByOneGrid, messages_of
+from server.flower_messages import messages_of
+from server.one_by_one import OneByOneGrid
 from server.requests import HELLO, PageLimits, RequestWriter, Rounds, Step
 from tests.support.cards import make_rows
 from tests.support.flower_federation import REPOSITORY
