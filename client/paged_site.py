@@ -156,12 +156,11 @@ class PagedSite:
             self._forget(_REPLY)
             return reply
         outline = Outline.of(
-            lambda start, stop: memoryview(reply)[start:stop],
+            reply,
             run=asked["run"],
             plan=self._member.plan.digest,
             hospital=self._member.hospital,
             request=request_digest(request),
-            size_bytes=len(reply),
             page_bytes=self._sizes.page_bytes,
         )
         path = self._path(_REPLY, outline.digest)

@@ -225,12 +225,10 @@ class SignedReply:
         return self.signed.manifest
 
 
-def encode_request(
-    request: Request, body: bytes | memoryview, sign: Callable[[bytes], bytes], *, records: bytes = b""
-) -> bytes:
+def encode_request(request: Request, body: bytes | memoryview, sign: Callable[[bytes], bytes]) -> bytes:
     """Sign a request and frame it; the records to check end the body."""
     header = header_bytes(request)
-    return frame(REQUEST_MAGIC, header, sign(signed_bytes(REQUEST_MAGIC, header)), body, records)
+    return frame(REQUEST_MAGIC, header, sign(signed_bytes(REQUEST_MAGIC, header)), body)
 
 
 def decode_request(data: bytes | memoryview, coordinator_hex: str) -> SignedRequest:

@@ -24,7 +24,6 @@ from common.wire import Counter, Hex32, Hex64, Wire, frame, header_bytes, parse_
 MAX_HEADER_BYTES = 4 << 20
 
 Header = TypeVar("Header", bound=Wire)
-Read = Callable[[int, int], bytes | memoryview]
 
 
 class Outline(Wire):
@@ -45,38 +44,35 @@ class Outline(Wire):
     @classmethod
     def of(  # noqa: PLR0913 -- whose message, and its bytes
         cls,
-        read: Read,
+        data: bytes | memoryview,
         *,
         run: str,
         plan: str,
         hospital: str,
         request: str,
-        size_bytes: int,
         page_bytes: int,
         head_bytes: int = 0,
     ) -> Self:
-        """That of a message.
+        """That of a message in memory.
 
         Args:
-            read: Its bytes from one offset to another.
+            data: All of it.
             run: The run.
             plan: Digest of the plan.
             hospital: That it goes to, or comes from.
             request: From `common.messages.request_digest`.
-            size_bytes: Its length.
             page_bytes: Length of a page.
             head_bytes: Length of its head; 0 of a reply.
         """
-        starts = (*range(0, head_bytes, page_bytes), *range(head_bytes, size_bytes, page_bytes))
-        stops = (min(start + page_bytes, head_bytes if start < head_bytes else size_bytes) for start in starts)
+        view = memoryview(data)
         return cls(
             run=run,
             plan=plan,
             hospital=hospital,
             request=request,
             head_bytes=head_bytes,
-            size_bytes=size_bytes,
-            pages=tuple(hashlib.sha256(read(*place)).hexdigest() for place in zip(starts, stops, strict=True)),
+            size_bytes=len(view),
+            pages=(*page_digests(view[:head_bytes], page_bytes), *page_digests(view[head_bytes:], page_bytes)),
         )
 
     @property
@@ -188,6 +184,12 @@ LONG_REPLY: Final = Form(b"FWLRP/1\n", Outline)
 PAGE: Final = Form(b"FWPAG/1\n", PageName)
 FETCH: Final = Form(b"FWFET/1\n", PageName)
 WANTED: Final = Form(b"FWWNT/1\n", Wanted)
+
+
+def page_digests(data: bytes | memoryview, page_bytes: int) -> tuple[str, ...]:
+    """Digest of each page of a head or of a rest."""
+    starts = range(0, len(data), page_bytes)
+    return tuple(hashlib.sha256(data[start : start + page_bytes]).hexdigest() for start in starts)
 
 
 def request_bytes(frame: bytes) -> int:

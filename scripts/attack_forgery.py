@@ -149,13 +149,13 @@ class Parts:
         """The aggregate of these parts."""
         body = encode_sum(self.total)
         entry = self.entry.model_copy(update={"sum_bytes": len(body)})
-        return Aggregate(entry, b"".join([body, *self.uploads]) if entry.transcript else body)
+        return Aggregate.held(entry, b"".join([body, *self.uploads]) if entry.transcript else body)
 
 
 def bare(aggregate: Aggregate, witnesses: Sequence[SignedManifest]) -> Aggregate:
     """An aggregate without transcript, for which some manifests are to vouch."""
     one = light(aggregate)
-    return Aggregate(one.entry.model_copy(update={"witnesses": tuple(witnesses)}), one.body)
+    return Aggregate.held(one.entry.model_copy(update={"witnesses": tuple(witnesses)}), one.body)
 
 
 Forge = Callable[[World], Forgery]

@@ -212,7 +212,7 @@ class Stage:
         aggregate, transcript = made.total.unmasked(unmasking)
         uploads = [made.replies[name].body for name in unmasking.names]
         entry = aggregate.entry.model_copy(update={"transcript": transcript})
-        self.aggregates.append(Aggregate(entry, b"".join([aggregate.body, *uploads])))
+        self.aggregates.append(Aggregate.held(entry, b"".join([aggregate.body, *uploads])))
         return self.aggregates[-1]
 
     def round(self, number: int, *, names: Sequence[str] = ()) -> Aggregate:
@@ -244,4 +244,4 @@ def open_stage(folder: Path, options: StageOptions) -> Iterator[Stage]:
 def light(aggregate: Aggregate) -> Aggregate:
     """An aggregate without what verifies it: later manifests vouch for it."""
     entry = aggregate.entry
-    return Aggregate(entry.model_copy(update={"transcript": None}), aggregate.body[: entry.sum_bytes])
+    return Aggregate.held(entry.model_copy(update={"transcript": None}), aggregate.body[: entry.sum_bytes])

@@ -5,25 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from common.messages import AggregateEntry, Kind, request_digest
+from common.messages import Kind, request_digest
 from common.page_sizes import PageSizes
-from common.pages import LONG_REQUEST, Outline
+from common.pages import LONG_REQUEST, Outline, page_digests
 from common.plan import Plan
 from server.bodies import Body, HeldBody, JoinedBody
 
 Sign = Callable[[bytes], bytes]
-
-
-class LongHistory(Protocol):
-    """The completed rounds of a run, whose bodies are not read before they are sent; see `server.history`."""
-
-    def entries(self, rounds: tuple[int, int]) -> tuple[AggregateEntry, ...]:
-        """What each one's request says of it, in order."""
-
-    def body(self, rounds: tuple[int, int]) -> Body:
-        """Their bodies, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +53,11 @@ class LongMessages:
         plan: The plan.
         run: The run.
         sign: Signs with the coordinator's identity key.
-        history: The run's completed rounds.
         folder: Where long replies arrive, each in a file without a name.
     """
 
-    def __init__(self, plan: Plan, run: str, *, sign: Sign, history: LongHistory, folder: Path) -> None:
+    def __init__(self, plan: Plan, run: str, *, sign: Sign, folder: Path) -> None:
         self.plan, self.run, self.sign, self.folder = plan, run, sign, folder
-        self.history = history
         self.sizes = PageSizes.of(plan)
         self.identities = {hospital.name: hospital.identity for hospital in plan.roster}
         self._sent: dict[str, Sent] = {}
@@ -82,7 +70,7 @@ class LongMessages:
         """Remember a request that goes as it is: its reply may be long."""
         self._sent[hospital] = Sent(hospital, kind, request_digest(frame))
 
-    def announce(self, kind: Kind, hospital: str, head: bytes, body: Body) -> bytes:
+    def announce(self, kind: Kind, hospital: str, head: bytes, body: Body, *, pages: tuple[str, ...]) -> bytes:
         """The frame that announces a long request.
 
         Args:
@@ -90,17 +78,17 @@ class LongMessages:
             hospital: The recipient.
             head: The request's frame up to its body.
             body: Its body.
+            pages: Digests of the body's pages.
         """
         content = JoinedBody((HeldBody(head), body))
-        outline = Outline.of(
-            content.read,
+        outline = Outline(
             run=self.run,
             plan=self.plan.digest,
             hospital=hospital,
             request=request_digest(head),
             head_bytes=len(head),
             size_bytes=content.size_bytes,
-            page_bytes=self.sizes.page_bytes,
+            pages=(*page_digests(head, self.sizes.page_bytes), *pages),
         )
         self._sent[hospital] = Sent(hospital, kind, outline.request, outline, content)
         return LONG_REQUEST.encode(outline, self.sign)

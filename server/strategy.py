@@ -30,8 +30,9 @@ from server.mask_store import MaskStore
 from server.one_by_one import OneByOneGrid
 from server.pause import pause
 from server.progress import ProgressFile
-from server.requests import RequestWriter, Rounds, Step
+from server.requests import RequestWriter
 from server.round_end import RoundEnd
+from server.steps import Rounds, Step
 from server.store import Exchange, Outcome, Store
 from server.sufficiency import done, is_hopeless, is_stuck, stop_reason
 from server.verification import Verification

@@ -24,12 +24,12 @@ from common.pages import (
     WANTED,
     Form,
     PageName,
+    page_digests,
 )
 from server.bodies import HeldBody
 from server.conversation import Conversation
 from server.long_messages import LongMessages
 from tests.support.masked_sites import MaskedSites
-from tests.unit.test_long_messages import Nothing
 
 NAME = "hospital-3"
 BODY = secrets.token_bytes(40_000)
@@ -43,11 +43,11 @@ class World:
         self.plan, self.coordinator, self.member = sites.plan, sites.coordinator, sites.member(NAME)
         self.identity = self.member.identity
         sign = self.coordinator.sign
-        self.long = LongMessages(self.plan, "a" * 32, sign=sign, history=Nothing(), folder=folder)
+        self.long = LongMessages(self.plan, "a" * 32, sign=sign, folder=folder)
         self.site = PagedSite(self._answer, self.member, folder=folder / "pages")
         digest = hashlib.sha256(BODY).hexdigest()
         head = encode_request(sites.request("train", 1, NAME, body_sha256=digest), b"", sign)
-        self.outline_frame = self.long.announce("train", NAME, head, HeldBody(BODY))
+        self.outline_frame = self.long.announce("train", NAME, head, HeldBody(BODY), pages=page_digests(BODY, 16 << 10))
         small = encode_request(sites.request("hello", 0, NAME), b"", sign)
         self.reply_frame = self.site.answer(small)
         reply, _ = LONG_REPLY.decode(self.reply_frame, self.identity.public_hex)

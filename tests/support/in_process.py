@@ -212,7 +212,7 @@ class Coordinator:
         aggregate, transcript = total.unmasked(unmasking)
         bodies = {reply.manifest.hospital: reply.body for reply in replies}
         entry = aggregate.entry.model_copy(update={"transcript": transcript})
-        return Aggregate(entry, b"".join([aggregate.body, *(bodies[name] for name in unmasking.names)]))
+        return Aggregate.held(entry, b"".join([aggregate.body, *(bodies[name] for name in unmasking.names)]))
 
     def _reveal(self, unmasking: Unmasking, name: str, site: Hospital) -> bool:
         """Take one site's shares; whether it withheld them."""
@@ -241,7 +241,7 @@ class Coordinator:
 def light(aggregate: Aggregate) -> Aggregate:
     """The aggregate without what verifies it: later manifests vouch for it."""
     entry = aggregate.entry
-    return Aggregate(entry.model_copy(update={"transcript": None}), aggregate.body[: entry.sum_bytes])
+    return Aggregate.held(entry.model_copy(update={"transcript": None}), aggregate.body[: entry.sum_bytes])
 
 
 def with_witnesses(aggregate: Aggregate, later: Aggregate) -> Aggregate:

@@ -37,6 +37,7 @@ from server.store import Store
 from tests.support.site_keys import site_vault
 from tests.support.site_nursery import Nursery
 from tests.support.small_federation import NAMES
+from tests.support.stored_sums import stored_sums
 from tests.support.whole_run import WholeRun
 
 ANSWER_S = 60.0
@@ -169,7 +170,7 @@ class KilledSites:
     def contributed(self, run: str) -> dict[str, list[int]]:
         """In which rounds' sums each hospital is."""
         with closing(Store(self.folder / "runs" / run)) as store:
-            aggregates = store.aggregates(run, 1, self.plan.last_round)
+            aggregates = stored_sums(store, run, 1, self.plan.last_round)
         shown = [(a.entry.round, {s.manifest.hospital for s in a.entry.survivors}) for a in aggregates]
         return {name: [number for number, names in shown if name in names] for name in NAMES}
 

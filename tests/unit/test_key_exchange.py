@@ -19,7 +19,8 @@ from server.history import StoredHistory
 from server.mask_store import MaskStore
 from server.one_by_one import OneByOneGrid
 from server.progress import Progress, ProgressFile
-from server.requests import RequestWriter, steps_after
+from server.requests import RequestWriter
+from server.steps import steps_after
 from server.store import Store
 from server.strategy import SecureAggregation
 from tests.support.in_process_grid import Answer, InProcessGrid, as_server_app

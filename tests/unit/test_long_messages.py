@@ -27,10 +27,11 @@ from common.pages import (
     WANTED,
     Outline,
     Wanted,
+    page_digests,
 )
 from common.transcript import MerkleTree
 from common.verdicts import record_with_path
-from server.bodies import Body, HeldBody, JoinedBody, RecordsBody, StoredBody
+from server.bodies import Body, HeldBody, JoinedBody, PageHashes, RecordsBody, StoredBody
 from server.conversation import Conversation
 from server.long_messages import LongMessages
 from tests.support.in_process_grid import Answer, as_server_app
@@ -305,9 +306,7 @@ class Party:
 
     def __post_init__(self) -> None:
         plan = self.sites.plan
-        self.long = LongMessages(
-            plan, "a" * 32, sign=self.sites.coordinator.sign, history=Nothing(), folder=self.folder
-        )
+        self.long = LongMessages(plan, "a" * 32, sign=self.sites.coordinator.sign, folder=self.folder)
         self.request = encode_request(self.sites.request("train", 1, LIAR), b"", self.sites.coordinator.sign)
 
     def conversation(self) -> Conversation:
@@ -321,27 +320,14 @@ class Party:
         sent = self.long.last_to(LIAR)
         assert sent is not None
         outline = Outline.of(
-            lambda a, b: bytes(reply[a:b]),
+            bytes(reply),
             run="a" * 32,
             plan=self.sites.plan.digest,
             hospital=LIAR,
             request=sent.request,
-            size_bytes=len(reply),
             page_bytes=PageSizes.of(self.sites.plan).page_bytes,
         )
         return LONG_REPLY.encode(outline, self.sites.identities[LIAR].sign)
-
-
-class Nothing:
-    """A history of no rounds."""
-
-    def entries(self, _: tuple[int, int]) -> tuple[AggregateEntry, ...]:
-        """None."""
-        return ()
-
-    def body(self, _: tuple[int, int]) -> Body:
-        """Empty."""
-        return HeldBody(b"")
 
 
 def test_a_long_request_and_a_long_reply_take_the_memory_of_a_few_pages(tmp_path: Path) -> None:
@@ -353,7 +339,8 @@ def test_a_long_request_and_a_long_reply_take_the_memory_of_a_few_pages(tmp_path
     tracemalloc.start()
     try:
         body = StoredBody(len(whole), lambda: nullcontext(lambda start, stop: bytes(whole[start:stop])))
-        party.long.announce("checkpoint", LIAR, party.request, body)
+        hashes = PageHashes(page_bytes).up_to(len(whole), body)
+        party.long.announce("checkpoint", LIAR, party.request, body, pages=hashes.pages)
         talk, sent = party.conversation(), party.long.last_to(LIAR)
         assert sent is not None
         assert sent.outline is not None
@@ -430,16 +417,15 @@ def test_a_body_is_read_in_any_parts(data: st.DataObject) -> None:
     assert body.read(0, len(whole)) == whole
 
 
-def outline_of(head_bytes: int, size_bytes: int, page_bytes: int, data: bytes) -> Outline:
+def outline_of(head_bytes: int, page_bytes: int, data: bytes) -> Outline:
     """Of any bytes."""
     return Outline.of(
-        lambda a, b: data[a:b],
+        data,
         run="a" * 32,
         plan="1" * 64,
         hospital=LIAR,
         request="2" * 64,
         head_bytes=head_bytes,
-        size_bytes=size_bytes,
         page_bytes=page_bytes,
     )
 
@@ -448,18 +434,27 @@ def outline_of(head_bytes: int, size_bytes: int, page_bytes: int, data: bytes) -
 def test_pages_are_the_whole_in_order(head: int, rest: int, page_bytes: int) -> None:
     """No byte twice and none missing, no page longer than allowed; those of the rest do not depend on the head."""
     data = hashlib.shake_128(b"message").digest(head + rest)
-    outline = outline_of(head, len(data), page_bytes, data)
+    outline = outline_of(head, page_bytes, data)
     outline.check_size(most_bytes=len(data), page_bytes=page_bytes)
     places = [outline.place(index, page_bytes) for index in range(len(outline.pages))]
     assert b"".join(data[start:stop] for start, stop in places) == data
     assert all(0 < stop - start <= page_bytes for start, stop in places)
     for index, (start, stop) in enumerate(places):
         outline.check_page(index, data[start:stop], page_bytes)
-    alone = outline_of(0, rest, page_bytes, data[head:])
+    alone = outline_of(0, page_bytes, data[head:])
     assert outline.pages[len(outline.pages) - len(alone.pages) :] == alone.pages
-    for refused in ({"most_bytes": len(data) - 1, "page_bytes": page_bytes},):
-        with pytest.raises(MalformedMessage):
-            outline.check_size(**refused)
+    with pytest.raises(MalformedMessage):
+        outline.check_size(most_bytes=len(data) - 1, page_bytes=page_bytes)
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300), st.integers(1, 70))
+def test_what_several_hospitals_get_is_hashed_once(shared: bytes, own: bytes, page_bytes: int) -> None:
+    """Each goes on behind its last full page, and all come to the digests of the whole."""
+    body, whole = HeldBody(shared), JoinedBody((HeldBody(shared), HeldBody(own)))
+    full = PageHashes(page_bytes).up_to(len(shared) // page_bytes * page_bytes, body)
+    made = [full.up_to(whole.size_bytes, whole) for _ in range(2)]
+    assert {one.whole for one in made} == {hashlib.sha256(shared + own).hexdigest()}
+    assert {one.pages for one in made} == {page_digests(shared + own, page_bytes)}
 
 
 @given(st.sets(st.integers(0, 6), min_size=0))

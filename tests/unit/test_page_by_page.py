@@ -14,7 +14,7 @@ from flwr.app import Message
 from client.paged_site import PagedSite
 from common.errors import MalformedMessage
 from common.messages import encode_request
-from common.pages import PAGE, WANTED, Wanted
+from common.pages import PAGE, WANTED, Wanted, page_digests
 from common.records import REQUEST, frame_to_record
 from server import one_by_one
 from server.bodies import HeldBody
@@ -24,7 +24,6 @@ from server.long_messages import LongMessages
 from server.one_by_one import OneByOneGrid
 from tests.support.in_process_grid import InProcessGrid, as_server_app, number
 from tests.support.masked_sites import MaskedSites
-from tests.unit.test_long_messages import Nothing
 
 NAME = "hospital-2"
 PAGES = 40
@@ -59,12 +58,13 @@ class Line:
         self.flower = InProcessGrid({}, on_push=lambda: self.clock.sleep(1.0))
         self.restart()
         sign = sites.coordinator.sign
-        self.long = LongMessages(sites.plan, "a" * 32, sign=sign, history=Nothing(), folder=self.folder)
+        self.long = LongMessages(sites.plan, "a" * 32, sign=sign, folder=self.folder)
         self.grid = OneByOneGrid(self.flower, self.long)
         self.grid.nodes()
         body = secrets.token_bytes((PAGES - 1) * (PAGE_KIB << 10))
         request = sites.request("train", 1, NAME, body_sha256=hashlib.sha256(body).hexdigest())
-        self.outline = self.long.announce("train", NAME, encode_request(request, b"", sign), HeldBody(body))
+        head, pages = encode_request(request, b"", sign), page_digests(body, PAGE_KIB << 10)
+        self.outline = self.long.announce("train", NAME, head, HeldBody(body), pages=pages)
 
     def restart(self) -> None:
         """The site as after a kill."""

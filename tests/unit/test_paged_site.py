@@ -62,13 +62,12 @@ class Party:
     def outline(self, frame: bytes, **changes: Any) -> Outline:  # noqa: ANN401 -- any field
         """What announces it."""
         return Outline.of(
-            lambda a, b: frame[a:b],
+            frame,
             run="a" * 32,
             plan=self.sites.plan.digest,
             hospital=NAME,
             request=request_digest(frame),
             head_bytes=body_start(frame),
-            size_bytes=len(frame),
             page_bytes=self.page_bytes,
         ).model_copy(update=changes)
 

@@ -80,7 +80,7 @@ class Unmasked:
         entry = self.honest.entry.model_copy(
             update={"transcript": transcript or self.transcript, "sum_bytes": len(body)}
         )
-        return Aggregate(entry, b"".join([body, *(uploads or self.uploads)]))
+        return Aggregate.held(entry, b"".join([body, *(uploads or self.uploads)]))
 
     def told(self, **changes: object) -> Aggregate:
         """The honest aggregate with another transcript."""
@@ -250,7 +250,7 @@ REFUSED: dict[str, tuple[Callable[[Unmasked], Aggregate], type[FedwardError]]] =
         MalformedMessage,
     ),
     "no uploads": (
-        lambda u: Aggregate(
+        lambda u: Aggregate.held(
             u.honest.entry.model_copy(update={"transcript": u.transcript.model_copy(update={"upload_bytes": 0})}),
             u.total,
         ),
