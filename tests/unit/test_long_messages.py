@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.ckks import PRESETS, chunks_for, decode_sum, decode_upload
 from common.errors import BadSignature, MalformedMessage, PeerError, WrongPlan, WrongRound
 from common.identity import Identity
-from common.messages import AggregateEntry, encode_request
+from common.messages import encode_request
 from common.page_sizes import PageSizes
 from common.pages import (
     FETCH,
@@ -36,6 +34,7 @@ from server.conversation import Conversation
 from server.long_messages import LongMessages
 from tests.support.in_process_grid import Answer, as_server_app
 from tests.support.masked_sites import MaskedSites
+from tests.support.trivial_sums import check_sums
 from tests.support.whole_run import WholeRun, trivial_run
 
 NAMES = tuple(f"hospital-{k}" for k in range(1, 6))
@@ -68,19 +67,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WholeRun:
     return make_run(tmp_path)
 
 
-def check_sums(run: WholeRun) -> None:
-    """Every hospital of a round holds the sum of what its survivors uploaded, added by numpy."""
-    parameters = PRESETS["compact"]
-    chunks = chunks_for(run.plan.upload_values, parameters)
-    for number in range(1, ROUNDS + 1):
-        names = run.ended(number)
-        bodies = [(run.folder / name / f"upload-{number}.bin").read_bytes() for name in names]
-        wanted = np.stack([decode_upload(body, chunks, parameters).words for body in bodies]).sum(axis=0)
-        for name in names:
-            entry = AggregateEntry.model_validate_json((run.folder / name / f"aggregate-{number}.json").read_text())
-            body = (run.folder / name / f"aggregate-{number}.bin").read_bytes()
-            total = decode_sum(body, chunks, len(entry.survivors), parameters)
-            assert np.array_equal(total.words, wanted % parameters.modulus)
+def check_run(run: WholeRun) -> None:
+    """Every hospital of a round holds the sum of what its survivors uploaded."""
+    check_sums(run.folder, run.plan, {number: run.ended(number) for number in range(1, ROUNDS + 1)})
 
 
 def go_and_note(run: WholeRun) -> list[tuple[bytes, bytes]]:
@@ -97,7 +86,7 @@ def go_and_note(run: WholeRun) -> list[tuple[bytes, bytes]]:
 
     run.gateway = gateway
     run.go()
-    check_sums(run)
+    check_run(run)
     return frames
 
 
@@ -169,7 +158,7 @@ def test_a_coordinator_that_is_killed_between_two_pages_goes_on(
             killed, passed = killed + 1, 0
             run.grid.waiting.clear()
     assert killed >= 3
-    check_sums(run)
+    check_run(run)
     assert {(e.round, e.attempt) for e in run.exchanges() if e.kind == "train"} == {(1, 0), (2, 0)}
     uploads = {(name, request.round) for name, request, _ in run.requests if request.kind == "train"}
     assert uploads == {(name, number) for name in NAMES for number in (1, 2)}
@@ -180,7 +169,7 @@ def test_a_page_that_flower_loses_is_fetched_again(run: WholeRun, lost: list[int
     """A few times; a node that is gone, or loses all, is given up, and its hospital asked in the next attempt."""
     run.grid.lost = lost
     run.go()
-    check_sums(run)
+    check_run(run)
     first = run.exchanges()[2]
     assert (first.kind, first.round, first.attempt) == ("train", 1, 0)
     assert all(o.outcome == "contributed" for o in first.outcomes) == contributed
@@ -289,7 +278,7 @@ def test_a_hospital_that_lies_about_pages_is_refused_by_name(run: WholeRun, way:
     run.gateway = lie.gateway
     run.go()
     assert lie.told
-    check_sums(run)
+    check_run(run)
     (train,) = [e for e in run.exchanges() if (e.kind, e.round) == ("train", 2)]
     assert {o.hospital: (o.outcome, o.code) for o in train.outcomes} == {
         name: ("failed", error.__name__) if name == LIAR else ("contributed", "") for name in NAMES
