@@ -17,9 +17,9 @@ from pathlib import Path
 from client.durable import disk_refused, write_durably
 from client.member import Member
 from common.errors import MalformedMessage, SiteStorageError, WrongPlan, WrongRound
-from common.messages import request_digest, request_header
 from common.page_sizes import PageSizes
 from common.pages import FETCH, LONG_REPLY, LONG_REQUEST, PAGE, WANTED, Outline, Wanted
+from common.request_frames import request_digest, request_header
 
 _REQUEST, _REPLY = "request-", "reply-"
 

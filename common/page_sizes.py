@@ -8,8 +8,9 @@ from typing import Self
 from common.ckks import PRESETS, chunks_for
 from common.ckks_parameters import SEED_BYTES
 from common.errors import PlanError
-from common.messages import MAX_MANIFEST_BYTES, MAX_REQUEST_HEADER_BYTES, UPLOAD_KINDS, Kind
+from common.messages import MAX_MANIFEST_BYTES, UPLOAD_KINDS, Kind
 from common.plan_content import PlanContent
+from common.request_frames import MAX_REQUEST_HEADER_BYTES
 from common.transcript import path_bytes
 from common.wire import SIGNED_PARTS_BYTES
 

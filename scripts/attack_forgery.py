@@ -11,7 +11,8 @@ from typing import Any
 from client.encode import decode_sum_of_updates
 from common.ckks import EncryptedSum, EncryptedVector, chunks_for, decode_sum, decode_upload, encode_sum
 from common.errors import FedwardError
-from common.messages import AggregateEntry, SignedManifest, decode_request
+from common.messages import AggregateEntry, SignedManifest
+from common.request_frames import decode_request
 from scripts.attack_hospitals import Snapshot
 from scripts.attack_stage import Attempt, Stage, light
 from server.aggregate import Aggregate

@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from common.messages import REPLY_MAGIC, REQUEST_MAGIC
+from common.messages import REPLY_MAGIC
 from common.pages import FETCH as FETCHED
 from common.pages import LONG_REPLY, LONG_REQUEST, WANTED
 from common.pages import PAGE as BROUGHT
+from common.request_frames import REQUEST_MAGIC
 from common.transcript import merkle_root
 from scripts.attack_mutations import Shape, Wrong
 from scripts.attack_pages import FETCH, OUTLINE, PAGE, REPLY_OUTLINE, WANTED_PAGES, WATCHED

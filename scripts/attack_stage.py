@@ -20,8 +20,9 @@ from client.storage import RunStorage
 from common.ckks import PRESETS, CkksParameters, chunks_for
 from common.identity import Identity
 from common.mask_messages import FullAdvert, Reveal
-from common.messages import UPLOAD_KINDS, Kind, Request, SignedManifest, encode_request
+from common.messages import UPLOAD_KINDS, Kind, Request, SignedManifest
 from common.plan import Plan
+from common.request_frames import encode_request
 from scripts.attack_freshness import nothing_seen
 from scripts.attack_hospitals import Site, StageOptions, provision_sites
 from server.admit import AdmittedReply, OpenExchange, admit

@@ -25,14 +25,8 @@ from client.verify import Expectation, verify_aggregate
 from common.ckks import encode_upload
 from common.errors import LocalProtocolError
 from common.mask_messages import FullAdvert, encode_document
-from common.messages import (
-    NOTHING_APPLIED,
-    Manifest,
-    SignedReply,
-    decode_request,
-    encode_reply,
-    survivors_digest,
-)
+from common.messages import NOTHING_APPLIED, Manifest, SignedReply, encode_reply, survivors_digest
+from common.request_frames import decode_request
 from common.transcript import EMPTY_CHAIN, merkle_root
 from scripts.bench_codecs import NO_SLOTS
 from scripts.bench_costs import RoundCosts

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from common.messages import Kind, request_digest
+from common.messages import Kind
 from common.page_sizes import PageSizes
 from common.pages import LONG_REQUEST, Outline, page_digests
 from common.plan import Plan
+from common.request_frames import request_digest
 from server.bodies import Body, HeldBody, JoinedBody
 
 Sign = Callable[[bytes], bytes]

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from common.mask_messages import DeliveredAdvert
-from common.messages import AggregateEntry, Kind, Request, SignedManifest, encode_request
+from common.messages import AggregateEntry, Kind, Request, SignedManifest
 from common.page_sizes import PageSizes
 from common.plan import Plan
+from common.request_frames import encode_request
 from common.verdicts import ChunkCheck
 from server.bodies import Body, HeldBody, JoinedBody, PageHashes
 from server.freshness import FreshnessDesk

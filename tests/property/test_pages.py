@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from client.paged_site import PagedSite
 from common.errors import PeerError
 from common.identity import Identity
-from common.messages import decode_request, encode_request
 from common.page_sizes import PageSizes
 from common.pages import (
     FETCH,
@@ -26,6 +25,7 @@ from common.pages import (
     PageName,
     page_digests,
 )
+from common.request_frames import decode_request, encode_request
 from server.bodies import HeldBody
 from server.conversation import Conversation
 from server.long_messages import LongMessages

@@ -18,8 +18,9 @@ from common.errors import BudgetExceeded, LedgerRolledBack
 from common.freshness_messages import FreshnessAnswer, OpenNonce
 from common.identity import Identity
 from common.mask_messages import FullAdvert, decode_document
-from common.messages import UPLOAD_KINDS, Kind, Request, SignedManifest, SignedReply, decode_reply, encode_request
+from common.messages import UPLOAD_KINDS, Kind, Request, SignedManifest, SignedReply, decode_reply
 from common.plan import Plan
+from common.request_frames import encode_request
 from common.site_config import load_site
 from scripts.federation import FederationOptions, provision
 from scripts.split import split_dataset

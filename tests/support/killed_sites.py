@@ -30,8 +30,9 @@ from common.config import load_settings
 from common.errors import FedwardError, OperatorError
 from common.grid import Grid, plan_grid
 from common.identity import Identity
-from common.messages import SignedReply, decode_reply, decode_request
+from common.messages import SignedReply, decode_reply
 from common.plan import Plan
+from common.request_frames import decode_request
 from common.site_config import load_site
 from server.store import Store
 from tests.support.site_keys import site_vault

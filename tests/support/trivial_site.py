@@ -36,18 +36,9 @@ from common.errors import BudgetExceeded, FedwardError, WrongPlan, WrongRound
 from common.freshness_messages import FreshnessAnswer, sign_answer
 from common.identity import Identity
 from common.mask_messages import FullAdvert, encode_document
-from common.messages import (
-    NOTHING_APPLIED,
-    UPLOAD_KINDS,
-    Applied,
-    Manifest,
-    Request,
-    SignedRequest,
-    decode_reply,
-    decode_request,
-    encode_reply,
-)
+from common.messages import NOTHING_APPLIED, UPLOAD_KINDS, Applied, Manifest, Request, decode_reply, encode_reply
 from common.plan import Plan
+from common.request_frames import SignedRequest, decode_request
 from common.site_config import GatewaySettings
 from common.supervise import supervise
 from common.transcript import EMPTY_CHAIN, aggregate_root, merkle_root

@@ -16,8 +16,9 @@ from client.paged_site import PagedSite
 from common.config import load_settings
 from common.errors import FedwardError
 from common.identity import Identity
-from common.messages import Request, decode_request
+from common.messages import Request
 from common.plan import Plan
+from common.request_frames import decode_request
 from server.history import StoredHistory
 from server.long_messages import LongMessages
 from server.mask_store import MaskStore

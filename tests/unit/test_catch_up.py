@@ -15,8 +15,8 @@ from flwr.serverapp import Grid
 from common.config import load_settings
 from common.errors import DeploymentError, TranscriptError
 from common.identity import Identity
-from common.messages import decode_request
 from common.plan import Plan
+from common.request_frames import decode_request
 from server.history import StoredHistory
 from server.mask_store import MaskStore
 from server.one_by_one import OneByOneGrid

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from common.errors import KeyMissing
 from common.identity import Identity
 from common.key_messages import Confirmation, dealer_of, encode_document, sign_document
-from common.messages import decode_request
+from common.request_frames import decode_request
 from server.history import StoredHistory
 from server.mask_store import MaskStore
 from server.one_by_one import OneByOneGrid

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from common.errors import BadSignature, MalformedMessage, PeerError, WrongPlan, WrongRound
 from common.identity import Identity
-from common.messages import encode_request
 from common.page_sizes import PageSizes
 from common.pages import (
     FETCH,
@@ -27,6 +26,7 @@ from common.pages import (
     Wanted,
     page_digests,
 )
+from common.request_frames import encode_request
 from common.transcript import MerkleTree
 from common.verdicts import record_with_path
 from server.bodies import Body, HeldBody, JoinedBody, PageHashes, RecordsBody, StoredBody

@@ -13,9 +13,9 @@ from flwr.app import Message
 
 from client.paged_site import PagedSite
 from common.errors import MalformedMessage
-from common.messages import encode_request
 from common.pages import PAGE, WANTED, Wanted, page_digests
 from common.records import REQUEST, frame_to_record
+from common.request_frames import encode_request
 from server import one_by_one
 from server.bodies import HeldBody
 from server.conversation import MOST_REPEATS, Conversation

@@ -15,7 +15,7 @@ import pytest
 from client.paged_site import PagedSite
 from common.errors import BadSignature, MalformedMessage, PeerError, SiteStorageError, WrongPlan, WrongRound
 from common.identity import Identity
-from common.messages import Kind, encode_request, request_digest
+from common.messages import Kind
 from common.page_sizes import PageSizes
 from common.pages import (
     FETCH,
@@ -26,6 +26,7 @@ from common.pages import (
     Outline,
     PageName,
 )
+from common.request_frames import encode_request, request_digest
 from common.wire import body_start
 from tests.support.masked_sites import MaskedSites
 

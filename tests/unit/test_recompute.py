@@ -26,7 +26,8 @@ from common.errors import (
 )
 from common.identity import verify
 from common.mask_messages import Advert, sign
-from common.messages import REQUEST_MAGIC, Request, SignedReply, Transcript
+from common.messages import Request, SignedReply, Transcript
+from common.request_frames import REQUEST_MAGIC
 from common.transcript import merkle_root
 from common.wire import parse_header, signed_bytes
 from server.aggregate import Aggregate

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from common.errors import MalformedMessage
 from common.frame_bounds import MAX_FRAME_BYTES
-from common.messages import MAX_REQUEST_HEADER_BYTES
 from common.pages import MAX_HEADER_BYTES
 from common.plan_settings import CohortSettings
 from common.records import PIECE_BYTES, REPLY, REQUEST, frame_to_record, record_to_frame
+from common.request_frames import MAX_REQUEST_HEADER_BYTES
 from common.wire import SIGNED_PARTS_BYTES
 
 

@@ -18,9 +18,10 @@ from common.config import parse_settings
 from common.errors import MalformedMessage
 from common.identity import Identity
 from common.mask_messages import opening_digest
-from common.messages import AggregateEntry, Applied, Manifest, SignedManifest, decode_request
+from common.messages import AggregateEntry, Applied, Manifest, SignedManifest
 from common.plan import Plan
 from common.plan_bounds import default_threshold
+from common.request_frames import decode_request
 from common.wire import header_bytes
 from server.aggregate import Aggregate, skipped
 from server.ask import Attempt, expected_answer

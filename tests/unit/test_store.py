@@ -19,8 +19,8 @@ import yaml
 
 from common.config import parse_settings
 from common.errors import ConfigError, StoreError
-from common.messages import decode_request
 from common.plan import Plan
+from common.request_frames import decode_request
 from common.wire import header_bytes
 from server.aggregate import Aggregate, skipped
 from server.database import VERSION, Database

@@ -11,7 +11,8 @@ import pytest
 from client.recompute import recompute
 from client.verify import Expectation, check_history, verify_aggregate
 from common.errors import TranscriptError
-from common.messages import NOTHING_APPLIED, Applied, decode_request
+from common.messages import NOTHING_APPLIED, Applied
+from common.request_frames import decode_request
 from common.transcript import aggregate_root
 from common.wire import header_bytes
 from server.aggregate import skipped
