@@ -141,9 +141,14 @@ class Wanted(Wire):
         return cls(outline=outline, bits=f"{missing:x}")
 
     @property
+    def mask(self) -> int:
+        """The pages as bits of one number."""
+        return int(self.bits, 16)
+
+    @property
     def missing(self) -> tuple[int, ...]:
         """The pages, in ascending order."""
-        return tuple(index for index, bit in enumerate(reversed(f"{int(self.bits, 16):b}")) if bit == "1")
+        return tuple(index for index, bit in enumerate(reversed(f"{self.mask:b}")) if bit == "1")
 
 
 @dataclass(frozen=True, slots=True)

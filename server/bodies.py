@@ -197,9 +197,19 @@ def spooled(folder: Path) -> Iterator[IO[bytes]]:
     Raises:
         StoreError: If the disk refuses.
     """
+    with spooling(folder), tempfile.TemporaryFile(dir=folder) as file:
+        yield file
+
+
+@contextmanager
+def spooling(folder: Path) -> Iterator[None]:
+    """Work on such a file.
+
+    Raises:
+        StoreError: If the disk refuses.
+    """
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            yield file
+        yield
     except OSError as error:
         raise StoreError(f"{folder}: the disk refuses ({error.strerror}); free disk space") from error
 

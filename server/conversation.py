@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
-from common.errors import MalformedMessage, StoreError, WrongPlan, WrongRound
+from common.errors import MalformedMessage, WrongPlan, WrongRound
 from common.pages import FETCH, LONG_REPLY, LONG_REQUEST, PAGE, WANTED, Outline, PageName, Wanted
+from server.bodies import spooling
 from server.long_messages import FollowUp, LongMessages, Sent
 
 # Of the answers to one request, and of the pages of one reply. Flower loses one now and then where a machine is busy.
@@ -34,7 +35,7 @@ class Conversation:
 
     long: LongMessages
     sent: Sent
-    _lacking: frozenset[int] | None = None
+    _lacking: int | None = None
     _repeats: int = 0
     _brought: int = 0
     _coming: Outline | None = None
@@ -94,12 +95,12 @@ class Conversation:
         wanted, rest = WANTED.decode(answer, self.long.identities[hospital])
         if outline is None or rest or wanted.outline != outline.digest:
             raise WrongRound(f"{hospital} lacks pages of another request than this one; refuse it")
-        missing = wanted.missing
-        if not missing or missing[-1] >= len(outline.pages):
+        missing, before = wanted.mask, self._lacking
+        if not 0 < missing < 1 << len(outline.pages):
             raise MalformedMessage(f"{hospital} asks for pages that there are not; refuse it")
         # One that was killed may lack as many as before, or more.
-        self._repeats += self._lacking is not None and not frozenset(missing) < self._lacking
-        self._lacking, self._brought = frozenset(missing), self._brought + len(missing)
+        self._repeats += before is not None and (missing == before or bool(missing & ~before))
+        self._lacking, self._brought = missing, self._brought + missing.bit_count()
         if self._repeats > MOST_REPEATS or self._brought > (MOST_REPEATS + 1) * len(outline.pages):
             raise MalformedMessage(f"{hospital} asks for the same pages again and again; refuse it")
         return self._pages_of(outline, wanted)
@@ -126,10 +127,8 @@ class Conversation:
         sizes = self.long.sizes
         outline.check_size(most_bytes=sizes.most_reply_bytes(self.sent.kind), page_bytes=sizes.page_bytes)
         self._coming, self._digest, self._pages = outline, outline.digest, set(range(len(outline.pages)))
-        try:
+        with spooling(self.long.folder):
             self._file = tempfile.TemporaryFile(dir=self.long.folder)  # noqa: SIM115 -- it lives as long as the reply
-        except OSError as error:
-            raise self._refused(error) from error
         return map(self._fetching, range(len(outline.pages)))
 
     def _fetching(self, page: int) -> FollowUp:
@@ -141,7 +140,7 @@ class Conversation:
         if outline is None or file is None or index not in self._pages:
             raise WrongRound(f"{self.sent.hospital} sends a page that was not asked for; refuse it")
         outline.check_page(index, page, self.long.sizes.page_bytes)
-        try:
+        with spooling(self.long.folder):
             file.seek(outline.place(index, self.long.sizes.page_bytes)[0])
             file.write(page)
             self._pages.discard(index)
@@ -150,10 +149,5 @@ class Conversation:
             file.flush()
             # As much of it is in memory as is looked at; it is gone with the last view of it.
             whole = memoryview(mmap.mmap(file.fileno(), outline.size_bytes, prot=mmap.PROT_READ))
-        except OSError as error:
-            raise self._refused(error) from error
         self.close()
         return whole
-
-    def _refused(self, error: OSError) -> StoreError:
-        return StoreError(f"{self.long.folder}: the disk refuses a reply ({error.strerror}); free disk space")

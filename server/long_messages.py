@@ -63,10 +63,6 @@ class LongMessages:
         self.identities = {hospital.name: hospital.identity for hospital in plan.roster}
         self._sent: dict[str, Sent] = {}
 
-    def is_long(self, body_bytes: int) -> bool:
-        """Whether a message with such a body goes in pages."""
-        return self.sizes.is_long(body_bytes)
-
     def note(self, kind: Kind, hospital: str, frame: bytes) -> None:
         """Remember a request that goes as it is: its reply may be long."""
         self._sent[hospital] = Sent(hospital, kind, request_digest(frame))

@@ -224,13 +224,11 @@ class SecureAggregation(Strategy):
         """The next attempt; nothing if the hospitals that should get their last aggregate are gone."""
         if step.kind == "finish":
             self._catch_up.open_step()
-            nodes = {
-                name: node for name, node in self._connections.wait_until_caught_up(step).items() if name in wanted
-            }
+            here = self._connections.wait_until_caught_up(step)
+            nodes = {name: node for name, node in here.items() if name in wanted}
             return self._request(step, nodes, attempt=opened.number + 1) if nodes else ()
         log.warning("%s %d attempt %d fell short; asking again", step.kind, step.round, opened.number)
-        timeout_s = self._plan.cohort.round_timeout_s
-        nodes = self._connections.wait_for(step, self._plan.needed, timeout_s=timeout_s)
+        nodes = self._connections.wait_for(step, self._plan.needed, timeout_s=self._plan.cohort.round_timeout_s)
         return self._request(step, nodes, attempt=opened.number + 1)
 
     def _close(self, step: Step, opened: Attempt, replies: Iterable[Answer]) -> tuple[Outcome, ...]:
