@@ -23,8 +23,10 @@ from client.batches import Inputs
 from client.head_sum import FINEST_BITS, MOST_CLASSES, MOST_INPUTS, HeadSum
 from client.model import trainable_vector
 
-# Per-unit gradients, as float64 and as integers, take about 16 bytes per parameter and unit; this bounds them.
-_GRADIENT_BYTES = 1 << 20
+# What hooks hold at once, so that a chunk fits a small GPU: gradients by unit, which take about 16 bytes per parameter
+# and unit as float64 and as integers; and activations, 42 MB a unit of the largest network that a plan can have.
+_GRADIENT_BYTES = 1 << 28
+_UNITS_TOGETHER = 64
 # So many whole numbers up to 2^44 add up in float64 without rounding.
 _EXACT_IN_FLOAT = 1 << (53 - FINEST_BITS)
 
@@ -124,7 +126,7 @@ class HookedSum:
     def __call__(self, chosen: Sequence[int]) -> NDArray[np.int64]:
         """See `ClippedSum`."""
         total = np.zeros(trainable_vector(self._model).size, np.int64)
-        chunk = max(1, _GRADIENT_BYTES // (16 * len(total)))
+        chunk = min(max(1, _GRADIENT_BYTES // (16 * len(total))), _UNITS_TOGETHER)
         if not chosen:
             return total
         inputs, labels = self._x[list(chosen)], self._y[list(chosen)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.data import held_out, load_table
+from client.data import find_patient_column, held_out, load_table
 from client.data.table import UnitName
 from common.canonical import canonical_bytes, sha256_hex
 from common.errors import DataError
@@ -65,6 +65,16 @@ def count_units(data: Path, template: Plan, *, patient_column: str) -> int:
         DataError: If the folder is wrong, or nothing is left to train on.
     """
     return site_units(data, template, patient_column=patient_column).training
+
+
+def site_held_out_rule(data: Path, plan: Plan, *, patient_column: str) -> str:
+    """The `held_out_rule` of a data folder, without a look at its images.
+
+    Raises:
+        DataError: If the folder or its index.csv is wrong.
+        OSError: If it cannot be read.
+    """
+    return held_out_rule(plan, find_patient_column(data, unit=plan.privacy.unit, patient_column=patient_column))
 
 
 def held_out_rule(plan: Plan, patient_column: str | None) -> str:

@@ -11,13 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from client.accountant import PrivacyEvent
 from client.data import ImageTable, held_out, load_table
 from client.declare import held_out_rule
 from client.dpsgd import (
     CSPRNG,
+    LocalTraining,
     Randomness,
-    TrainingSettings,
     gradient_totals,
     refuse_unsupported_layers,
     train_local,
@@ -70,9 +69,10 @@ class Learner:
         self.held_out_rule = held_out_rule
         # Training needs float64; the inputs of training stay as they are and are converted by the chunk.
         self._plan, self._model, self._train, self._evaluation = plan, model.double(), train, evaluation
-        self._randomness = randomness
+        # Also where the noise of the round of statistics and the shares of mode `distributed` come from.
+        self.randomness = randomness
         member = plan.roster[plan.agreed.position(hospital)]
-        self._settings = TrainingSettings(
+        self._settings = LocalTraining(
             steps=plan.training.local_steps,
             clip=plan.privacy.clip,
             learning_rate=plan.training.learning_rate,
@@ -94,7 +94,7 @@ class Learner:
             settings=self._settings,
             sigma=sigma,
             on_step=_ignore,
-            randomness=self._randomness,
+            randomness=self.randomness,
         )
 
     def gradient_total(
@@ -103,7 +103,7 @@ class Learner:
         """Exact sum of clipped gradients over one batch, in steps of C*2^-44, int64, shape (d,)."""
         load_vector(self._model, parameters)
         x, y = self._train.to_train(feature_mean), self._train.y
-        (total,) = gradient_totals(self._model, x, y, settings=self._settings, coins=self._randomness.coins)
+        (total,) = gradient_totals(self._model, x, y, settings=self._settings, coins=self.randomness.coins)
         return total
 
     def feature_total(self) -> NDArray[np.int64]:
@@ -115,10 +115,6 @@ class Learner:
         if isinstance(self._train.x, UnitImages):
             raise LocalProtocolError("the mean of features is asked of a model on raw images, which has none")
         return row_total(self._train.x.double().cpu().numpy())
-
-    def event(self, sigma: float) -> PrivacyEvent:
-        """What one call of `train` costs."""
-        return self._settings.event(sigma)
 
     def confusion(self, parameters: NDArray[np.float64], *, feature_mean: NDArray[np.float64]) -> NDArray[np.int64]:
         """Counts on held-out units, true class by predicted class, shape (classes, classes)."""

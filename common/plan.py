@@ -10,7 +10,7 @@ from common.distributed import check_mode
 from common.errors import PlanError
 from common.page_sizes import PageSizes
 from common.plan_content import PlanContent
-from common.plan_settings import SmallCnnModel
+from common.plan_settings import FrozenBackboneModel, SmallCnnModel
 
 
 class Plan(PlanContent):
@@ -41,6 +41,11 @@ class Plan(PlanContent):
         if self.federation:
             self.cohort.check(len(self.federation.hospitals))
             PageSizes.of(self).check()
+        if self.privacy.mean_share and not isinstance(self.model, FrozenBackboneModel):
+            raise PlanError(
+                f"privacy.mean_share: seen {self.privacy.mean_share:g} with model {self.model.kind}; only 0 is allowed "
+                "there: it has no features whose mean could be taken off"
+            )
         check_mode(self)
         if self.first_round > 1 and self.verification == "sampled":
             raise PlanError(

@@ -12,7 +12,8 @@ from PIL import Image
 
 from client.keys import Keys, open_keys
 from client.round import Hospital
-from client.site import load_plan, open_hospital
+from client.site import open_hospital
+from client.site_plan import load_plan
 from client.status import StatusFile
 from client.unlock import find_unlock
 from client.vault import Vault

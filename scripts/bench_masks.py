@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.advert import own_advert
-from client.encode import decode_sum_of_updates, encode_update
+from client.encode import decode_sum_of_updates, encode_steps, weigh
 from client.opening import Opening as SeenOpening
 from client.opening import open_round
 from client.recompute import recompute
@@ -124,7 +124,9 @@ class _Round:
         grid, member = self._parties.grid, self._parties.members[name]
 
         def encrypted() -> bytes:
-            integers = encode_update(update, declared_size=size, slots=NO_SLOTS, grid=grid)
+            integers = encode_steps(
+                weigh(update, declared_size=size, grid=grid), declared_size=size, slots=NO_SLOTS, grid=grid
+            )
             vector = self._parties.key.encrypt(integers, grid)
             self._costs.work("mask", partial(opening.mask, vector, member, run=self._run, attempt=0))
             return encode_upload(vector)

@@ -48,7 +48,12 @@ def demo(  # noqa: PLR0913 -- one parameter per option
     ] = None,
     hospitals: Annotated[int, typer.Option(min=3, max=50, help="Number of hospitals.")] = 5,
     rounds: Annotated[int | None, typer.Option(min=1, help="Training rounds, instead of the plan's.")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="Privacy budget per patient, instead of the plan's.")] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(
+            help="Privacy budget per patient (per lesion or image where no patients are named), instead of the plan's."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and the projection; never of noise.")] = 0,
     work: Annotated[
         Path | None,

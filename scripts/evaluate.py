@@ -67,6 +67,11 @@ def evaluate(results: Path, images: Path, *, cache: Path | None = None) -> Score
                 raise DataError(f"{path}: its classes are not those of plan.yaml beside it; use one results folder")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no mapping
         feature_mean = tensors.pop(FEATURE_MEAN, torch.zeros(0)).numpy()
+        if feature_mean.shape != (plan.statistics,):
+            raise DataError(
+                f"{path}: holds a mean of features of shape {feature_mean.shape}, plan.yaml beside it has "
+                f"{plan.statistics} features with a mean; use one results folder"
+            )
         model.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise DataError(f"{path}: is no model of this plan ({error}); name a results folder of fedward") from error

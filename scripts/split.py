@@ -15,6 +15,7 @@ from client.data import ImageRecord, ImageTable, OnUndecodable, check_decodable,
 from client.data.index import INDEX_NAME
 from client.data.resolve import Candidate, Owner, left_after_duplicates, one_label_per_unit
 from common.errors import DataError
+from common.plural import counted
 from common.site_config import AUTO_COLUMN
 from scripts.whole_folder import make_room, whole_folder
 
@@ -84,8 +85,8 @@ def deal(table: ImageTable, hospitals: int, *, seed: int) -> dict[str, int]:
         units = sorted(by_class[label_index], key=lambda unit: (-sizes[unit], _shuffle_key(seed, unit)))
         if len(units) < hospitals:
             raise DataError(
-                f"class {name!r} has {len(units)} usable {table.unit_name}(s) for {hospitals} hospitals; each hospital "
-                f"needs one at least: add images, remove the class, or deal to fewer hospitals"
+                f"class {name!r} has {counted(len(units), f'usable {table.unit_name}')} for {hospitals} hospitals; "
+                "each hospital needs one at least: add images, remove the class, or deal to fewer hospitals"
             )
         images, counts = [0] * hospitals, [0] * hospitals
         for unit in units:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from client.data.images import opens_as_image
 from client.data.index import INDEX_NAME, Index, IndexRow, read_index
+from client.data.owners import index_warnings, refuse_half_of_one_unit, refuse_unlisted
 from client.data.resolve import Candidate, Owner, left_after_duplicates, one_label_per_unit
 from client.data.table import ImageRecord, ImageTable, OnUndecodable, PrivacyUnit, UnitName
 from common.errors import DataError
+from common.plural import counted
 from common.site_config import AUTO_COLUMN
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
-# Up to so many images one unit may hold any part of them.
-_FEW_IMAGES = 10
 
 
 def load_table(  # noqa: PLR0913 -- keyword-only
@@ -49,19 +49,18 @@ def load_table(  # noqa: PLR0913 -- keyword-only
             patients; or if one unit holds at least half of more than ten images.
     """
     base = _class_root(root, folder)
-    index_folder = next((place for place in (root, base) if (place / INDEX_NAME).is_file()), None)
-    index = _index(index_folder, patient_column, unit=unit)
-    patients = index.patient_column if unit == "patient" else None
+    index_folder, index = _index(root, base, patient_column, unit=unit)
+    patients = _patients(index, unit)
     owner: Owner = "patient" if patients else "lesion"
     origin = index_folder or base
     names = _class_names(base, classes)
     files, passed_over = _list_images(base, names)
-    warnings = [f"passed over {sentence}: they are not used" for sentence in _named(passed_over)]
+    warnings = [f"passed over and not used: {sentence}" for sentence in _named(passed_over)]
     candidates = [_candidate(path, origin, index.rows, unit=unit) for path in files]
     if patients:
-        _refuse_unlisted(candidates, index.rows, column=patients)
+        refuse_unlisted(candidates, index.rows, column=patients)
     if index.rows:
-        warnings += _index_warnings(candidates, index.rows, prefix=base.relative_to(origin).as_posix())
+        warnings += index_warnings(candidates, index.rows, prefix=base.relative_to(origin).as_posix())
     kept, left_out = left_after_duplicates(candidates, warnings, owner=owner)
     labels = one_label_per_unit(kept, warnings, owner=owner)
     if not kept:
@@ -81,37 +80,45 @@ def load_table(  # noqa: PLR0913 -- keyword-only
     )
     bad = {record.path for record in records if not opens_as_image(table.file(record))}
     whole = table.without_undecodable(bad, on_undecodable=on_undecodable)
-    _refuse_half_of_one_unit(whole)
+    refuse_half_of_one_unit(whole)
     return whole
 
 
-def _index(folder: Path | None, patient_column: str, *, unit: PrivacyUnit) -> Index:
+def find_patient_column(root: Path, *, unit: PrivacyUnit, patient_column: str) -> str | None:
+    """The column of patients that `load_table` would use, without a look at the images; None where it uses none.
+
+    Args:
+        root: As for `load_table`; so are the others.
+        unit: The plan's.
+        patient_column: The site's.
+
+    Raises:
+        DataError: If the folder is missing, or its index.csv is wrong.
+    """
+    _, index = _index(root, _class_root(root, None), patient_column, unit=unit)
+    return _patients(index, unit)
+
+
+def _patients(index: Index, unit: PrivacyUnit) -> str | None:
+    return index.patient_column if unit == "patient" else None
+
+
+def _index(root: Path, base: Path, patient_column: str, *, unit: PrivacyUnit) -> tuple[Path | None, Index]:
+    """Where index.csv lies, if there is one, and what it says."""
+    folder = next((place for place in (root, base) if (place / INDEX_NAME).is_file()), None)
     if folder is not None:
-        return read_index(folder / INDEX_NAME, patient_column=patient_column, required=unit == "patient")
+        return folder, read_index(folder / INDEX_NAME, patient_column=patient_column, required=unit == "patient")
     if unit == "patient" and patient_column != AUTO_COLUMN:
         raise DataError(
             f"patient_column: seen '{patient_column}', but there is no {INDEX_NAME} beside the class folders; put it "
             f"there, or write '{AUTO_COLUMN}'"
         )
-    return Index({}, None)
+    return None, Index({}, None)
 
 
 def _unit_name(records: Sequence[ImageRecord]) -> UnitName:
     kinds = {record.unit.partition(":")[0] for record in records}
     return "patient" if "patient" in kinds else "lesion" if "lesion" in kinds else "image"
-
-
-def _refuse_half_of_one_unit(table: ImageTable) -> None:
-    """A unit of half of all images is a column that says the same of many, far more often than it is a patient."""
-    images = len(table.records)
-    unit, most = Counter(record.unit for record in table.records).most_common(1)[0]
-    if images > _FEW_IMAGES and 2 * most >= images:
-        columns = {"patient": table.patient_column, "lesion": "lesion_id", "isic": "isic_id"}
-        raise DataError(
-            f"one {table.unit_name} holds at least half of the {images} images by the column "
-            f"'{columns[unit.partition(':')[0]]}' of {INDEX_NAME}, so it is probably the wrong column, or stands for "
-            "unknown; name the column of patients (patient_column in the site file), or correct it, or take images out"
-        )
 
 
 def _class_root(root: Path, folder: str | None) -> Path:
@@ -135,7 +142,8 @@ def _class_names(base: Path, classes: Sequence[str] | None) -> tuple[str, ...]:
     unknown = [name for name in found if name not in classes]
     if unknown:
         raise DataError(
-            f"the data folder has class folder(s) that the plan does not name: {', '.join(unknown)}; "
+            f"the data folder has {counted(len(unknown), 'class folder')} that the plan does not name: "
+            f"{', '.join(unknown)}; "
             f"allowed are {', '.join(classes)}"
         )
     return tuple(classes)
@@ -170,11 +178,13 @@ def _is_image(entry: Path) -> bool:
 
 def _named(passed_over: Mapping[str, int]) -> list[str]:
     sentences = {
-        "in_subfolder": "image(s) in subfolders of class folders",
-        "outside_class_folders": "image(s) outside of class folders",
-        "not_an_image": "file(s) that are not .jpg, .jpeg or .png",
+        "in_subfolder": ("image", " in subfolders of class folders"),
+        "outside_class_folders": ("image", " outside of class folders"),
+        "not_an_image": ("file", " of another kind than .jpg, .jpeg and .png"),
     }
-    return [f"{passed_over[reason]} {words}" for reason, words in sentences.items() if passed_over[reason]]
+    return [
+        counted(passed_over[reason], noun) + words for reason, (noun, words) in sentences.items() if passed_over[reason]
+    ]
 
 
 def _candidate(path: Path, origin: Path, index: dict[str, IndexRow], *, unit: PrivacyUnit) -> Candidate:
@@ -185,9 +195,7 @@ def _candidate(path: Path, origin: Path, index: dict[str, IndexRow], *, unit: Pr
         raise DataError(f"the image {relative} cannot be read: {error.strerror}; check its permissions") from error
     row = index.get(relative)
     if row is not None and row.label != path.parent.name:
-        raise DataError(
-            f"{INDEX_NAME} calls {relative} {row.label!r} but its folder says otherwise; correct one of the two"
-        )
+        raise DataError(f"{INDEX_NAME} gives {relative} another label than its folder's; correct one of the two")
     ids = _ids(row) if row is not None else ()
     # The first is the patient where there is such a column.
     name = ids[0] if unit == "patient" and ids else f"sha256:{digest}"
@@ -197,26 +205,3 @@ def _candidate(path: Path, origin: Path, index: dict[str, IndexRow], *, unit: Pr
 def _ids(row: IndexRow) -> tuple[str, ...]:
     named = (("patient", row.patient), ("lesion", row.lesion_id), ("isic", row.isic_id))
     return tuple(f"{kind}:{identifier}" for kind, identifier in named if identifier)
-
-
-def _refuse_unlisted(candidates: Sequence[Candidate], index: dict[str, IndexRow], *, column: str) -> None:
-    """An image of nobody would be a unit of its own: one more budget for somebody."""
-    unlisted = sum(candidate.path not in index for candidate in candidates)
-    if unlisted:
-        raise DataError(
-            f"{INDEX_NAME} does not list {unlisted} of {len(candidates)} images, so its column '{column}' does not say "
-            "whose they are; add their lines, or delete the images"
-        )
-
-
-def _index_warnings(candidates: list[Candidate], index: dict[str, IndexRow], *, prefix: str) -> list[str]:
-    present = {candidate.path for candidate in candidates}
-    inside = "" if prefix == "." else prefix + "/"
-    absent = sum(name.startswith(inside) and name not in present for name in index)
-    unlisted = len(present - index.keys())
-    warnings = []
-    if absent:
-        warnings.append(f"{INDEX_NAME} names {absent} file(s) that are not in the class folders")
-    if unlisted:
-        warnings.append(f"{unlisted} image(s) are not in {INDEX_NAME}: each counts as a unit of its own")
-    return warnings

@@ -60,8 +60,9 @@ def read_index(path: Path, *, patient_column: str, required: bool) -> Index:
             far as it goes.
 
     Raises:
-        DataError: If the file is no UTF-8 CSV, lacks a column, has one twice, names one image twice, or says of an
-            image nothing in a column of patients that is required. Never holds what stands in that column.
+        DataError: If the file is no UTF-8 CSV, lacks a column, has one twice, names one image twice, has a line of more
+            cells than the first, or says of an image nothing in a column of patients that is required. Never holds
+            what stands in a cell: it may be a patient's, whatever the column is called.
     """
     rows: dict[str, IndexRow] = {}
     try:
@@ -126,11 +127,17 @@ def _add_row(
     rows: dict[str, IndexRow], cells: dict[str, str | None], column: str | None, *, line: int, required: bool
 ) -> None:
     name = (cells["path"] or "").strip().replace("\\", "/")
+    # The csv module keeps them under None; every cell behind a stray comma would be read as that of another column.
+    if None in cells:
+        raise DataError(
+            f"{INDEX_NAME} line {line} has more cells than the first line; put a value that holds a comma into double "
+            "quotes, or take out what is too much"
+        )
     if not name or cells["label"] is None:
         raise DataError(f"{INDEX_NAME} line {line} has no path or no label; complete or delete the line")
     key = PurePosixPath(name).as_posix()
     if key in rows:
-        raise DataError(f"{INDEX_NAME} line {line} names {key} a second time; keep one line per image")
+        raise DataError(f"{INDEX_NAME} line {line} names an image a second time; keep one line per image")
     patient = (cells.get(column) or "").strip() if column is not None else ""
     if required and column is not None and not patient:
         raise DataError(
@@ -154,4 +161,6 @@ def _truth(text: str, *, line: int) -> bool | None:
         return True
     if word in _FALSE:
         return False
-    raise DataError(f"{INDEX_NAME} line {line}: keep_clean is {text!r}; write True, False, or leave it blank")
+    raise DataError(
+        f"{INDEX_NAME} line {line}: keep_clean is neither true nor false; write True, False, or leave it blank"
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import DataError, LocalProtocolError
+from common.plural import counted
 
 OnUndecodable = Literal["skip", "refuse"]
 PrivacyUnit = Literal["patient", "record"]
@@ -90,7 +91,7 @@ class ImageTable:
         named = name_some(sorted(bad))
         if on_undecodable == "refuse":
             raise DataError(
-                f"{len(bad)} image file(s) cannot be decoded: {named}; "
+                f"{counted(len(bad), 'image file')} cannot be decoded: {named}; "
                 "replace or delete them, or let them be skipped (data.unreadable_images in the plan)"
             )
         kept = tuple(record for record in self.records if record.path not in bad)
@@ -98,7 +99,7 @@ class ImageTable:
             raise DataError(f"not one image in the data folder can be decoded, among them {named}; replace the files")
         counts = dict(self.left_out)
         counts["undecodable"] = counts.get("undecodable", 0) + len(self.records) - len(kept)
-        warning = f"skipped {len(bad)} image file(s) that cannot be decoded: {named}"
+        warning = f"skipped {counted(len(bad), 'image file')} that cannot be decoded: {named}"
         return replace(self, records=kept, warnings=(*self.warnings, warning), left_out=counts)
 
 
@@ -118,7 +119,7 @@ def held_out(unit: str, *, salt: str, fraction: float) -> bool:
         neighbouring data sets therefore differ in one unit on one side only.
     """
     if not 0.0 <= fraction < 1.0:
-        raise LocalProtocolError(f"held-out fraction {fraction} is outside [0, 1)")
+        raise LocalProtocolError(f"held-out fraction {fraction} is outside [0, 1); pass the checked plan's")
     digest = hmac.new(salt.encode(), unit.encode(), hashlib.sha256).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2.0**64
 

@@ -27,6 +27,7 @@ from tests.support.small_federation import TEMPLATE, write_images
 
 REPOSITORY = Path(__file__).parents[2]
 RUN = "ab" * 16
+ALONE = "epsilon_spent_if_all_others_collude"
 
 
 def demo_options(folder: Path) -> DemoOptions:
@@ -68,7 +69,7 @@ def finished(made: tuple[DemoOptions, Prepared], tmp_path: Path) -> Prepared:
     results = folder / "hospital-1" / "results" / RUN
     results.mkdir(parents=True)
     (results / "model.safetensors").write_bytes(b"no model")
-    (results / "metrics.json").write_text(json.dumps({"privacy": {"unit": "image"}, "rounds": []}))
+    (results / "metrics.json").write_text(json.dumps({"privacy": {"unit": "image", ALONE: 9.5}, "rounds": []}))
     shutil.copy(folder / "plan.yaml", results)
     return replace(prepared, folder=folder)
 
@@ -208,6 +209,8 @@ def test_a_score_that_fails_at_the_end_does_not_lose_the_run(finished: Prepared,
     target = tmp_path / "results" / f"small-{RUN[:8]}"
     assert report["results"] == str(target)
     assert json.loads((target / "metrics.json").read_text()) == report
+    # Of each hospital's own results; the others of this federation have none.
+    assert [hospital[ALONE] for hospital in report["hospitals"]] == [9.5, None, None]
     assert (target / "model.safetensors").read_bytes() == b"no model"
     assert (target / "config" / "hospital-1" / "hospital-1.yaml").exists()
     assert not list(target.rglob("*.key"))
