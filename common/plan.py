@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from common.distributed import check_mode
 from common.errors import PlanError
+from common.page_sizes import PageSizes
 from common.plan_content import PlanContent
 from common.plan_models import FrozenBackboneModel, check_model
 
@@ -41,6 +42,7 @@ class Plan(PlanContent):
             )
         if self.federation:
             self.cohort.check(len(self.federation.hospitals))
+            PageSizes.of(self).check()
         if self.privacy.mean_share and not isinstance(self.model, FrozenBackboneModel):
             raise PlanError(
                 f"privacy.mean_share: seen {self.privacy.mean_share:g} with model {self.model.kind}; only 0 is allowed "

@@ -38,6 +38,7 @@ class StageOptions:
         width: Of the small network; 16 has 60,818 parameters, 4 has 3,974.
         seed: Of the drawn images.
         colluders: c of the plan.
+        page_kib: Length of a page, KiB; what is longer goes in pages.
     """
 
     hospitals: int = 5
@@ -45,6 +46,7 @@ class StageOptions:
     width: int = 4
     seed: int = 0
     colluders: int = 1
+    page_kib: int = 4096
 
 
 @dataclass(slots=True)
@@ -185,6 +187,8 @@ def _template(options: StageOptions) -> Plan:
             "assumed_colluders": options.colluders,
             "round_timeout_s": 60,
             "attempts": 3,
+            "page_kib": options.page_kib,
+            "whole_kib": options.page_kib,
         },
         "metrics": {"released": "confusion"},
     }

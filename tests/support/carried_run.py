@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from client.storage import RunStorage
-from common.messages import UPLOAD_KINDS, Request, decode_request
+from common.messages import UPLOAD_KINDS, Request
 from common.plan import Plan
+from common.request_frames import decode_request
 from server.store import Store
 from tests.support.in_process_grid import InProcessGrid
 from tests.support.small_federation import NAMES, SmallFederation

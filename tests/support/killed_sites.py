@@ -21,14 +21,16 @@ from client.relay import exchange
 from common.config import load_settings
 from common.errors import FedwardError, OperatorError
 from common.identity import Identity
-from common.messages import UPLOAD_KINDS, decode_reply, decode_request
+from common.messages import UPLOAD_KINDS, decode_reply
 from common.plan import Plan
+from common.request_frames import decode_request
 from common.site_config import load_site
 from server.store import Store
 from tests.support.killer import Killer
 from tests.support.releases import Releases
 from tests.support.site_nursery import Nursery
 from tests.support.small_federation import NAMES
+from tests.support.stored_sums import stored_sums
 from tests.support.whole_run import WholeRun
 
 ANSWER_S = 60.0
@@ -98,7 +100,7 @@ class KilledSites:
     def contributed(self, run: str) -> dict[str, list[int]]:
         """In which rounds' sums each hospital is."""
         with closing(Store(self.folder / "runs" / run)) as store:
-            aggregates = store.aggregates(run, 1, self.plan.last_round)
+            aggregates = stored_sums(store, run, 1, self.plan.last_round)
         shown = [(a.entry.round, {s.manifest.hospital for s in a.entry.survivors}) for a in aggregates]
         return {name: [number for number, names in shown if name in names] for name in NAMES}
 

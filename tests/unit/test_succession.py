@@ -33,6 +33,7 @@ from tests.support.flower_federation import environment
 from tests.support.in_process_grid import as_server_app
 from tests.support.site_keys import site_vault
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
+from tests.support.stored_sums import stored_sums
 from tests.support.successors import newcomer, succession
 
 ROUNDS, LAST = 4, 2
@@ -92,7 +93,7 @@ def sum_of(run: CarriedRun, number: int) -> EncryptedSum:
     """A round's aggregate."""
     parameters = PRESETS[run.plan.encryption.preset]
     with closing(Store(run.folder)) as store:
-        (one,) = store.aggregates(run.run, number, number)
+        (one,) = stored_sums(store, run.run, number, number)
     return decode_sum(one.body, chunks_for(run.plan.upload_values, parameters), len(one.entry.survivors), parameters)
 
 
