@@ -27,6 +27,7 @@ class Connector(Generic[Data, Mapping]):
             Raises DataError for what is wrong with the data, and ConfigError for a mapping that does not fit the plan;
             both name file, row and column, and never a patient's value.
         patient_of: What the mapping says patients are told by; None where each row is a patient of its own.
+        in_folder: Makes the mapping's paths those that it means, where its file lies in a folder; None if it has none.
     """
 
     form: str
@@ -34,3 +35,4 @@ class Connector(Generic[Data, Mapping]):
     mapping: type[Mapping]
     read: Callable[[Path, Data, Mapping], Reading]
     patient_of: Callable[[Mapping], str | None]
+    in_folder: Callable[[Mapping, Path], Mapping] | None = None
