@@ -29,7 +29,7 @@ from common.errors import ConfigError, DataError
 from common.plan_data import GenotypeData, Variant
 
 _COUNTS = {"0": 0, "1": 1, "2": 2, "0.0": 0, "1.0": 1, "2.0": 2}
-_PAIR = re.compile(r"([ACGT.])([ACGT.])|([ACGT]{1,50}|\.)(?:[/|]([ACGT]{1,50}|\.))?")
+_ALLELES = re.compile(r"([ACGT.])([ACGT.])?|([ACGT]{1,50}|\.)[/|]([ACGT]{1,50}|\.)")
 # One cell in a file of a thousand people has a few forms: memory for more would be another file's.
 _MOST_FORMS = 4096
 
@@ -149,7 +149,7 @@ class _Cells:
         tally = CallTally()
         if cell in _COUNTS and cell not in self._missing:
             return float(_COUNTS[cell]), tally
-        found = None if cell in self._missing else _PAIR.fullmatch(cell.upper())
+        found = None if cell in self._missing else _ALLELES.fullmatch(cell.upper())
         if found is None and cell not in self._missing:
             raise DataError(
                 f"{place}, column '{self._column}': is no genotype; two alleles such as AG, A/G or A|G, one of X, Y or "

@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from client.data.table import PrivacyUnit, UnitName, labels_by_unit
 from common.canonical import canonical_bytes
 from common.errors import DataError
-from common.plan_data import CategoryFeature, GenotypeData, NumberFeature, RowData, SurvivalData, row_scale
+from common.plan_data import (
+    CategoryFeature,
+    GenotypeData,
+    NumberFeature,
+    RowData,
+    SurvivalData,
+    row_constant,
+    row_scale,
+)
 
 Value = float | str | None
 
@@ -193,7 +201,7 @@ def _encode(raw: RawRow, data: RowData, clipped: Counter[str]) -> NDArray[np.flo
                 parts.append(_number(raw, feature, value, clipped))
             else:
                 parts.append(_category(raw, feature, value))
-    return np.array([number for part in (*parts, (1.0,)) for number in part]) * row_scale(data)
+    return np.array([number for part in (*parts, (row_constant(data),)) for number in part]) * row_scale(data)
 
 
 def _alleles(raw: RawRow, variant: str) -> Sequence[float]:
