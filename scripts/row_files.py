@@ -27,14 +27,16 @@ def write_rows(folder: Path, rows: Sequence[RawRow], data: RowData) -> DataPlace
     """
     folder.mkdir(parents=True)
     names = list(_names(data))
-    owned = all(row.patient is not None for row in rows)
+    # A file of genotypes names its samples always.
+    named = isinstance(data, GenotypeData)
+    owned = named or all(row.patient is not None for row in rows)
     columns = (*((_PATIENT,) if owned else ()), *names, *_outcome_columns(data))
     with (folder / ROWS).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
-        for row in rows:
+        for number, row in enumerate(rows, start=1):
             cells = {name: _text(row.values.get(name)) for name in names}
-            writer.writerow(cells | _outcome(row, data) | ({_PATIENT: row.patient} if owned else {}))
+            writer.writerow(cells | _outcome(row, data) | ({_PATIENT: row.patient or f"S{number}"} if owned else {}))
     text = yaml.safe_dump(_mapping(data, owned=owned), sort_keys=False)
     (folder / MAPPING).write_text(text, encoding="utf-8")
     return DataPlace(folder / ROWS, folder / MAPPING)
@@ -62,7 +64,7 @@ def _mapping(data: RowData, *, owned: bool) -> dict[str, Any]:
     patient = _PATIENT if owned else "row"
     if isinstance(data, GenotypeData):
         label = {"column": _LABEL, "classes": {name: name for name in data.classes}}
-        return {"form": "genotype-csv", "sample": patient, "label": label}
+        return {"form": "genotype-csv", "sample": _PATIENT, "label": label}
     outcome: dict[str, Any]
     if isinstance(data, SurvivalData):
         codes = {"1": "seen", "0": "censored"}

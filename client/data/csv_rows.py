@@ -242,4 +242,11 @@ def _tells_outcome(mapping: CsvMapping) -> bool:
     return mapping.label is not None or mapping.time is not None or mapping.event is not None
 
 
-CONNECTOR = Connector("csv", (TableData, SurvivalData), CsvMapping, read_csv, _patient_of, _tells_outcome)
+CONNECTOR = Connector(
+    form="csv",
+    kinds=(TableData, SurvivalData),
+    mapping=CsvMapping,
+    read=read_csv,
+    patient_of=_patient_of,
+    tells_outcome=_tells_outcome,
+)

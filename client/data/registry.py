@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from client.data import csv_rows, fhir
+from client.data import csv_rows, fhir, genotype_csv, vcf_rows
 from client.data.connector import Connector
 from common.config import Settings, load_settings, read_yaml
 from common.errors import ConfigError
 from common.plan_data import RowData
 
-CONNECTORS: tuple[Connector[Any, Any], ...] = (csv_rows.CONNECTOR, fhir.CONNECTOR)
+CONNECTORS: tuple[Connector[Any, Any], ...] = (
+    csv_rows.CONNECTOR,
+    fhir.CONNECTOR,
+    genotype_csv.CONNECTOR,
+    vcf_rows.CONNECTOR,
+)
 
 
 def load_mapping(path: Path, data: RowData) -> tuple[Connector[Any, Any], Settings]:
@@ -30,4 +35,5 @@ def load_mapping(path: Path, data: RowData) -> tuple[Connector[Any, Any], Settin
             f"{path}: form: seen {form!r}; allowed for data of kind '{data.kind}' are {forms}; name the form of this "
             "site's data"
         )
-    return chosen, load_settings(path, chosen.mapping)
+    mapping = load_settings(path, chosen.mapping)
+    return chosen, mapping if chosen.in_folder is None else chosen.in_folder(mapping, path.resolve().parent)

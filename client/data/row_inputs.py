@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from client.data.reading import RawRow, Value
 from common.errors import DataError
-from common.plan_data import CategoryFeature, GenotypeData, NumberFeature, RowData, row_scale
+from common.plan_data import CategoryFeature, GenotypeData, NumberFeature, RowData, row_constant, row_scale
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +49,7 @@ def encode_row(raw: RawRow, data: RowData) -> RowInputs | None:
                 parts.append(_number(raw, feature, value, clipped))
             else:
                 parts.append(_category(raw, feature, value))
-    numbers = [number for part in (*parts, (1.0,)) for number in part]
+    numbers = [number for part in (*parts, (row_constant(data),)) for number in part]
     return RowInputs(np.array(numbers) * row_scale(data), tuple(clipped))
 
 
