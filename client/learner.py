@@ -28,13 +28,14 @@ from client.evaluate import confusion
 from client.grid_optimizer import MOST_UNITS
 from client.model import load_vector, trainable_vector
 from client.networks import linear_head, mlp, small_cnn
+from client.survival import ProportionalHazards
 from client.unit_data import UnitData, load_units
 from client.unit_features import centred, row_total
 from client.unit_images import UnitImages
 from common.errors import DataError, LocalProtocolError, PlanError
 from common.plan import Plan
-from common.plan_data import ImageData
-from common.plan_models import FrozenBackboneModel, LinearModel, MlpModel, SmallCnnModel
+from common.plan_data import ImageData, SurvivalData
+from common.plan_models import CoxModel, FrozenBackboneModel, LinearModel, MlpModel, SmallCnnModel
 from common.site_config import SiteConfig
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,9 @@ def plan_model(plan: Plan) -> nn.Module:
         return linear_head(data.inputs, classes=len(data.classes))
     if isinstance(model, MlpModel):
         return mlp(data.inputs, model.hidden, classes=len(data.classes), seed=model.seed)
-    raise LocalProtocolError(f"there is no model of kind '{model.kind}' yet")
+    if isinstance(model, CoxModel) and isinstance(data, SurvivalData):
+        return ProportionalHazards(data.inputs, data.cuts)
+    raise LocalProtocolError(f"a model of kind '{model.kind}' does not take data of kind '{data.kind}'")
 
 
 def _ignore(_: object) -> None:

@@ -229,8 +229,11 @@ def evaluate(
     from scripts.evaluate import evaluate as score_folder  # noqa: PLC0415
 
     score = score_folder(results, images)
-    typer.echo(f"{score.images} images, {score.units} units")
-    typer.echo(f"accuracy {score.accuracy:.3f}, balanced accuracy {score.balanced_accuracy:.3f}")
+    typer.echo(f"{score.images} images or rows, {score.units} units")
+    if score.concordance is not None:
+        typer.echo(f"concordance (Harrell's C) {score.concordance:.3f}")
+    else:
+        typer.echo(f"accuracy {score.accuracy:.3f}, balanced accuracy {score.balanced_accuracy:.3f}")
     if json_file is not None:
         write_json(json_file, score.as_json())
 
