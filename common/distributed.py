@@ -13,7 +13,7 @@ from common.ckks_parameters import PRESETS
 from common.errors import PlanError
 from common.grid import Grid, plan_grid
 from common.plan_content import PlanContent
-from common.plan_models import FrozenBackboneModel
+from common.plan_models import has_features
 from common.plan_settings import CohortSettings
 
 FEWEST_SHARES = 2
@@ -82,7 +82,7 @@ def check_mode(plan: PlanContent) -> None:
             momentum, the preset `compact`, or, with a roster, a budget of a hospital's own, fewer than two honest
             shares, or a grid that is too coarse.
     """
-    if plan.privacy.mean_share and not isinstance(plan.model, FrozenBackboneModel):
+    if plan.privacy.mean_share and not has_features(plan.model):
         raise PlanError(
             f"privacy.mean_share: seen {plan.privacy.mean_share:g} with model {plan.model.kind}; only 0 is allowed "
             "there: it has no features whose mean could be taken off"

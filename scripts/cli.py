@@ -221,6 +221,9 @@ def _provision_demo(  # noqa: PLR0913 -- one parameter per option
 def evaluate(
     results: Annotated[Path, typer.Argument(help="A results folder: model.safetensors and plan.yaml.")],
     images: Annotated[Path, typer.Argument(help="Folder with one folder of images per class.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights file that the plan names by its digest, if it does.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the score to this file.")] = None,
 ) -> None:
     """Score a finished model on a folder of images. It is a research tool, no medical device."""
@@ -228,7 +231,7 @@ def evaluate(
         require_writable(json_file)
     from scripts.evaluate import evaluate as score_folder  # noqa: PLC0415
 
-    score = score_folder(results, images)
+    score = score_folder(results, images, weights=weights)
     typer.echo(f"{score.images} images or rows, {score.units} units")
     if score.concordance is not None:
         typer.echo(f"concordance (Harrell's C) {score.concordance:.3f}")

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from client.data.source import DataPlace, read_data
 from client.evaluate import accuracy, balanced_accuracy, confusion, hazard_concordance
-from client.learner import plan_model
+from client.learner import plan_layout
 from client.results import FEATURE_MEAN
 from client.unit_data import load_units
 from client.unit_features import centred
@@ -51,20 +51,28 @@ class Score:
         }
 
 
-def evaluate(results: Path, images: Path, *, mapping: Path | None = None, cache: Path | None = None) -> Score:
+def evaluate(
+    results: Path,
+    images: Path,
+    *,
+    mapping: Path | None = None,
+    weights: Path | None = None,
+    cache: Path | None = None,
+) -> Score:
     """Score `results`/model.safetensors on `images`/<class>/*.jpg, or on rows.
 
     Args:
         results: A results folder: model.safetensors and plan.yaml.
         images: Folder with one folder per class of the plan.
         mapping: File that maps the columns of rows; None for images.
+        weights: Weights file of a plan's `network`; None where the plan needs none.
         cache: Folder that keeps features of the images; None keeps none.
 
     Raises:
         DataError: If the model or a folder is missing or does not fit the plan.
     """
     plan = load_settings(results / "plan.yaml", Plan)
-    model = plan_model(plan)
+    model = plan_layout(plan)
     path = results / "model.safetensors"
     try:
         with safe_open(path, framework="pt") as file:
@@ -79,7 +87,9 @@ def evaluate(results: Path, images: Path, *, mapping: Path | None = None, cache:
     table = read_data(DataPlace(images, mapping), plan.data, unit=plan.privacy.unit)
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
         kept_in = cache or Path(scratch)
-        data, kept = load_units(table, plan, device="auto", cache=kept_in, on_progress=lambda _done, _total: None)
+        data, kept = load_units(
+            table, plan, device="auto", cache=kept_in, on_progress=lambda _done, _total: None, weights=weights
+        )
         model.to(data.y.device)
         x = centred(data.rows_to_score(), feature_mean)
         if isinstance(plan.data, SurvivalData):
