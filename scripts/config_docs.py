@@ -82,7 +82,8 @@ def _section(schema: Schema, models: Schema, *, prefix: str) -> list[str]:
         key = f"{prefix}{name}"
         inner = _inner_models(field, models)
         default = "required" if name in required else _default(field)
-        rows.append(f"| `{key}` | {_allowed(field).replace('|', '\\|')} | {default} | {_meaning(field, inner)} |\n")
+        allowed = _allowed(field).replace("|", "\\|")
+        rows.append(f"| `{key}` | {allowed} | {default} | {_meaning(field, inner)} |\n")
         below += [part for model in inner for part in _subsection(key, field, model, models)]
     return ["\n| key | allowed | default | meaning |\n|---|---|---|---|\n", *rows, *below]
 
