@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ from common.errors import ConfigError, DataError, PlanError, UnsupportedLayer
 from common.plan import Plan
 from common.plan_models import NetworkModel
 from common.site_config import SiteConfig, load_site
+from scripts.evaluate import evaluate
 from tests.support.small_federation import NAMES, TEMPLATE, provision_small, write_images
 
 SMALL = "torchvision:shufflenet_v2_x0_5"
@@ -468,3 +470,20 @@ def test_a_frozen_network_takes_the_plans_normalisation_and_views(federation: Pa
     first, *others = (x for x in seen if isinstance(x, Tensor))
     assert len(others) == 2
     assert all(float((x - first).abs().max()) > 1e-4 for x in others)
+
+
+def test_a_finished_network_is_scored_with_the_plans_weights(
+    weights: tuple[Path, str], site: SiteConfig, agreed: Plan, tmp_path: Path
+) -> None:
+    """`fedward evaluate` runs the frozen part from the file, and the trained part from the results."""
+    path, digest = weights
+    plan = with_model(agreed, settings(SMALL, "last:1", digest=digest, image_size=32))
+    trained = trained_part(plan.model, classes=2, weights=path) if isinstance(plan.model, NetworkModel) else None
+    assert trained is not None
+    described = json.dumps({"classes": list(plan.data.classes)})
+    save_file(trained.state_dict(), tmp_path / "model.safetensors", metadata={"fedward": described})
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan.model_dump(mode="json")))
+    score = evaluate(tmp_path, site.data, weights=path)
+    assert score.units == int(score.confusion.sum()) > 0
+    with pytest.raises(ConfigError, match="weights: seen none"):
+        evaluate(tmp_path, site.data)
