@@ -487,3 +487,17 @@ def test_a_finished_network_is_scored_with_the_plans_weights(
     assert score.units == int(score.confusion.sum()) > 0
     with pytest.raises(ConfigError, match="weights: seen none"):
         evaluate(tmp_path, site.data)
+
+
+def test_a_pass_in_a_process_of_its_own_gives_the_same(
+    weights: tuple[Path, str], federation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many images are run there; what it is given must say all of the frozen part."""
+    table = load_table(federation / "shards" / NAMES[0], on_undecodable="refuse", unit="record", patient_column="auto")
+    model = settings(SMALL, "head", digest=weights[1], image_size=32)
+    here = rows_of(table, model, weights[0], tmp_path / "here")
+    monkeypatch.setattr("client.feature_process.FEWEST_VIEWS", 1)
+    apart = rows_of(table, model, weights[0], tmp_path / "apart")
+    assert isinstance(here, Tensor)
+    assert isinstance(apart, Tensor)
+    assert torch.equal(here, apart)
