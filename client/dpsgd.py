@@ -104,9 +104,9 @@ def train_local(  # noqa: PLR0913 -- keyword-only
 
     Args:
         model: Its parameters are float64, and trained from where they are; no hook is left on it.
-        x: One row per unit, shape (units, ...), on the model's device, floating. Indexed once per batch, with the list
-            of its units, unless the model is a linear head.
-        y: Class of each unit, shape (units,), int64.
+        x: One row per unit, shape (units, ...), on the model's device, floating. Each unit of a batch is indexed once,
+            unless the model is a linear head.
+        y: What is known of each unit: its class, shape (units,), int64; or event and time, see `client.survival`.
         settings: See `LocalTraining`.
         sigma: Noise standard deviation in units of the sensitivity, > 0: the one that was charged.
         on_step: Called with 1, 2, ... after each step; must not depend on data.
@@ -145,7 +145,7 @@ def gradient_totals(
     Args:
         model: As `train_local` takes it; only put into train mode.
         x: One row per unit.
-        y: Class of each unit.
+        y: What is known of each unit.
         settings: How many batches, and of which units.
         coins: Draws them.
 

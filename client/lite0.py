@@ -72,7 +72,7 @@ class InvertedResidual(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (n, c_in, h, w) to (n, c_out, h', w')."""
+        """Map (n, c_in, h, w) to (n, c_out, ceil(h / stride), ceil(w / stride))."""
         y: Tensor = self.layers(x)
         return y.add_(x) if self.residual else y
 

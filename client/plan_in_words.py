@@ -15,6 +15,7 @@ from common.coverage import NOT_COVERED
 from common.distributed import shares_of
 from common.plan import Plan
 from common.plan_bounds import most_colluders
+from common.plan_models import NetworkModel
 from common.plan_settings import PoissonSampling, TrainingSettings
 from common.printable import printable
 from common.site_config import SitePrivacy
@@ -119,10 +120,22 @@ def _since(plan: Plan, before: Plan | None) -> tuple[str, ...]:
 
 def _what(plan: Plan) -> tuple[str, ...]:
     return (
-        (f"They train {MODELS[plan.model.kind]} ({plan.agreed.trainable_parameters} numbers) to {_task(plan)}."),
+        (f"They train {_model(plan)} ({plan.agreed.trainable_parameters} numbers) to {_task(plan)}."),
         f"{_rounds(plan)} of {plan.training.local_steps} steps, {_sampling(plan.training)}.",
         *cohort_in_words(plan),
     )
+
+
+def _model(plan: Plan) -> str:
+    model = plan.model
+    if not isinstance(model, NetworkModel):
+        return MODELS[model.kind]
+    blocks = model.last_blocks
+    if blocks == 0:
+        return f"a linear head on the features of a frozen {model.architecture}"
+    if blocks is None:
+        return f"the network {model.architecture}, all of it"
+    return f"a linear head and the last {blocks} block(s) of {model.architecture}"
 
 
 def _task(plan: Plan) -> str:

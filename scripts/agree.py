@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from client.learner import plan_model
+from client.learner import plan_layout
 from client.model import trainable_vector
 from client.noise_multipliers import Released, noise_multipliers, planned_events
 from client.room import check_room
@@ -35,7 +35,7 @@ def agree(template: Plan, cards: Sequence[Card], coordinator: Identity) -> Plan:
         raise PlanError(f"plan '{template.name}' names its hospitals already; give provision a template without them")
     roster = tuple(Hospital(**card.model_dump()) for card in cards)
     cohort = template.cohort.filled(len(roster))
-    size = trainable_vector(plan_model(template)).size
+    size = trainable_vector(plan_layout(template)).size
     content = template.model_dump(mode="json")
     content["cohort"] = cohort.model_dump(mode="json")
     content["federation"] = {

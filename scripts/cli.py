@@ -265,6 +265,9 @@ def _provision_demo(  # noqa: PLR0913 -- one parameter per option
 def evaluate(
     results: Annotated[Path, typer.Argument(help="A results folder: model.safetensors and plan.yaml.")],
     images: Annotated[Path, typer.Argument(help="Folder with one folder of images per class.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights file that the plan names by its digest, if it does.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the score to this file.")] = None,
 ) -> None:
     """Score a finished model on a folder of images. It is a research tool, no medical device."""
@@ -272,9 +275,12 @@ def evaluate(
         require_writable(json_file)
     from scripts.evaluate import evaluate as score_folder  # noqa: PLC0415
 
-    score = score_folder(results, images)
-    typer.echo(f"{score.images} images, {score.units} units")
-    typer.echo(f"accuracy {score.accuracy:.3f}, balanced accuracy {score.balanced_accuracy:.3f}")
+    score = score_folder(results, images, weights=weights)
+    typer.echo(f"{score.images} images or rows, {score.units} units")
+    if score.concordance is not None:
+        typer.echo(f"concordance (Harrell's C) {score.concordance:.3f}")
+    else:
+        typer.echo(f"accuracy {score.accuracy:.3f}, balanced accuracy {score.balanced_accuracy:.3f}")
     if json_file is not None:
         write_json(json_file, score.as_json())
 
