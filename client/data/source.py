@@ -1,4 +1,4 @@
-"""Reads a site's data, in whatever form it holds them, for a plan: images from folders, rows by a mapping file."""
+"""Reads a site's data, in whatever form it holds them, for a plan."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.data.folder import load_table
+from client.data.image_index import load_indexed
+from client.data.image_mapping import ImageIndexMapping
 from client.data.registry import load_mapping
 from client.data.rows import encode_rows
-from client.data.table import PrivacyUnit, SiteTable
+from client.data.table import ImageTable, PrivacyUnit, SiteTable
+from common.config import load_settings
 from common.errors import ConfigError, DataError
 from common.plan_data import DataSettings, ImageData
 from common.site_config import AUTO_COLUMN, SiteConfig
@@ -20,8 +23,8 @@ class DataPlace:
 
     Attributes:
         path: Folder of images; file or folder of rows.
-        mapping: File that maps this site's columns, codes and units to the plan's; None for images.
-        patient_column: As in the site file; for images only.
+        mapping: File that maps this site's columns, codes and units to the plan's; None for images in class folders.
+        patient_column: As in the site file; for class folders only.
     """
 
     path: Path
@@ -42,15 +45,7 @@ def read_data(place: DataPlace, data: DataSettings, *, unit: PrivacyUnit) -> Sit
         DataError: If the data are missing, wrong, or leave nothing to use.
     """
     if isinstance(data, ImageData):
-        if place.mapping is not None:
-            raise ConfigError(f"mapping: seen {place.mapping} with a plan on images; mappings are for rows; remove it")
-        return load_table(
-            place.path,
-            data.classes,
-            on_undecodable=data.unreadable_images,
-            unit=unit,
-            patient_column=place.patient_column,
-        )
+        return _read_images(place, data, unit=unit)
     if place.mapping is None:
         raise ConfigError(
             f"mapping: seen none with a plan on data of kind '{data.kind}'; write a mapping file that says where this "
@@ -62,3 +57,21 @@ def read_data(place: DataPlace, data: DataSettings, *, unit: PrivacyUnit) -> Sit
     return encode_rows(
         connector.read(place.path, data, mapping), data, unit=unit, patient_column=connector.patient_of(mapping)
     )
+
+
+def _read_images(place: DataPlace, data: ImageData, *, unit: PrivacyUnit) -> ImageTable:
+    if place.mapping is None:
+        return load_table(
+            place.path,
+            data.classes,
+            on_undecodable=data.unreadable_images,
+            unit=unit,
+            patient_column=place.patient_column,
+        )
+    mapping = load_settings(place.mapping, ImageIndexMapping)
+    if place.patient_column != AUTO_COLUMN:
+        raise ConfigError(
+            f"patient_column: seen '{place.patient_column}' beside a mapping; the mapping names the column of patients "
+            f"('patient'), so write '{AUTO_COLUMN}' in the site file"
+        )
+    return load_indexed(place.path, mapping, data, unit=unit)
