@@ -36,6 +36,7 @@ class SiteChoices:
         threads: torch threads, 0 for all cores.
         runtime_port: Loopback port of the gateway's SuperNode; another one for each site of one machine.
         patient_column: Column of index.csv that says whose an image is, or auto.
+        mapping: File that maps its columns, codes and units to the plan's; None for images.
     """
 
     data: Path
@@ -49,12 +50,17 @@ class SiteChoices:
     threads: int = 0
     runtime_port: int = 9094
     patient_column: str = AUTO_COLUMN
+    mapping: Path | None = None
 
 
 def _entry(folder: Path, path: Path) -> str:
     """A file beside the site file by its name, so that the folder may move; any other one by its whole path."""
     whole = path.absolute()
     return whole.name if whole.parent == folder.absolute() else str(whole)
+
+
+def _relative(folder: Path, path: Path) -> str:
+    return os.path.relpath(path.resolve(), folder.resolve())
 
 
 def new_site_file(folder: Path, *, hospital: str, superlink: str, key_file: Path | None, choices: SiteChoices) -> str:
@@ -75,7 +81,8 @@ def new_site_file(folder: Path, *, hospital: str, superlink: str, key_file: Path
         "hospital": hospital,
         "plan": "plan.yaml",
         "approvals": "approvals",
-        "data": os.path.relpath(choices.data.resolve(), folder.resolve()),
+        "data": _relative(folder, choices.data),
+        **({} if choices.mapping is None else {"mapping": _relative(folder, choices.mapping)}),
         "patient_column": choices.patient_column,
         "vault": "vault",
         **({} if key_file is None else {"vault_key": _entry(folder, key_file)}),

@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from client.data.source import DataPlace
 from client.keys import Keys, open_keys
 from client.round import Hospital
 from client.site import load_plan, open_hospital
@@ -140,7 +141,7 @@ def provision_sites(folder: Path, options: StageOptions) -> tuple[Plan, dict[str
         threads=1,
         device="cpu",
     )
-    data = {name: folder / "data" / name for name in names}
+    data = {name: DataPlace(folder / "data" / name) for name in names}
     plan = provision(_template(options), data, folder / "federation", options=settings)
     return plan, {name: Site.open(folder / "federation" / name / f"{name}.yaml") for name in names}
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from client.data.source import DataPlace
 from common.config import parse_settings
 from common.plan import Plan
 from scripts.chaos_faults import ChaosOptions, Fault, Recovered, disturbed, fault_row, schedule
@@ -72,7 +73,7 @@ def _provision(options: ChaosOptions, work: Path) -> tuple[int, Plan]:
         on_undecodable=template.images.unreadable_images,
     ).shares
     made = local_options(options.hospitals, device="cpu", patience_s=600.0)
-    plan = provision(template, {s.name: s.data for s in shares}, work / "federation", options=made)
+    plan = provision(template, {s.name: DataPlace(s.data) for s in shares}, work / "federation", options=made)
     return int(made.fleet_address.rpartition(":")[2]), plan
 
 

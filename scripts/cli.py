@@ -195,12 +195,13 @@ def _provision_demo(  # noqa: PLR0913 -- one parameter per option
     names = sorted((p.name for p in shards.glob("hospital-*") if (p / "data").is_dir()), key=lambda n: (len(n), n))
     if not names:
         raise OperatorError(f"{shards}: holds no hospital-1/data; name a folder made by `fedward split`")
+    from client.data.source import DataPlace  # noqa: PLC0415
     from scripts.federation import FederationOptions, free_ports  # noqa: PLC0415
     from scripts.federation import provision as provision_all  # noqa: PLC0415
 
     agreed = provision_all(
         template,
-        {name: shards / name / "data" for name in names},
+        {name: DataPlace(shards / name / "data") for name in names},
         out,
         options=FederationOptions(
             fleet_address=address,

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from client.data.source import DataPlace
 from client.plan_in_words import cohort_in_words
 from common.command import run_command
 from common.config import load_settings, parse_settings
@@ -98,7 +99,12 @@ def fill(
         )
         shares = {share.name: share.data for share in dealt.shares}
         typer.echo(f"making the keys of {len(shares)} hospitals, all in one place: for this demo only")
-        plan = provision(template, shares, work / "federation", options=_options(len(shares)))
+        plan = provision(
+            template,
+            {name: DataPlace(data) for name, data in shares.items()},
+            work / "federation",
+            options=_options(len(shares)),
+        )
         for name, data in shares.items():
             _fill_hospital(volumes / name, work / "federation" / name, data)
         # Last: a coordinator's plan means that everything else is there.

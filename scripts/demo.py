@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from client.data import load_table
+from client.data.source import DataPlace
 from client.plan_in_words import cohort_in_words
 from common.config import load_settings, parse_settings
 from common.errors import DataError, FedwardError, OperatorError
@@ -120,7 +121,7 @@ def prepare(options: DemoOptions, work: Path) -> Prepared:
     shares = _deal(source, work / "shards", options, template)
     remember_options(work, made_with)
     made = local_options(options.hospitals, device="auto")
-    plan = provision(template, {share.name: share.data for share in shares}, folder, options=made)
+    plan = provision(template, {share.name: DataPlace(share.data) for share in shares}, folder, options=made)
     print("\n".join(cohort_in_words(plan)), file=sys.stderr)
     return Prepared(folder, plan, is_synthetic(source), test, made_with)
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from client.approve import Approver, take_in
+from client.data.source import DataPlace
 from client.declare import count_units
 from client.key_ceremony import KeyCeremony
 from client.keygen import GATEWAY, VAULT, VAULT_KEY, make_site
@@ -24,7 +25,8 @@ from common.identity import Identity
 from common.key_messages import Confirmation, Confirmations, dealer_of, decode_document, encode_document
 from common.kit import read_kit
 from common.plan import Plan
-from common.site_config import AUTO_COLUMN, SiteConfig, with_absolute_paths
+from common.plan_data import ImageData
+from common.site_config import SiteConfig, with_absolute_paths
 from scripts.organise import CoordinatorOptions, kit_path, organise
 from scripts.whole_folder import make_room, whole_folder
 
@@ -68,12 +70,12 @@ def local_options(hospitals: int, *, device: str, patience_s: float = DEMO_PATIE
     )
 
 
-def provision(template: Plan, sites_data: dict[str, Path], target: Path, *, options: FederationOptions) -> Plan:
+def provision(template: Plan, sites: Mapping[str, DataPlace], target: Path, *, options: FederationOptions) -> Plan:
     """Write a whole federation into a new folder, all of it or nothing.
 
     Args:
         template: A plan without `federation`.
-        sites_data: Data folder of each hospital, by name, in roster order.
+        sites: Data of each hospital, by name, in roster order.
         target: Folder to make.
         options: See `FederationOptions`.
 
@@ -82,12 +84,15 @@ def provision(template: Plan, sites_data: dict[str, Path], target: Path, *, opti
 
     Raises:
         AlreadyExists: If `target` exists and is not empty.
-        DataError: If a hospital's data folder is wrong.
+        ConfigError, DataError: If a hospital's mapping or data are wrong.
         OperatorError: If the disk refuses.
         PlanError: If the plan is unsound for these hospitals.
     """
     make_room(target)
-    units = {name: count_units(data, template, patient_column=AUTO_COLUMN) for name, data in sites_data.items()}
+    units = {
+        name: count_units(place.path, template, patient_column=place.patient_column, mapping=place.mapping)
+        for name, place in sites.items()
+    }
     with whole_folder(target, mode=0o700) as staging:
         cards = [
             make_site(staging / name, hospital=name, declared_units=count, passphrase=None).card
@@ -97,9 +102,7 @@ def provision(template: Plan, sites_data: dict[str, Path], target: Path, *, opti
         plan = organise(template, cards, staging, options=coordinator)
         vaults = {name: _open_vault(staging / name, name) for name in units}
         for name, port in zip(units, options.ports[1:], strict=True):
-            _join(
-                staging, target, vaults[name], name=name, data=sites_data[name], plan=plan, options=options, port=port
-            )
+            _join(staging, target, vaults[name], name=name, place=sites[name], plan=plan, options=options, port=port)
         deal_key(plan, vaults)
     return plan
 
@@ -151,15 +154,15 @@ def _join(  # noqa: PLR0913 -- one site's files from all that the federation sha
     vault: Vault,
     *,
     name: str,
-    data: Path,
+    place: DataPlace,
     plan: Plan,
     options: FederationOptions,
     port: int,
 ) -> None:
     epsilon, delta = plan.budget(plan.roster[plan.agreed.position(name)])
     choices = SiteChoices(
-        data=data,
-        source="images",
+        data=place.path,
+        source="images" if isinstance(plan.data, ImageData) else "patients",
         cap_epsilon=epsilon,
         cap_delta=delta,
         metrics=options.metrics,
@@ -168,6 +171,8 @@ def _join(  # noqa: PLR0913 -- one site's files from all that the federation sha
         device=options.device,
         threads=options.threads,
         runtime_port=port,
+        patient_column=place.patient_column,
+        mapping=place.mapping,
     )
     text = new_site_file(
         target / name,

@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from client.data import ImageTable, load_table
+from client.data.source import DataPlace
 from client.unit_data import load_units
 from common.config import parse_settings
 from common.identity import Identity
@@ -130,7 +131,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 def accuracy_on(part: Path, plan: Plan, folder: Path, features: Path) -> float:
     """One whole run on four folds, and its model's score on the fifth; each site within the plan's budget."""
-    data = {name: part / "shards" / name / "data" for name in NAMES}
+    data = {name: DataPlace(part / "shards" / name / "data") for name in NAMES}
     agreed = provision(plan, data, folder, options=local_options(len(NAMES), device="cpu"))
     for name in NAMES:
         state = load_site(folder / name / f"{name}.yaml").state

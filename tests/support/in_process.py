@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from client.data.source import DataPlace
 from client.round import Hospital
 from client.site import open_hospital
 from client.status import StatusFile
@@ -36,7 +37,7 @@ def make_federation(
 ) -> tuple[Plan, Path]:
     """Deal `source` and provision a federation in `folder`; returns the plan and the federation's folder."""
     split_dataset(source, folder / "shards", hospitals=hospitals, seed=0, on_undecodable="skip")
-    data = {f"hospital-{k}": folder / "shards" / f"hospital-{k}" / "data" for k in range(1, hospitals + 1)}
+    data = {f"hospital-{k}": DataPlace(folder / "shards" / f"hospital-{k}" / "data") for k in range(1, hospitals + 1)}
     options = FederationOptions(
         fleet_address="127.0.0.1:9092",
         ports=range(20_000, 20_001 + hospitals),

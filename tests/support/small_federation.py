@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from client.data.source import DataPlace
 from client.round import Hospital
 from client.state import RunState
 from common.config import parse_settings
@@ -85,7 +86,7 @@ def provision_small(folder: Path, plan: Plan, *, metrics: str = "aggregate") -> 
         threads=1,
         device="cpu",
     )
-    provision(plan, {n: folder / "shards" / n for n in NAMES}, folder / "federation", options=options)
+    provision(plan, {n: DataPlace(folder / "shards" / n) for n in NAMES}, folder / "federation", options=options)
 
 
 @dataclass
