@@ -63,7 +63,7 @@ def load_table(  # noqa: PLR0913 -- keyword-only
     if patients:
         _refuse_unlisted(candidates, index.rows, column=patients)
     elif tagged:
-        _refuse_untagged(candidates)
+        _refuse_untagged([each for each in candidates if scans[each.path].opens])
     warnings = [f"passed over {sentence}: they are not used" for sentence in in_words(passed_over)]
     if index.rows:
         warnings += _index_warnings(candidates, index.rows, prefix=base.relative_to(origin).as_posix())

@@ -77,7 +77,7 @@ def load_indexed(root: Path, mapping: ImageIndexMapping, data: ImageData, *, uni
     ]
     tagged = unit == "patient" and any(each.unit.startswith("patient:") for each in candidates)
     if tagged:
-        _refuse_untold(candidates, mapping)
+        _refuse_untold([each for each, scan in zip(candidates, scans, strict=True) if scan.opens], mapping)
     by = f"the column '{mapping.patient}' of {mapping.index}" if mapping.patient else "the DICOM tag PatientID"
     found = Found(
         root,
