@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 from pydicom.sequence import Sequence
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
@@ -47,9 +49,10 @@ def _load(root: Path, **changed: Any) -> ImageTable:  # noqa: ANN401 -- as load_
 def test_without_a_window_the_whole_range_of_bits_stored_is_shown(tmp_path: Path, bits: int) -> None:
     """As for 16-bit PNG files: black is the least and white the largest that can be stored, whatever is there."""
     white = (1 << bits) - 1
-    stored = np.linspace(0, white, 64).astype(np.uint16 if bits > 8 else np.uint8).reshape(8, 8)
+    whole = np.rint(np.linspace(0, white, 64)).reshape(8, 8)
+    stored = whole.astype(np.uint16 if bits > 8 else np.uint8)
     path = write_dicom(tmp_path / "a.dcm", stored, BitsStored=bits, HighBit=bits - 1)
-    assert np.array_equal(_grey(path, 8), np.rint(stored / white * 255).astype(np.uint8))
+    assert np.array_equal(_grey(path, 8), np.rint(whole / white * 255).astype(np.uint8))
 
 
 def test_signed_values_keep_their_order(tmp_path: Path) -> None:
@@ -154,7 +157,7 @@ def test_palette_colours_are_looked_up(tmp_path: Path, bits: int) -> None:
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian])
-def test_uncompressed_syntaxes_agree(tmp_path: Path, syntax: str) -> None:
+def test_uncompressed_syntaxes_agree(tmp_path: Path, syntax: UID) -> None:
     """Bytes in the other order are the same picture."""
     data = image_dataset(TWELVE, BitsStored=12, HighBit=11)
     data.file_meta.TransferSyntaxUID = syntax
@@ -203,7 +206,7 @@ def _short() -> Dataset:
     return data
 
 
-REFUSED = {
+REFUSED: dict[str, Callable[[], Dataset]] = {
     "holds 30 frames, and one is allowed; export the frame that counts": lambda: image_dataset(
         EIGHT, NumberOfFrames=30
     ),

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pydicom.datadict import DicomDictionary, dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom._dicom_dict import DicomDictionary
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filereader import dcmread
 
@@ -76,7 +77,7 @@ def test_reading_decoding_and_caching_tell_none_of_them(tmp_path: Path, caplog: 
     _written(tmp_path / "data" / "mole" / "a.dcm", _canaries(everywhere=False))
     cache = tmp_path / "cache"
     recipe = FeatureRecipe(image_size=32, views=1, compute=Compute(torch.device("cpu"), "float32"))
-    marks = []
+    marks: list[frozenset[bytes]] = []
 
     def all_the_way() -> tuple[str, ...]:
         table = load_table(tmp_path / "data", None, on_undecodable="refuse", unit="patient", patient_column="auto")
