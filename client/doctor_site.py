@@ -11,7 +11,7 @@ from pathlib import Path
 from client.approval import check_approved
 from client.data import held_out, load_table
 from client.data.source import DataPlace, read_data
-from client.data.table import SiteTable, records_per_class
+from client.data.table import ImageTable, SiteTable, records_per_class
 from client.doctor_finding import Finding, Verdict, examine, failed, noted, passed
 from client.doctor_processes import running_service
 from client.freshness import lacks_entry, ledger_name, read_shown
@@ -123,7 +123,7 @@ class SiteDoctor:
         config, plan = self._config, self._plan
         if plan is None:
             if config.mapping is not None:
-                return noted("not looked at: rows are read by the plan, which is missing")
+                return noted("not looked at: a mapping is read by the plan, which is missing")
             table: SiteTable = load_table(
                 config.data, on_undecodable="skip", unit="patient", patient_column=config.patient_column
             )
@@ -132,7 +132,7 @@ class SiteDoctor:
         units = table.unit_labels()
         per_class = ", ".join(f"{n} {c}" for c, n in zip(table.classes, records_per_class(table), strict=True))
         by = f" by the column '{table.patient_column}'" if table.patient_column else ""
-        noun = "images" if config.mapping is None else "rows"
+        noun = "images" if isinstance(table, ImageTable) else "rows"
         seen = f"{len(table.records)} {noun} of {len(units)} {table.unit_name}(s){by}: {per_class}"
         if table.left_out:
             seen += "; left out: " + ", ".join(f"{n} {reason}" for reason, n in sorted(table.left_out.items()))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from client.data import csv_rows
 from client.data.connector import Connector
 from common.config import Settings, load_settings, read_yaml
 from common.errors import ConfigError
 from common.plan_data import RowData
 
-CONNECTORS: tuple[Connector[Any, Any], ...] = ()
+CONNECTORS: tuple[Connector[Any, Any], ...] = (csv_rows.CONNECTOR,)
 
 
 def load_mapping(path: Path, data: RowData) -> tuple[Connector[Any, Any], Settings]:

@@ -25,6 +25,7 @@ from pydicom.uid import (
 from client.data import check_decodable, decode_image, load_table
 from client.data.table import ImageTable
 from common.errors import DataError
+from scripts.split import split_dataset
 from tests.support.dicom_files import image_dataset, save, with_syntax, write_dicom
 
 Grey = NDArray[np.uint8]
@@ -362,3 +363,15 @@ def test_one_patient_id_for_half_of_all_is_refused(tmp_path: Path) -> None:
         write_dicom(tmp_path / "mole" / f"{number}.dcm", EIGHT + np.uint8(number), PatientID="ANONYMOUS")
     with pytest.raises(DataError, match="one patient holds at least half of the 11 images by the DICOM tag PatientID"):
         _load(tmp_path)
+
+
+def test_a_demo_deals_nested_dicom_files_with_their_patients(tmp_path: Path) -> None:
+    """Names repeat in every series of an archive: none may take another's place."""
+    for number in range(4):
+        for label in ("mole", "wart"):
+            pixels = EIGHT + np.uint8(number + 10 * (label == "wart"))
+            write_dicom(tmp_path / "set" / label / f"series{number}" / "IM1", pixels, PatientID=f"{label}{number}")
+    split_dataset(tmp_path / "set", tmp_path / "dealt", hospitals=2, seed=0, on_undecodable="refuse")
+    units = [list(_load(tmp_path / "dealt" / f"hospital-{k}" / "data").unit_labels()) for k in (1, 2)]
+    assert sorted(units[0] + units[1]) == sorted(f"patient:{label}{n}" for label in ("mole", "wart") for n in range(4))
+    assert len(units[0]) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -221,3 +222,16 @@ def test_the_site_file_and_the_mapping_do_not_both_name_patients(root: Path) -> 
     _read(root)
     with pytest.raises(ConfigError, match="patient_column: seen 'who' beside a mapping"):
         read_data(DataPlace(root, root.parent / "mapping.yaml", "who"), DATA, unit="patient")
+
+
+def test_the_page_on_data_has_a_mapping_that_works(tmp_path: Path) -> None:
+    """What docs/data.md shows is read as it says."""
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^<!-- example: (image \w+) -->\n```\w+\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    (tmp_path / "mapping.yaml").write_text(shown["image mapping"], encoding="utf-8")
+    _write(tmp_path / "data", "2021/a 1.jpg", 0)
+    (tmp_path / "data" / "export.csv").write_text(shown["image file"], encoding="utf-8")
+    data = DATA.model_copy(update={"classes": ("nevus", "melanoma")})
+    table = read_data(DataPlace(tmp_path / "data", tmp_path / "mapping.yaml"), data, unit="patient")
+    assert _classes(table) == {"2021/a 1.jpg": 1}
+    assert list(table.unit_labels()) == ["patient:17"]
