@@ -24,7 +24,7 @@ from scripts.synthetic import CLASSES, write_synthetic
 from tests.support.deployment import Deployment
 from tests.support.dicom_files import write_dicom
 
-# Five hospitals on two cores: a minute and a half on an idle machine, twice that beside other work.
+# Five hospitals on two cores: 108 CPU seconds; three minutes beside other work.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROUNDS = 2
