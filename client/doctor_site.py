@@ -11,7 +11,7 @@ from pathlib import Path
 from client.approval import check_approved
 from client.data import held_out, load_table
 from client.data.source import DataPlace, read_data
-from client.data.table import SiteTable, records_per_class
+from client.data.table import ImageTable, SiteTable, records_per_class
 from client.doctor_finding import Finding, Verdict, examine, failed, noted, passed
 from client.doctor_processes import running_service
 from client.keys import open_keys
@@ -122,7 +122,7 @@ class SiteDoctor:
         config, plan = self._config, self._plan
         if plan is None:
             if config.mapping is not None:
-                return noted("not looked at: rows are read by the plan, which is missing")
+                return noted("not looked at: a mapping is read by the plan, which is missing")
             table: SiteTable = load_table(
                 config.data, on_undecodable="skip", unit="patient", patient_column=config.patient_column
             )
@@ -131,7 +131,7 @@ class SiteDoctor:
         units = table.unit_labels()
         per_class = ", ".join(f"{n} {c}" for c, n in zip(table.classes, records_per_class(table), strict=True))
         by = f" by the column '{table.patient_column}'" if table.patient_column else ""
-        noun = "image" if config.mapping is None else "row"
+        noun = "image" if isinstance(table, ImageTable) else "row"
         records, owners = counted(len(table.records), noun), counted(len(units), table.unit_name)
         seen = f"{records} of {owners}{by}: {per_class}"
         if table.left_out:

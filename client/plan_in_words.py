@@ -233,6 +233,8 @@ def _unit(plan: Plan, units: SiteUnits | None) -> str:
         )
     if units.kind == "image":
         return "image: this site's index.csv names no lesions, so each counts by itself; not a person."
+    if units.kind == "patient" and units.patient_column is None:
+        return "patient: all images of one count as one, by the DICOM tag PatientID."
     if units.kind == "patient":
         return f"patient: all images of one count as one, by the column '{units.patient_column}' of index.csv."
     single = units.training + units.held_out - units.named

@@ -63,7 +63,8 @@ class SiteConfig(Settings):
     approvals: Path = Field(description="folder with this hospital's signatures under the plans that it approved")
     data: Path = Field(description="folder of images with one folder per class; or a file or folder of rows")
     mapping: Path | None = Field(
-        default=None, description="file that maps this site's columns, codes and units to the plan's; none for images"
+        default=None,
+        description="file that maps this site's columns, codes and units to the plan's; none for class folders",
     )
     patient_column: PrintableText = Field(
         default=AUTO_COLUMN,

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from client.data.image_files import composed
+from client.data.truth import truth
 from common.errors import DataError
 from common.printable import printable
 from common.site_config import AUTO_COLUMN
@@ -14,8 +16,6 @@ from common.site_config import AUTO_COLUMN
 INDEX_NAME = "index.csv"
 _PATIENT_ID = "patient_id"
 _OWN = ("path", "label", "lesion_id", "isic_id", "keep_clean")
-_TRUE = frozenset({"true", "1", "yes"})
-_FALSE = frozenset({"false", "0", "no"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Index:
     """What index.csv says.
 
     Attributes:
-        rows: By image path, relative to the index's folder, with forward slashes.
+        rows: By image path, relative to the index's folder, with forward slashes and composed accents (NFC).
         patient_column: Name of the column that says whose an image is; None if there is none.
     """
 
@@ -135,7 +135,7 @@ def _add_row(
         )
     if not name or cells["label"] is None:
         raise DataError(f"{INDEX_NAME} line {line} has no path or no label; complete or delete the line")
-    key = PurePosixPath(name).as_posix()
+    key = composed(PurePosixPath(name).as_posix())
     if key in rows:
         raise DataError(f"{INDEX_NAME} line {line} names an image a second time; keep one line per image")
     patient = (cells.get(column) or "").strip() if column is not None else ""
@@ -149,18 +149,5 @@ def _add_row(
         patient=patient,
         lesion_id=(cells.get("lesion_id") or "").strip(),
         isic_id=(cells.get("isic_id") or "").strip(),
-        keep_clean=_truth(cells.get("keep_clean") or "", line=line),
-    )
-
-
-def _truth(text: str, *, line: int) -> bool | None:
-    word = text.strip().lower()
-    if not word:
-        return None
-    if word in _TRUE:
-        return True
-    if word in _FALSE:
-        return False
-    raise DataError(
-        f"{INDEX_NAME} line {line}: keep_clean is neither true nor false; write True, False, or leave it blank"
+        keep_clean=truth(cells.get("keep_clean") or "", place=f"{INDEX_NAME} line {line}"),
     )

@@ -67,7 +67,9 @@ def draw_rows(path: Path, data: RowData, _mapping: DrawnMapping) -> Reading:
     return reading
 
 
-DRAWN = Connector("drawn", (TableData, GenotypeData, SurvivalData), DrawnMapping, draw_rows, lambda _: "patient")
+DRAWN = Connector(
+    "drawn", (TableData, GenotypeData, SurvivalData), DrawnMapping, draw_rows, lambda _: "patient", lambda _: True
+)
 
 
 @pytest.fixture(scope="module")
