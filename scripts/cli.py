@@ -1,4 +1,4 @@
-"""The command `fedward`: demo, split, provision, evaluate, bench, attack."""
+"""The command `fedward`: demo, split, provision, evaluate, predict, bench, attack."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from scripts.attack import attack
 from scripts.bench import bench_app
 from scripts.change_hospitals import join, revoke
 from scripts.report_file import require_writable, write_json
+from scripts.score_commands import evaluate, predict
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -261,30 +262,8 @@ def _provision_demo(  # noqa: PLR0913 -- one parameter per option
         typer.echo(f"  fedward-client start --config {out / hospital.name / hospital.name}.yaml")
 
 
-@app.command()
-def evaluate(
-    results: Annotated[Path, typer.Argument(help="A results folder: model.safetensors and plan.yaml.")],
-    images: Annotated[Path, typer.Argument(help="Folder with one folder of images per class.")],
-    weights: Annotated[
-        Path | None, typer.Option(help="Weights file that the plan names by its digest, if it does.")
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the score to this file.")] = None,
-) -> None:
-    """Score a finished model on a folder of images. It is a research tool, no medical device."""
-    if json_file is not None:
-        require_writable(json_file)
-    from scripts.evaluate import evaluate as score_folder  # noqa: PLC0415
-
-    score = score_folder(results, images, weights=weights)
-    typer.echo(f"{score.images} images or rows, {score.units} units")
-    if score.concordance is not None:
-        typer.echo(f"concordance (Harrell's C) {score.concordance:.3f}")
-    else:
-        typer.echo(f"accuracy {score.accuracy:.3f}, balanced accuracy {score.balanced_accuracy:.3f}")
-    if json_file is not None:
-        write_json(json_file, score.as_json())
-
-
+app.command()(evaluate)
+app.command()(predict)
 app.command()(join)
 app.command()(revoke)
 app.command()(attack)

@@ -90,8 +90,9 @@ def _refuse_half_of_one_unit(table: ImageTable, columns: Mapping[str, str]) -> N
         kind = unit.partition(":")[0]
         name = "isic_id" if kind == "isic" else kind
         raise DataError(
-            f"one {name} holds at least half of the {images} images by {columns[kind]}, so it is probably the wrong column, or stands for unknown; name the column of patients (patient_column in "
-            "the site file), or correct it, or take images out"
+            f"one {name} holds at least half of the {images} images by {columns[kind]}, so it is "
+            "probably the wrong column, or stands for unknown; name the column of patients (patient_column in the site "
+            "file), or correct it, or take images out"
         )
 
 
