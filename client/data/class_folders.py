@@ -51,8 +51,8 @@ def class_names(base: Path, classes: Sequence[str] | None) -> tuple[tuple[str, .
     unknown = [name for name in found if composed(name) not in known]
     if unknown:
         raise DataError(
-            f"the data folder has class folder(s) that the plan does not name: {', '.join(map(_with_edges, unknown))}; "
-            f"allowed are {', '.join(classes)}"
+            f"the data folder has {counted(len(unknown), 'class folder')} that the plan does not name: "
+            f"{', '.join(map(_with_edges, unknown))}; allowed are {', '.join(classes)}"
         )
     folders: dict[str, Path] = {}
     for name in found:
@@ -133,7 +133,7 @@ def in_words(passed_over: Mapping[str, int]) -> list[str]:
         "in_subfolder": ("image", " in subfolders of class folders"),
         "outside_class_folders": ("image", " outside of class folders"),
         "not_an_image": ("file", " of another kind than .jpg, .jpeg, .png and DICOM"),
-        "hidden": ("hidden file or folder", ", with a dot before the name"),
+        "hidden": ("hidden name", " that begins with a dot"),
     }
     return [
         counted(passed_over[reason], noun) + words for reason, (noun, words) in sentences.items() if passed_over[reason]

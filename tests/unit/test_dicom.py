@@ -252,7 +252,7 @@ def test_what_the_header_tells_is_told_when_the_folder_is_read(tmp_path: Path, s
     """Before anything is charged or trained, with the reason; skipped where the plan says so."""
     write_dicom(tmp_path / "mole" / "good.dcm", EIGHT)
     save(tmp_path / "mole" / "bad.dcm", REFUSED[sentence]())
-    with pytest.raises(DataError, match=r"1 image file\(s\) cannot be decoded: mole/bad\.dcm \(" + sentence):
+    with pytest.raises(DataError, match=r"1 image file cannot be decoded: mole/bad\.dcm \(" + sentence):
         _load(tmp_path)
     table = _load(tmp_path, on_undecodable="skip")
     assert [record.path for record in table.records] == ["mole/good.dcm"]

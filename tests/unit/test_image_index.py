@@ -176,7 +176,7 @@ WRONG_ROWS = {
     r"list\.csv line 2 has more or fewer cells than": "1.png,M,P,train,,,",
     r"list\.csv: none of its 1 used row\(s\) names one of the 5 image\(s\)": "gone.png,M,P,train,",
     r"list\.csv cannot be read as UTF-8 separated values": '"1.png,M',
-    r"list\.csv line 2: keep_clean is 'perhaps'": "1.png,M,P,train,perhaps",
+    r"list\.csv line 2: keep_clean is neither true nor false": "1.png,M,P,train,perhaps",
 }
 
 

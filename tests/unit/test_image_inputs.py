@@ -58,7 +58,7 @@ def test_sizes_and_modes_may_differ_within_a_folder(root: Path) -> None:
 def test_corrupt_and_empty_files_are_named_or_skipped(root: Path, content: bytes) -> None:
     """Of nothing, of a beginning, and of something else."""
     (root / "mole" / "bad.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"1 image file\(s\) cannot be decoded: mole/bad\.png"):
+    with pytest.raises(DataError, match=r"1 image file cannot be decoded: mole/bad\.png"):
         _load(root)
     assert _load(root, "skip").left_out == {"undecodable": 1}
 
@@ -140,7 +140,7 @@ def test_hidden_files_are_passed_over_and_counted(root: Path) -> None:
     table = _load(root)
     assert table.images_per_class() == (1, 1, 0)
     assert table.left_out == {"hidden": 3}
-    assert "3 hidden file(s) and folder(s)" in table.warnings[0]
+    assert "3 hidden names" in table.warnings[0]
 
 
 def test_links_to_files_and_class_folders_are_followed_and_broken_or_circular_ones_passed_over(root: Path) -> None:
