@@ -133,7 +133,7 @@ def in_words(passed_over: Mapping[str, int]) -> list[str]:
         "in_subfolder": ("image", " in subfolders of class folders"),
         "outside_class_folders": ("image", " outside of class folders"),
         "not_an_image": ("file", " of another kind than .jpg, .jpeg, .png and DICOM"),
-        "hidden": ("hidden name", " that begins with a dot"),
+        "hidden": ("hidden name", " with a dot in front"),
     }
     return [
         counted(passed_over[reason], noun) + words for reason, (noun, words) in sentences.items() if passed_over[reason]

@@ -110,7 +110,7 @@ def test_a_label_that_no_other_hospital_has_gets_one_sentence(root: Path, name: 
     with pytest.raises(DataError) as caught:
         _load(root)
     assert str(caught.value) == (
-        f"the data folder has class folder(s) that the plan does not name: {shown}; allowed are mole, wart, nævus é ö"
+        f"the data folder has 1 class folder that the plan does not name: {shown}; allowed are mole, wart, nævus é ö"
     )
 
 
