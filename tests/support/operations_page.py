@@ -26,8 +26,8 @@ INSTALLED = (
 PROXIED = "a variable; tests/unit/test_doctor.py and tests/e2e/test_proxy.py run doctor and gateway with it"
 NOT_RUN = {
     "python3.11 -m venv /opt/fedward": INSTALLED,
-    '/opt/fedward/bin/pip install --constraint constraints.txt ".[site]"': INSTALLED,
-    '/opt/fedward/bin/pip install --constraint constraints.txt --upgrade ".[site]"': INSTALLED,
+    '/opt/fedward/bin/pip install --constraint constraints.txt ".[site,data]"': INSTALLED,
+    '/opt/fedward/bin/pip install --constraint constraints.txt --upgrade ".[site,data]"': INSTALLED,
     "export https_proxy=http://proxy.hospital.example:3128": PROXIED,
     "export no_proxy=.hospital.example": PROXIED,
 }
