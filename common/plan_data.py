@@ -82,6 +82,8 @@ class NumberFeature(Settings):
     def _a_range(self) -> Self:
         if not self.low < self.high:
             raise PlanError(f"{self.name}: seen low {self.low:g} and high {self.high:g}; low must be less")
+        if not math.isfinite(self.high - self.low):
+            raise PlanError(f"{self.name}: the range from {self.low:g} to {self.high:g} is too wide; narrow it")
         _refuse_twice(f"{self.name}: other_units", (self.unit, *(other.unit for other in self.other_units)), "unit")
         return self
 
@@ -124,6 +126,11 @@ class FeatureSettings(Settings):
     def _distinct_features(self) -> Self:
         _refuse_twice("features", (feature.name for feature in self.features), "feature")
         return self
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What the values of a row go by."""
+        return frozenset(feature.name for feature in self.features)
 
     @property
     def inputs(self) -> int:
@@ -189,6 +196,11 @@ class GenotypeData(ClassSettings):
     def _distinct_variants(self) -> Self:
         _refuse_twice("variants", (variant.id for variant in self.variants), "variant")
         return self
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What the values of a row go by."""
+        return frozenset(variant.id for variant in self.variants)
 
     @property
     def inputs(self) -> int:

@@ -58,7 +58,8 @@ def read_cells(path: Path, form: CsvForm, columns: Sequence[str]) -> Iterator[tu
         columns: Names of the columns that are used; two at least.
 
     Raises:
-        DataError: If it cannot be read, is no such file, lacks a column or has it twice, or has a line with more or
+        OSError: If it cannot be read.
+        DataError: If it is no such file, lacks a column or has it twice, or has a line with more or
             fewer cells. Names file, line and column, and never what stands in a cell.
     """
     try:
@@ -73,8 +74,6 @@ def read_cells(path: Path, form: CsvForm, columns: Sequence[str]) -> Iterator[tu
         raise DataError(
             f"{path.name}: is not {form.encoding} text; name the file's `encoding` in the mapping"
         ) from error
-    except OSError as error:
-        raise DataError(f"{path.name}: cannot be read ({error.strerror}); check path and permissions") from error
 
 
 def _records(path: Path, form: CsvForm, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:

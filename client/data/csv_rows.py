@@ -221,7 +221,7 @@ def _check_unit(key: str, unit: str, *, own: str, others: tuple[OtherUnit, ...])
     try:
         in_unit(0.0, unit, own=own, others=others)
     except PlanError as error:
-        raise ConfigError(f"mapping: {key}: {error}") from error
+        raise ConfigError(f"mapping: {key}: {str(error).removeprefix('unit: ')}") from error
 
 
 def _known(key: str, meanings: Collection[str], allowed: Sequence[str], what: str) -> None:

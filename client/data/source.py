@@ -59,6 +59,8 @@ def read_data(place: DataPlace, data: DataSettings, *, unit: PrivacyUnit) -> Sit
     if not place.path.exists():
         raise DataError(f"{place.path}: there is no such file or folder; name the data in the site file ('data')")
     connector, mapping = load_mapping(place.mapping, data)
-    return encode_rows(
-        connector.read(place.path, data, mapping), data, unit=unit, patient_column=connector.patient_of(mapping)
-    )
+    try:
+        reading = connector.read(place.path, data, mapping)
+    except OSError as error:
+        raise DataError(f"{place.path.name}: cannot be read ({error.strerror}); check path and permissions") from error
+    return encode_rows(reading, data, unit=unit, patient_column=connector.patient_of(mapping))

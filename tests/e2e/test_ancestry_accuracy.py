@@ -38,9 +38,9 @@ pytestmark = [
     pytest.mark.skipif(not ANCESTRY.is_dir(), reason="the ancestry data set is not here"),
 ]
 
-# Mode, epsilon, rounds, learning rate, and the least mean accuracy over the folds. Epsilon 100 is practically no privacy;
-# at 1000 the accountant refuses, since PLD gives no finite bound there. The design's simulation reached .889, .941 and
-# .954 in mode `local`, .931, .957 and .969 in `distributed`, and .968 centrally.
+# Mode, epsilon, rounds, learning rate, and the least mean accuracy over the folds. Epsilon 100 is practically no
+# privacy; at 1000 the accountant refuses, since PLD gives no finite bound there. The design's simulation reached .889,
+# .941 and .954 in mode `local`, .931, .957 and .969 in `distributed`, and .968 centrally.
 SETTINGS = [
     ("distributed", 100.0, 40, 32.0, 0.965),
     ("local", 1.0, 10, 16.0, 0.889),
