@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.rows import Value
+from client.data.reading import Value
 from common.plan_data import Variant
 
 # In arrays of counts: the person was asked and there is no count, or nobody has said anything of the variant.
@@ -91,7 +91,7 @@ def looks_alike_on_both_strands(variant: Variant) -> bool:
 
 
 def as_values(counts: NDArray[np.int8], variants: Sequence[Variant]) -> dict[str, Value]:
-    """A person's counts, shape (variants,), as `client.data.rows.RawRow` holds them."""
+    """A person's counts, shape (variants,), as `client.data.reading.RawRow` holds them."""
     return {
         variant.id: float(count) if count >= 0 else None
         for variant, count in zip(variants, counts.tolist(), strict=True)

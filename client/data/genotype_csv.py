@@ -23,7 +23,7 @@ from client.data.genotype_people import (
     read_people,
     refuse_unnamed,
 )
-from client.data.rows import Reading, Value
+from client.data.reading import Reading, Value
 from common.config import Settings
 from common.errors import ConfigError, DataError
 from common.plan_data import GenotypeData, Variant

@@ -12,7 +12,7 @@ from pydantic import Field
 from client.data.csv_cells import Codes
 from client.data.csv_file import CsvForm, Delimiter, Encoding, read_cells
 from client.data.csv_rows import Code, ColumnName, LabelColumn
-from client.data.rows import RawRow, Reading, Value
+from client.data.reading import RawRow, Reading, Value
 from common.config import Settings
 from common.errors import ConfigError, DataError
 from common.plan_data import GenotypeData

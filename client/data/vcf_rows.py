@@ -21,7 +21,7 @@ from client.data.genotype_counts import (
     looks_alike_on_both_strands,
 )
 from client.data.genotype_people import PeopleTable, Person, labelled_rows, read_people
-from client.data.rows import Reading
+from client.data.reading import Reading
 from client.data.vcf_calls import allele_numbers
 from client.data.vcf_file import VcfFile, VcfRecord, open_vcf
 from common.config import Settings

@@ -38,15 +38,16 @@ pytestmark = [
     pytest.mark.skipif(not ANCESTRY.is_dir(), reason="the ancestry data set is not here"),
 ]
 
-# Mode, epsilon, rounds, learning rate, and the least mean accuracy over the folds. Epsilon 1000 is practically no
-# privacy. The design's simulation reached .889, .941 and .954 in mode `local`, .931, .957 and .969 in `distributed`.
+# Mode, epsilon, rounds, learning rate, and the least mean accuracy over the folds. Epsilon 100 is practically no
+# privacy; at 1000 the accountant refuses, since PLD gives no finite bound there. The design's simulation reached .889,
+# .941 and .954 in mode `local`, .931, .957 and .969 in `distributed`, and .968 centrally.
 SETTINGS = [
-    ("distributed", 1000.0, 40, 32.0, 0.965),
-    ("local", 1.0, 10, 16.0, 0.88),
+    ("distributed", 100.0, 40, 32.0, 0.965),
+    ("local", 1.0, 10, 16.0, 0.889),
     ("local", 3.0, 20, 16.0, 0.94),
     ("local", 8.0, 20, 32.0, 0.955),
-    ("distributed", 1.0, 10, 16.0, 0.92),
-    ("distributed", 3.0, 20, 16.0, 0.95),
+    ("distributed", 1.0, 10, 16.0, 0.925),
+    ("distributed", 3.0, 20, 16.0, 0.955),
     ("distributed", 8.0, 20, 32.0, 0.96),
 ]
 

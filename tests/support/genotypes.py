@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from client.data.reading import Reading
 from client.data.registry import load_mapping
-from client.data.rows import Reading
 from common.plan_data import GenotypeData, Variant
 
 VARIANTS = (
