@@ -8,7 +8,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Sampler
 
 CoinSampler = Callable[[int, float], NDArray[np.bool_]]
 
@@ -23,22 +22,17 @@ class Inputs(Protocol):
         """One row for each chosen unit, on the model's device, floating."""
 
 
-class UnitSampler(Sampler[list[int]]):
-    """Indices of the units that take part, step by step; a Poisson batch may be empty.
+def unit_batches(units: int, *, steps: int, rate: float, coins: CoinSampler) -> Iterator[list[int]]:
+    """Draw the units that take part, step by step.
 
     Args:
         units: How many there are.
         steps: How many batches.
         rate: Probability that a unit is in a batch, in (0, 1].
         coins: Draws (count, probability) as bool, shape (count,).
+
+    Yields:
+        Indices of units, ascending; a Poisson batch may be empty.
     """
-
-    def __init__(self, units: int, *, steps: int, rate: float, coins: CoinSampler) -> None:
-        self._units, self._steps, self._rate, self._coins = units, steps, rate, coins
-
-    def __len__(self) -> int:
-        return self._steps
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for _ in range(self._steps):
-            yield np.flatnonzero(self._coins(self._units, self._rate)).tolist()
+    for _ in range(steps):
+        yield np.flatnonzero(coins(units, rate)).tolist()

@@ -45,14 +45,18 @@ def continued_state(runs: Path, storage: RunStorage, plan: Plan) -> RunState:
     continues = plan.agreed.continues
     earlier = RunStorage(runs / continues.run, plan=continues.plan) if continues else storage
     state = earlier.load_state()
-    size = plan.agreed.trainable_parameters
-    if state is None or state.applied.round != plan.first_round - 1 or state.optimiser.parameters.size != size:
+    if state is None or state.applied.round != plan.first_round - 1 or not _fits(state, plan):
         raise CheckpointMissing(
             f"plan '{plan.name}' goes on from round {plan.first_round - 1} of an earlier run, whose model is not here; "
             "this site waits for a checkpoint from the other hospitals"
         )
     storage.take_over({number: row for number, row in earlier.rounds().items() if number < plan.first_round}, state)
     return state
+
+
+def _fits(state: RunState, plan: Plan) -> bool:
+    size = plan.agreed.trainable_parameters
+    return state.optimiser.parameters.size == size and state.feature_mean.size == plan.statistics
 
 
 def make_checkpoint(state: RunState, request: Request, member: Member, *, tag_key: bytes) -> bytes:

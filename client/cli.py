@@ -13,9 +13,12 @@ from typing import Annotated
 import typer
 
 from client.approval import approved_plans
+from client.approve_command import approve
+from client.check_command import check
 from client.doctor import doctor
 from client.gateway import fork_server_socket, gateway_children
-from client.key_commands import PassphraseFile, approve, keygen
+from client.key_options import PassphraseFile
+from client.keygen_command import keygen
 from client.ledger_commands import app as ledger_app
 from client.site_health import site_health
 from client.unlock import UNLOCK_DESCRIPTOR, find_unlock, in_memory
@@ -43,6 +46,7 @@ app = typer.Typer(
 app.command()(keygen)
 app.command()(approve)
 app.command()(doctor)
+app.command()(check)
 app.add_typer(ledger_app, name="ledger")
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="This hospital's site file, as written by `fedward-client approve`.")
@@ -137,6 +141,10 @@ def status(config: ConfigOption) -> None:
         f"epsilon spent {current.epsilon_spent:.4f}, plan {current.epsilon_budget:g}, at delta {current.delta:g}; "
         f"cap {site.privacy.cap_epsilon:g} at delta {site.privacy.cap_delta:g}; unit: {current.unit or 'not known yet'}"
     )
+    if current.mode:
+        shares = f" of {current.shares} shares" if current.mode == "distributed" else ""
+        stat = f", {current.stat_sigma:.4f} for the mean of the features" if current.stat_sigma else ""
+        typer.echo(f"mode {current.mode}, noise multiplier{shares} {current.sigma:.4f}{stat}")
     if current.message:
         typer.echo(current.message)
 

@@ -22,9 +22,12 @@ from torch import Tensor, nn
 from client.batches import Inputs
 from client.head_sum import FINEST_BITS, MOST_CLASSES, MOST_INPUTS, HeadSum
 from client.model import trainable_vector
+from client.unit_loss import unit_loss
 
-# Per-unit gradients, as float64 and as integers, take about 16 bytes per parameter and unit; this bounds them.
-_GRADIENT_BYTES = 1 << 20
+# What hooks hold at once, so that a chunk fits a small GPU: gradients by unit, which take about 16 bytes per parameter
+# and unit as float64 and as integers; and activations, 42 MB a unit of the largest network that a plan can have.
+_GRADIENT_BYTES = 1 << 28
+_UNITS_TOGETHER = 64
 # So many whole numbers up to 2^44 add up in float64 without rounding.
 _EXACT_IN_FLOAT = 1 << (53 - FINEST_BITS)
 
@@ -48,9 +51,9 @@ def choose_clipped_sum(model: nn.Module, x: Inputs, y: Tensor, *, clip: float) -
     """The way for this model and device; see `ClippedSum`.
 
     Args:
-        model: What is trained by cross entropy, in the mode that it is trained in.
-        x: Inputs by unit; indexed once per call of the result, unless the model is a linear head on a tensor.
-        y: Class of each unit, shape (units,), int64.
+        model: What is trained by the loss of `client.unit_loss`, in the mode that it is trained in.
+        x: Inputs by unit; a call of the result indexes each unit once, unless the model is a linear head on a tensor.
+        y: What is known of each unit: its class, shape (units,), int64; or event and time, see `client.survival`.
         clip: L2 bound C, > 0.
     """
     if isinstance(x, Tensor) and isinstance(model, nn.Linear) and _is_head(model):
@@ -75,18 +78,17 @@ class OneByOneSum:
 
     def __init__(self, model: nn.Module, x: Inputs, y: Tensor, *, clip: float) -> None:
         self._model, self._x, self._y, self._clip = model, x, y, clip
+        self._loss = unit_loss(model)
 
     def __call__(self, chosen: Sequence[int]) -> NDArray[np.int64]:
         """See `ClippedSum`."""
         parameters = [p for p in self._model.parameters() if p.requires_grad]
         total = [torch.zeros(p.shape, dtype=torch.int64) for p in parameters]
-        if chosen:
-            inputs, labels = self._x[list(chosen)], self._y[list(chosen)]
-            for start in range(0, len(labels), _EXACT_IN_FLOAT):
-                stop = start + _EXACT_IN_FLOAT
-                exact = self._exact(parameters, inputs[start:stop], labels[start:stop])
-                for whole, part in zip(total, exact, strict=True):
-                    whole.add_(part.to(torch.int64))
+        for start in range(0, len(chosen), _EXACT_IN_FLOAT):
+            # By the part: inputs that are computed anew for each batch may be large.
+            part = list(chosen[start : start + _EXACT_IN_FLOAT])
+            for whole, exact in zip(total, self._exact(parameters, self._x[part], self._y[part]), strict=True):
+                whole.add_(exact.to(torch.int64))
         return torch.cat([part.flatten() for part in total]).numpy()
 
     def _exact(self, parameters: Sequence[nn.Parameter], inputs: Tensor, labels: Tensor) -> list[Tensor]:
@@ -95,7 +97,7 @@ class OneByOneSum:
         for place in range(len(labels)):
             # A copy: a view's address, which kernels may go by, would tell how many units stand before this one.
             unit = inputs[place : place + 1].to(parameters[0].dtype, copy=True)
-            loss = nn.functional.cross_entropy(self._model(unit), labels[place : place + 1])
+            loss = self._loss(self._model(unit), labels[place : place + 1]).sum()
             parts = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             _add_rounded_and_clipped(exact, parts, clip=self._clip)
         return exact
@@ -120,11 +122,12 @@ class HookedSum:
 
     def __init__(self, model: nn.Module, x: Inputs, y: Tensor, *, clip: float) -> None:
         self._model, self._x, self._y, self._clip = model, x, y, clip
+        self._loss = unit_loss(model)
 
     def __call__(self, chosen: Sequence[int]) -> NDArray[np.int64]:
         """See `ClippedSum`."""
         total = np.zeros(trainable_vector(self._model).size, np.int64)
-        chunk = max(1, _GRADIENT_BYTES // (16 * len(total)))
+        chunk = min(max(1, _GRADIENT_BYTES // (16 * len(total))), _UNITS_TOGETHER)
         if not chosen:
             return total
         inputs, labels = self._x[list(chosen)], self._y[list(chosen)]
@@ -144,7 +147,7 @@ class HookedSum:
         parameters = [p for p in module.parameters() if p.requires_grad]
         # Inputs that require gradients: else torch warns at each backward hook of a first layer.
         logits = module(inputs.to(parameters[0].dtype).detach().requires_grad_())
-        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        loss = self._loss(logits, labels).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         rows = rounded_and_clipped([p.grad_sample.double() for p in parameters], clip=self._clip)
         module.zero_grad(set_to_none=True)

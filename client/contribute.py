@@ -17,8 +17,9 @@ from client.mechanism import Learning, Mechanism
 from client.policy import counts_leave, fit_slots
 from client.state import RunState
 from client.storage import RunStorage
+from common.distributed import shares_of
 from common.errors import BudgetExceeded, LedgerError
-from common.grid import Grid
+from common.grid import Grid, grid_of
 from common.messages import Request
 from common.plan import Plan
 from common.plan_content import RoundKind
@@ -47,7 +48,7 @@ class Contributor:
     @property
     def grid(self) -> Grid:
         """The plan's grid."""
-        return self.mechanism.grid
+        return grid_of(self.plan)
 
     def spent(self) -> float:
         """Epsilon that this source has spent, at the plan's delta for this hospital."""
@@ -61,10 +62,13 @@ class Contributor:
             self.ledger.check(self._charge(kind, run, round_number=round_number))
 
     def make_integers(self, request: Request, state: RunState, *, storage: RunStorage) -> NDArray[np.int64]:
-        """Charge, then train or count, then encode.
+        """Charge, then make what the round's kind in the plan asks for, then lay it out on the grid.
+
+        A `train` round takes the noisy gradients of training units, `stat` the noisy sum of their features, `eval` no
+        more than counts of held-out units, as this site's policy allows.
 
         Args:
-            request: A `train` or `eval` request that was verified.
+            request: A `stat`, `train` or `eval` request that was verified.
             state: The model before the round.
             storage: Where the round's start is noted before the charge.
 
@@ -73,9 +77,10 @@ class Contributor:
             zeros, which say nothing: the others need this hospital's weight to close the run.
 
         Raises:
-            BudgetExceeded: If the charge for training would pass the site's cap; nothing was read then.
+            BudgetExceeded: If the charge of a `stat` or `train` round would pass the site's cap; nothing was read
+                then.
             LedgerError: If that charge stands already and this site cannot know what it released under it, or the
-                ledger cannot be written.
+                ledger cannot be written. A charge for counts that is refused raises neither: zeros are sent.
             SiteStorageError: If the disk refuses; nothing was read then.
 
         Guarantees:
@@ -129,7 +134,7 @@ class Contributor:
             event=self._event(kind),
             clip=1.0 if is_count else self.plan.privacy.clip,
             mode="local" if is_count else self.plan.privacy.mode,
-            shares=1 if is_count else self.mechanism.shares,
+            shares=1 if is_count else shares_of(self.plan),
         )
 
     def _event(self, kind: RoundKind) -> PrivacyEvent:

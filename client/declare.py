@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from client.data import held_out
-from client.data.source import DataPlace, read_data
+from client.data.source import DataPlace, patients_by, read_data
 from client.data.table import UnitName
 from common.canonical import canonical_bytes, sha256_hex
 from common.errors import DataError
@@ -32,36 +31,44 @@ class SiteUnits:
     patient_column: str | None
 
 
-def site_units(data: Path, plan: Plan, *, patient_column: str, mapping: Path | None = None) -> SiteUnits:
+def site_units(place: DataPlace, plan: Plan) -> SiteUnits:
     """Count the units of one data folder by the plan's rules; images are hashed, but not decoded.
 
     Args:
-        data: The folder.
+        place: Where they lie.
         plan: The plan, or its template.
-        patient_column: As in the site file.
-        mapping: As in the site file.
 
     Raises:
         ConfigError: If the mapping is wrong.
         DataError: If the folder is wrong, or nothing is left to train on.
     """
     settings = plan.data
-    table = read_data(DataPlace(data, mapping, patient_column), settings, unit=plan.privacy.unit)
+    table = read_data(place, settings, unit=plan.privacy.unit)
     units = table.unit_labels()
     aside = sum(held_out(u, salt=settings.held_out_salt, fraction=settings.held_out) for u in units)
     if aside == len(units):
-        raise DataError(f"{data}: no unit is left to train on; the folder needs more images")
+        raise DataError(f"{place.path}: no unit is left to train on; the folder needs more images")
     named = sum(unit.startswith(("patient:", "lesion:")) for unit in units)
     return SiteUnits(table.unit_name, len(units) - aside, aside, named, table.patient_column)
 
 
-def count_units(data: Path, template: Plan, *, patient_column: str, mapping: Path | None = None) -> int:
+def count_units(place: DataPlace, template: Plan) -> int:
     """Training units of one data folder under the plan: what its hospital declares, and its weight.
 
     Raises:
         DataError: If the folder is wrong, or nothing is left to train on.
     """
-    return site_units(data, template, patient_column=patient_column, mapping=mapping).training
+    return site_units(place, template).training
+
+
+def site_held_out_rule(place: DataPlace, plan: Plan) -> str:
+    """The `held_out_rule` of a data folder, without a look at its images.
+
+    Raises:
+        DataError: If the folder or its index.csv is wrong.
+        OSError: If it cannot be read.
+    """
+    return held_out_rule(plan, patients_by(place, plan.data, unit=plan.privacy.unit))
 
 
 def held_out_rule(plan: Plan, patient_column: str | None) -> str:

@@ -11,19 +11,21 @@ from pathlib import Path
 from client.approval import check_approved
 from client.data import held_out, load_table
 from client.data.source import DataPlace, read_data
-from client.data.table import SiteTable, records_per_class
+from client.data.table import ImageTable, SiteTable, records_per_class
 from client.doctor_finding import Finding, Verdict, examine, failed, noted, passed
 from client.doctor_processes import running_service
-from client.freshness import lacks_entry, ledger_name, read_shown
 from client.keys import open_keys
 from client.ledger import Ledger
-from client.ledger_cap import Cap
-from client.peers_seen import PeersSeen
+from client.ledger_cap import Cap, spending
+from client.ledger_look import newest_ledger
+from client.ledger_seen import last_seen
+from client.site_plan import load_plan
 from client.unlock import find_unlock
 from client.vault import BOX, IDENTITY, Vault
 from common.errors import LedgerError
 from common.identity import Identity
 from common.plan import Plan
+from common.plural import counted
 from common.site_config import SiteConfig
 
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -99,9 +101,6 @@ class SiteDoctor:
         return passed(f"{config.vault} opens, and holds the identity and the box key of {config.hospital}")
 
     def _read_plan(self) -> Verdict:
-        # It brings all of training with it, which the other checks do without.
-        from client.site import load_plan  # noqa: PLC0415
-
         plan = load_plan(self._config)
         self._plan = plan
         row = plan.roster[plan.agreed.position(self._config.hospital)]
@@ -123,7 +122,7 @@ class SiteDoctor:
         config, plan = self._config, self._plan
         if plan is None:
             if config.mapping is not None:
-                return noted("not looked at: rows are read by the plan, which is missing")
+                return noted("not looked at: a mapping is read by the plan, which is missing")
             table: SiteTable = load_table(
                 config.data, on_undecodable="skip", unit="patient", patient_column=config.patient_column
             )
@@ -132,8 +131,9 @@ class SiteDoctor:
         units = table.unit_labels()
         per_class = ", ".join(f"{n} {c}" for c, n in zip(table.classes, records_per_class(table), strict=True))
         by = f" by the column '{table.patient_column}'" if table.patient_column else ""
-        noun = "images" if config.mapping is None else "rows"
-        seen = f"{len(table.records)} {noun} of {len(units)} {table.unit_name}(s){by}: {per_class}"
+        noun = "image" if isinstance(table, ImageTable) else "row"
+        records, owners = counted(len(table.records), noun), counted(len(units), table.unit_name)
+        seen = f"{records} of {owners}{by}: {per_class}"
         if table.left_out:
             seen += "; left out: " + ", ".join(f"{n} {reason}" for reason, n in sorted(table.left_out.items()))
         if plan is None:
@@ -149,45 +149,46 @@ class SiteDoctor:
         config = self._config
         if self._vault is None:
             return noted("not looked at, since it needs the vault")
-        if not config.ledger.exists():
+        identity = Identity.from_seed(self._vault.require(IDENTITY))
+        if not config.ledger.exists() and not self._had_a_ledger(identity):
             if not os.access(config.ledger.parent, os.W_OK | os.X_OK):
                 return failed(
                     f"{config.ledger.parent} cannot be written by this user", "correct its rights or 'ledger'"
                 )
             return passed(f"{config.ledger} is made at the first start; nothing is spent")
+        # On a copy, so also beside a running service, which saw only what stood there when it started.
+        ledger = newest_ledger(config, identity.public_hex)
         cap = Cap(epsilon=config.privacy.cap_epsilon, delta=config.privacy.cap_delta)
-        identity = Identity.from_seed(self._vault.require(IDENTITY))
+        entries = ledger.entries()
+        spent = spending([entry.charge for entry in entries], cap.delta).epsilon
+        return passed(
+            f"{counted(len(entries), 'entry', 'entries')}, and it lacks none that this site and its peers have seen; "
+            f"epsilon {spent:.4f} of {cap.epsilon:g} spent at delta {cap.delta:g}{self._holder(identity, cap)}"
+        )
+
+    def _had_a_ledger(self, identity: Identity) -> bool:
+        """Whether the state folder remembers a ledger of this source."""
+        config = self._config
+        source, key = config.privacy.source, identity.public_hex
+        return last_seen(config.state, hospital=config.hospital, source=source, public_key=key).anything
+
+    def _holder(self, identity: Identity, cap: Cap) -> str:
+        """Who holds the ledger, if this site's own service does.
+
+        Raises:
+            LedgerError: If another process does, or it cannot be written.
+            SiteStorageError: If the disk refuses.
+        """
+        config = self._config
         try:
-            ledger = Ledger.open(
-                config.ledger,
-                source=config.privacy.source,
-                hospital=config.hospital,
-                identity=identity,
-                cap=cap,
-            )
+            source, hospital = config.privacy.source, config.hospital
+            Ledger(config.ledger, source=source, hospital=hospital, identity=identity, cap=cap).close()
         except LedgerError as error:
             running = running_service(self._config_file) if _is_held(error) else None
             if running is None:
                 raise
-            return passed(f"held by this site's running service (process {running}), which checked it when it started")
-        try:
-            spent = ledger.spent(cap.delta)
-            seen = f"{ledger.sequence()} entries; epsilon {spent:.4f} of {cap.epsilon:g} spent at delta {cap.delta:g}"
-            lacking = self._lacking(ledger, identity.public_hex)
-        finally:
-            ledger.close()
-        if lacking:
-            return failed(
-                f"{seen}; peers have seen entry {lacking} of it: it was restored from an older copy",
-                "restore the newest backup of ledger and state folder, or retire this data source",
-            )
-        return passed(seen)
-
-    def _lacking(self, ledger: Ledger, identity: str) -> int:
-        """The last entry of this ledger that peers have shown and that is not in it; 0 if there is none."""
-        shown = PeersSeen(self._config.state).of(identity, run="", ledger=ledger_name(ledger))
-        manifests = [read_shown(one, hospital=self._config.hospital, identity=identity).manifest for one in shown]
-        return max((one.ledger_sequence for one in manifests if lacks_entry(ledger, one)), default=0)
+            return f"; held by this site's running service (process {running})"
+        return ""
 
 
 def _is_held(error: LedgerError) -> bool:

@@ -20,8 +20,7 @@ from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from client.accountant import PrivacyEvent
-from client.batches import CoinSampler, Inputs, UnitSampler
+from client.batches import CoinSampler, Inputs, unit_batches
 from client.clipped_sum import choose_clipped_sum
 from client.grid_optimizer import MOST_UNITS, GridOptimizer, NoiseSampler
 from client.model import compute_in_full_precision, trainable_vector
@@ -30,7 +29,7 @@ from common.errors import LocalProtocolError, PlanError, UnsupportedLayer
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingSettings:
+class LocalTraining:
     """How one hospital trains between two aggregations.
 
     Attributes:
@@ -74,10 +73,6 @@ class TrainingSettings:
                 "clip and learning rate > 0, 0 <= momentum < 1 are allowed"
             )
 
-    def event(self, sigma: float) -> PrivacyEvent:
-        """What the ledger charges for one call of `train_local` with `sigma`."""
-        return PrivacyEvent(q=self.rate, sigma=sigma, steps=self.steps)
-
 
 @dataclass(frozen=True, slots=True)
 class Randomness:
@@ -100,7 +95,7 @@ def train_local(  # noqa: PLR0913 -- keyword-only
     x: Inputs,
     y: Tensor,
     *,
-    settings: TrainingSettings,
+    settings: LocalTraining,
     sigma: float,
     on_step: Callable[[int], None],
     randomness: Randomness = CSPRNG,
@@ -109,10 +104,10 @@ def train_local(  # noqa: PLR0913 -- keyword-only
 
     Args:
         model: Its parameters are float64, and trained from where they are; no hook is left on it.
-        x: One row per unit, shape (units, ...), on the model's device, floating. Indexed once per batch, with the list
-            of its units, unless the model is a linear head.
-        y: Class of each unit, shape (units,), int64.
-        settings: See `TrainingSettings`.
+        x: One row per unit, shape (units, ...), on the model's device, floating. Each unit of a batch is indexed once,
+            unless the model is a linear head.
+        y: What is known of each unit: its class, shape (units,), int64; or event and time, see `client.survival`.
+        settings: See `LocalTraining`.
         sigma: Noise standard deviation in units of the sensitivity, > 0: the one that was charged.
         on_step: Called with 1, 2, ... after each step; must not depend on data.
         randomness: See `Randomness`; the tests' oracle replaces it.
@@ -127,8 +122,9 @@ def train_local(  # noqa: PLR0913 -- keyword-only
 
     Guarantees:
         Each step releases round(sum of clip(g_u)) + discrete Gaussian on the grid C*2^-20, and nothing else of the
-        data: (epsilon, delta) as `epsilon_of([settings.event(sigma)], delta)` says, per unit, under add/remove. The
-        noise is sigma times `client.grid_optimizer.sensitivity_steps`, which also pays for all rounding.
+        data: (epsilon, delta) as `client.accountant.epsilon_of` says for `settings.steps` steps of `sigma` at
+        `settings.rate`, per unit, under add/remove. The noise is sigma times `client.grid_optimizer.sensitivity_steps`,
+        which also pays for all rounding.
     """
     if not 0 < sigma < math.inf:
         raise LocalProtocolError(f"noise of sigma {sigma} is asked for; more than 0 is allowed")
@@ -142,14 +138,14 @@ def train_local(  # noqa: PLR0913 -- keyword-only
 
 
 def gradient_totals(
-    model: nn.Module, x: Inputs, y: Tensor, *, settings: TrainingSettings, coins: CoinSampler
+    model: nn.Module, x: Inputs, y: Tensor, *, settings: LocalTraining, coins: CoinSampler
 ) -> Iterator[NDArray[np.int64]]:
     """Exact clipped sums over one batch after the other, at the model's parameters of that moment; nothing is noisy.
 
     Args:
         model: As `train_local` takes it; only put into train mode.
         x: One row per unit.
-        y: Class of each unit.
+        y: What is known of each unit.
         settings: How many batches, and of which units.
         coins: Draws them.
 
@@ -169,7 +165,7 @@ def gradient_totals(
     _train_mode(model)
     refuse_unsupported_layers(model)
     sums = choose_clipped_sum(model, x, y, clip=settings.clip)
-    for chosen in UnitSampler(len(y), steps=settings.steps, rate=settings.rate, coins=coins):
+    for chosen in unit_batches(len(y), steps=settings.steps, rate=settings.rate, coins=coins):
         yield sums(chosen)
 
 
@@ -189,7 +185,7 @@ def refuse_unsupported_layers(model: nn.Module) -> None:
         raise UnsupportedLayer(f"a trained layer is not supported by Opacus: {error}") from error
 
 
-def _optimizer(model: nn.Module, settings: TrainingSettings, *, sigma: float, noise: NoiseSampler) -> GridOptimizer:
+def _optimizer(model: nn.Module, settings: LocalTraining, *, sigma: float, noise: NoiseSampler) -> GridOptimizer:
     trained = [p for p in model.parameters() if p.requires_grad]
     return GridOptimizer(
         torch.optim.SGD(trained, lr=settings.learning_rate, momentum=settings.momentum),

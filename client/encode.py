@@ -33,35 +33,10 @@ class DecodedSum:
     mean_update: NDArray[np.float64]
 
 
-def encode_update(
-    update: NDArray[np.float64], *, declared_size: int, slots: NDArray[np.int64], grid: Grid
-) -> NDArray[np.int64]:
-    """Weight an update, round it to the public grid and append the weight slot and the metric slots.
-
-    An update longer than the grid's norm bound is scaled down to it and never refused: a refusal would depend on data.
-
-    Args:
-        update: Flat parameter difference, shape (d,), d >= 1, in parameter units.
-        declared_size: n_i of this hospital, in records, as the roster declares it.
-        slots: Metric counts, shape (slot_count,).
-        grid: The plan's grid.
-
-    Returns:
-        Integers on the grid, shape (chunks * N,).
-
-    Raises:
-        LocalProtocolError: If the update holds a NaN or an infinity, or a shape, the size or the slots are outside the
-            plan.
-
-    Guarantees:
-        The update that enters has an L2 norm of at most grid.update_norm_bound * (1 + 1e-14) before it is weighted.
-    """
-    steps = weigh(update, declared_size=declared_size, grid=grid)
-    return encode_steps(steps, declared_size=declared_size, slots=slots, grid=grid)
-
-
 def weigh(update: NDArray[np.float64], *, declared_size: int, grid: Grid) -> NDArray[np.int64]:
     """Scale an update down to the grid's norm bound, weight it and round it to the grid: post-processing, no more.
+
+    A longer update is scaled down and never refused: a refusal would depend on data.
 
     Args:
         update: Flat parameter difference, shape (d,), d >= 1, in parameter units.
@@ -73,6 +48,9 @@ def weigh(update: NDArray[np.float64], *, declared_size: int, grid: Grid) -> NDA
 
     Raises:
         LocalProtocolError: If the update holds a NaN or an infinity, or is not flat.
+
+    Guarantees:
+        The update that enters has an L2 norm of at most grid.update_norm_bound * (1 + 1e-14) before it is weighted.
     """
     _require_flat(update)
     clipped = _scale_down(update.astype(np.float64, copy=False), grid.update_norm_bound)
@@ -120,7 +98,7 @@ def encode_steps(
 def decode_sum_of_updates(
     integers: NDArray[np.int64], *, parameter_count: int, slot_count: int, grid: Grid
 ) -> DecodedSum:
-    """Split the decrypted sum of the survivors' vectors; the inverse of `encode_update` for a sum.
+    """Split the decrypted sum of the survivors' vectors; the inverse of `encode_steps` after `weigh` for a sum.
 
     The update is divided by the weight slot, so that a hospital that dropped out renormalises itself.
 

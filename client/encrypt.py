@@ -85,7 +85,7 @@ class SecretKey:
         """Encrypt integers on the grid with fresh seeds and fresh noise on every call.
 
         Args:
-            integers: What `encode_update` made, shape (chunks * N,).
+            integers: What `encode_steps` made, shape (chunks * N,).
             grid: The plan's grid.
 
         Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,14 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from client.backbone import WEIGHTS_SHA256, Compute, load_lite0
 from client.data.images import decode_image
 from client.data.table import ImageTable, OnUndecodable
 from client.feature_cache import Vectors, read_cache, write_cache
-from client.lite0 import FEATURES, Lite0
+from client.frozen_network import FrozenNetwork
+from client.lite0 import FEATURES
 from client.model import compute_in_full_precision
 from common.errors import DataError, LocalProtocolError
 
@@ -35,11 +37,13 @@ class FeatureRecipe:
         image_size: Side of the square that images are scaled to, pixels, >= 32.
         views: How many of the eight flips and rotations by 90 degrees are averaged, 1 to 8; 1 is the image as it is.
         compute: Device and number format, from `choose_compute`.
+        backbone: The frozen part of a plan's `network`; None for Lite0.
     """
 
     image_size: int
     views: int
     compute: Compute
+    backbone: FrozenNetwork | None = None
 
     def __post_init__(self) -> None:
         """Refuse sizes that the backbone has no meaning for.
@@ -54,8 +58,8 @@ class FeatureRecipe:
 
     def key(self) -> str:
         """Name of everything, but for the image, that a cached vector depends on: 32 hex digits."""
-        parts = {
-            "backbone": WEIGHTS_SHA256,
+        parts: dict[str, object] = {
+            "backbone": WEIGHTS_SHA256 if self.backbone is None else self.backbone.name(),
             "preprocessing": _PREPROCESSING_VERSION,
             "image_size": self.image_size,
             "views": self.views,
@@ -64,6 +68,24 @@ class FeatureRecipe:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
+    @property
+    def width(self) -> int:
+        """Length of one image's vector."""
+        return FEATURES if self.backbone is None else math.prod(self.backbone.shape)
+
+    def load(self) -> nn.Module:
+        """The backbone, on its device.
+
+        Raises:
+            ConfigError: If the site's weights file is not named.
+            DataError: If the weights are not the published ones, or not the plan's.
+        """
+        return load_lite0(self.compute) if self.backbone is None else self.backbone.load(self.compute)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """What the backbone takes of pixels from 0 to 255, floating, shape (n, 3, s, s)."""
+        return (pixels - 127.0) / 128.0 if self.backbone is None else self.backbone.normalise(pixels)
+
 
 @dataclass(frozen=True, slots=True)
 class PooledFeatures:
@@ -71,7 +93,7 @@ class PooledFeatures:
 
     Attributes:
         table: The images that could be decoded, in the rows' order.
-        vectors: Shape (images, 1280), float32, in [0, 6]: averages over positions and views.
+        vectors: Shape (images, width), float32: averages over views. Lite0's are averages over positions, in [0, 6].
         computed: How many rows were computed now; the others came from the cache.
     """
 
@@ -105,7 +127,7 @@ def extract(
         SiteStorageError: If the cache cannot be written.
     """
     path = _cache_path(cache_dir, recipe)
-    stored = read_cache(path, width=FEATURES)
+    stored = read_cache(path, width=recipe.width)
     known = {record.sha256: stored[record.sha256] for record in table.records if record.sha256 in stored}
     missing = [record for record in table.records if record.sha256 not in known]
     done = len(table.records) - len(missing)
@@ -113,7 +135,7 @@ def extract(
     on_progress(done, len(table.records))
     if missing:
         compute_in_full_precision()
-        trunk = load_lite0(recipe.compute)
+        trunk = recipe.load()
         for start in range(0, len(missing), _IMAGES_PER_SAVE):
             for record in missing[start : start + _IMAGES_PER_SAVE]:
                 if not _extract_image(trunk, table.file(record), record.sha256, known=known, recipe=recipe):
@@ -130,7 +152,7 @@ def extract(
 
 def missing_images(table: ImageTable, recipe: FeatureRecipe, *, cache_dir: Path) -> int:
     """How many images `extract` would have to run through the backbone."""
-    stored = read_cache(_cache_path(cache_dir, recipe), width=FEATURES)
+    stored = read_cache(_cache_path(cache_dir, recipe), width=recipe.width)
     return sum(record.sha256 not in stored for record in table.records)
 
 
@@ -138,41 +160,57 @@ def _cache_path(cache_dir: Path, recipe: FeatureRecipe) -> Path:
     return cache_dir / f"features-{recipe.key()}.npz"
 
 
-def _extract_image(trunk: Lite0, path: Path, digest: str, *, known: Vectors, recipe: FeatureRecipe) -> bool:
+def _extract_image(trunk: nn.Module, path: Path, digest: str, *, known: Vectors, recipe: FeatureRecipe) -> bool:
     """Add the image's vector to `known`; false if it cannot be decoded."""
     try:
         pixels = decode_image(path, recipe.image_size)
     except DataError:
         return False
-    known[digest] = pool(trunk, pixels, views=recipe.views, compute=recipe.compute)
+    known[digest] = pool(trunk, pixels, recipe=recipe)
     return True
 
 
-def pool(trunk: Lite0, pixels: NDArray[np.uint8], *, views: int, compute: Compute) -> NDArray[np.float32]:
-    """Average the backbone's features over the first `views` views of one image.
+def pool(trunk: nn.Module, pixels: NDArray[np.uint8], *, recipe: FeatureRecipe) -> NDArray[np.float32]:
+    """Average the backbone's features over the recipe's views of one image.
 
     Args:
-        trunk: From `load_lite0` with the same `compute`.
+        trunk: From `recipe.load`.
         pixels: Shape (s, s, 3), RGB.
-        views: 1 to 8.
-        compute: Device and number format.
+        recipe: Views, device and number format.
 
     Returns:
-        Shape (1280,), float32.
+        Shape (width,), float32.
 
     Guarantees:
         A function of this image alone, to the last bit. In a batch of several images libraries choose their order of
         summation by the batch's size, and float32 features moved by up to 2e-5 with the number of other patients.
     """
-    image = torch.tensor(pixels, device=compute.device).permute(2, 0, 1)[None]
-    scaled = (image.float() - 127.0) / 128.0
-    stacked = torch.cat(_dihedral(scaled)[:views]) if views > 1 else scaled
-    dtype = torch.bfloat16 if compute.precision == "bfloat16" else torch.float32
+    image = torch.tensor(pixels, device=recipe.compute.device).permute(2, 0, 1)[None]
+    result: NDArray[np.float32] = _pooled(trunk, image, recipe).flatten().cpu().numpy()
+    return result
+
+
+def frozen_rows(trunk: nn.Module, images: Tensor, *, recipe: FeatureRecipe) -> Tensor:
+    """`pool` of several images, one by one.
+
+    Args:
+        trunk: From `recipe.load`.
+        images: Shape (n, 3, s, s), uint8, on the recipe's device.
+        recipe: Views, device and number format.
+
+    Returns:
+        Shape (n, ...), as the backbone makes it, float32, on the device.
+    """
+    return torch.stack([_pooled(trunk, image[None], recipe) for image in images])
+
+
+def _pooled(trunk: nn.Module, image: Tensor, recipe: FeatureRecipe) -> Tensor:
+    scaled = recipe.normalise(image.float())
+    stacked = torch.cat(_dihedral(scaled)[: recipe.views]) if recipe.views > 1 else scaled
+    dtype = torch.bfloat16 if recipe.compute.precision == "bfloat16" else torch.float32
     with torch.inference_mode():
         maps: Tensor = trunk(stacked.to(dtype=dtype, memory_format=torch.channels_last))
-        pooled = maps.mean(dim=0)
-    result: NDArray[np.float32] = pooled.cpu().numpy()
-    return result
+        return maps.float().mean(dim=0)
 
 
 def _dihedral(images: Tensor) -> list[Tensor]:

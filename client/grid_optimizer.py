@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from opacus.optimizers import DPOptimizer
 
 from client.accountant import GRID_BITS
-from client.clipped_sum import rounded_and_clipped
 from client.head_sum import FINEST_BITS
+from common.errors import LocalProtocolError
 
 NoiseSampler = Callable[[int, float], NDArray[np.int64]]
 
@@ -101,14 +101,12 @@ class GridOptimizer(DPOptimizer):  # type: ignore[misc]
             p.grad = p.summed_grad = None
 
     def clip_and_accumulate(self) -> None:
-        """Add each unit's gradient, clipped and rounded to the finer grid; a non-finite one counts as zero.
+        """Refuse: what Opacus sums here are floats, and their noise would not be the one that is accounted for.
 
-        What `step` does with the per-unit gradients of Opacus' hooks; its own sum of floats must never be noised here.
+        Raises:
+            LocalProtocolError: Always; its `step` calls this.
         """
-        rows = rounded_and_clipped([g.double() for g in self.grad_samples], clip=self.max_grad_norm)
-        total = rows.to(torch.int64).sum(0)
-        for p, part in zip(self.params, torch.split(total, [p.numel() for p in self.params]), strict=True):
-            p.summed_grad = part if p.summed_grad is None else p.summed_grad + part
+        raise LocalProtocolError("Opacus' own step is asked for; only step_on, with an exact sum, is accounted for")
 
     def add_noise(self) -> None:
         """Round to grid steps and add the noise; only then return to gradient units, divided by the declared size."""

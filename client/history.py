@@ -19,7 +19,8 @@ from client.storage import RunStorage
 from client.verify import Expectation, check_history
 from common.errors import AggregateMismatch, MalformedMessage, TranscriptError
 from common.grid import Grid
-from common.messages import AggregateEntry, SignedRequest, decode_reply
+from common.messages import AggregateEntry, decode_reply
+from common.request_frames import SignedRequest
 from common.transcript import aggregate_root
 from common.wire import header_bytes
 

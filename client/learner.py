@@ -5,21 +5,21 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from client.accountant import PrivacyEvent
 from client.data import held_out
 from client.data.source import DataPlace, read_data
 from client.data.table import SiteTable
 from client.declare import held_out_rule
 from client.dpsgd import (
     CSPRNG,
+    LocalTraining,
     Randomness,
-    TrainingSettings,
     gradient_totals,
     refuse_unsupported_layers,
     train_local,
@@ -27,22 +27,37 @@ from client.dpsgd import (
 from client.evaluate import confusion
 from client.grid_optimizer import MOST_UNITS
 from client.model import load_vector, trainable_vector
+from client.network import check_trains, trained_layout, trained_part
 from client.networks import linear_head, mlp, small_cnn
+from client.survival import ProportionalHazards
 from client.unit_data import UnitData, load_units
 from client.unit_features import centred, row_total
 from client.unit_images import UnitImages
 from common.errors import DataError, LocalProtocolError, PlanError
 from common.plan import Plan
-from common.plan_data import ImageData
-from common.plan_models import FrozenBackboneModel, LinearModel, MlpModel, SmallCnnModel
+from common.plan_data import ImageData, SurvivalData
+from common.plan_models import CoxModel, FrozenBackboneModel, LinearModel, MlpModel, NetworkModel, SmallCnnModel
 from common.site_config import SiteConfig
 
 log = logging.getLogger(__name__)
 
 
-def plan_model(plan: Plan) -> nn.Module:
-    """The plan's model with its initial weights, the same bits at every hospital."""
+def plan_model(plan: Plan, *, weights: Path | None = None) -> nn.Module:
+    """The plan's model with its initial weights, the same bits at every hospital.
+
+    Args:
+        plan: The plan, or a template.
+        weights: The site's weights file, for a `network` that starts from one.
+
+    Raises:
+        ConfigError: If the plan needs a weights file and `weights` is None, or a library is not installed.
+        DataError: If the weights file is not the plan's.
+        PlanError: If a `network` cannot be cut as the plan says.
+        UnsupportedLayer: If a layer that is to be trained cannot be.
+    """
     model, data = plan.model, plan.data
+    if isinstance(model, NetworkModel):
+        return trained_part(model, classes=len(data.classes), weights=weights)
     if isinstance(model, FrozenBackboneModel):
         return linear_head(model.projection, classes=len(data.classes))
     if isinstance(model, SmallCnnModel):
@@ -53,7 +68,20 @@ def plan_model(plan: Plan) -> nn.Module:
         return linear_head(data.inputs, classes=len(data.classes))
     if isinstance(model, MlpModel):
         return mlp(data.inputs, model.hidden, classes=len(data.classes), seed=model.seed)
-    raise LocalProtocolError(f"there is no model of kind '{model.kind}' yet")
+    if isinstance(model, CoxModel) and isinstance(data, SurvivalData):
+        return ProportionalHazards(data.inputs, data.cuts)
+    raise LocalProtocolError(f"a model of kind '{model.kind}' does not take data of kind '{data.kind}'")
+
+
+def plan_layout(plan: Plan) -> nn.Module:
+    """Names and shapes of the plan's model; its numbers may be any: the organiser holds no weights file.
+
+    Raises:
+        ConfigError, PlanError, UnsupportedLayer: As `plan_model` does.
+    """
+    if isinstance(plan.model, NetworkModel):
+        return trained_layout(plan.model, classes=len(plan.data.classes))
+    return plan_model(plan)
 
 
 def _ignore(_: object) -> None:
@@ -82,9 +110,10 @@ class Learner:
         self.held_out_rule = held_out_rule
         # Training needs float64; the inputs of training stay as they are and are converted by the chunk.
         self._plan, self._model, self._train, self._evaluation = plan, model.double(), train, evaluation
-        self._randomness = randomness
+        # Also where the noise of the round of statistics and the shares of mode `distributed` come from.
+        self.randomness = randomness
         member = plan.roster[plan.agreed.position(hospital)]
-        self._settings = TrainingSettings(
+        self._settings = LocalTraining(
             steps=plan.training.local_steps,
             clip=plan.privacy.clip,
             learning_rate=plan.training.learning_rate,
@@ -106,7 +135,7 @@ class Learner:
             settings=self._settings,
             sigma=sigma,
             on_step=_ignore,
-            randomness=self._randomness,
+            randomness=self.randomness,
         )
 
     def gradient_total(
@@ -115,7 +144,7 @@ class Learner:
         """Exact sum of clipped gradients over one batch, in steps of C*2^-44, int64, shape (d,)."""
         load_vector(self._model, parameters)
         x, y = self._train.to_train(feature_mean), self._train.y
-        (total,) = gradient_totals(self._model, x, y, settings=self._settings, coins=self._randomness.coins)
+        (total,) = gradient_totals(self._model, x, y, settings=self._settings, coins=self.randomness.coins)
         return total
 
     def feature_total(self) -> NDArray[np.int64]:
@@ -127,10 +156,6 @@ class Learner:
         if isinstance(self._train.x, UnitImages):
             raise LocalProtocolError("the mean of features is asked of a model on raw images, which has none")
         return row_total(self._train.x.double().cpu().numpy())
-
-    def event(self, sigma: float) -> PrivacyEvent:
-        """What one call of `train` costs."""
-        return self._settings.event(sigma)
 
     def confusion(self, parameters: NDArray[np.float64], *, feature_mean: NDArray[np.float64]) -> NDArray[np.int64]:
         """Counts on held-out units, true class by predicted class, shape (classes, classes)."""
@@ -160,16 +185,23 @@ def load_learner(
         The learner, and the name of the privacy unit (`patient`, `lesion` or `image`).
 
     Raises:
-        DataError: If the data folder is wrong, or leaves no unit to train on.
-        PlanError: If the model's size is not the plan's.
+        ConfigError: If the plan needs a weights file or a mapping that the site does not name.
+        DataError: If the data folder is wrong, or leaves no unit to train on; or the weights file is not the plan's.
+        PlanError: If the model's size is not the plan's, or a `network` cannot be cut as the plan says.
         UnsupportedLayer: If a trained layer cannot be trained under differential privacy.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    model = plan_model(plan, weights=config.weights)
     table = read_data(DataPlace.of_site(config), plan.data, unit=plan.privacy.unit)
     on_table(table)
     data, table = load_units(
-        table, plan, device=config.device, cache=config.state / "features", on_progress=on_progress
+        table,
+        plan,
+        device=config.device,
+        cache=config.state / "features",
+        on_progress=on_progress,
+        weights=config.weights,
     )
     _give_memory_back()
     for warning in table.warnings:
@@ -181,7 +213,7 @@ def load_learner(
             f"{config.data}: seen {len(train.units)} {table.unit_name}(s) to train on; 1 to {MOST_UNITS} are allowed: "
             "add or remove images"
         )
-    model = plan_model(plan).to(data.y.device)
+    model = model.to(data.y.device)
     size = trainable_vector(model).size
     if size != plan.agreed.trainable_parameters:
         raise PlanError(
@@ -197,6 +229,8 @@ def load_learner(
         held_out_rule=held_out_rule(plan, table.patient_column),
         randomness=randomness,
     )
+    if isinstance(plan.model, NetworkModel):
+        check_trains(model, train.x, clip=plan.privacy.clip)
     return learner, table.unit_name
 
 

@@ -7,10 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
 from client.ledger_cap import Cap, Spending, epsilons_after, spending
-from client.ledger_chain import genesis, read_entries
+from client.ledger_chain import head_of, read_entries
 from client.ledger_entry import Charge, Kind, LedgerEntry
 from client.ledger_file import create_file, explain, open_file
 from client.ledger_marks import Marks, append_marks, read_marks
@@ -36,32 +35,8 @@ class Ledger:
         source: str,
         identity: Identity,
         cap: Cap,
-        clock: Callable[[], float],
-    ) -> None:
-        self._path, self._hospital, self._source, self._identity = path, hospital, source, identity
-        self._cap, self._clock = cap, clock
-        self._lock = threading.Lock()
-        self._broken = False
-        create_file(path, source=source, public_key=identity.public_hex)
-        self._connection = open_file(path, source=source, public_key=identity.public_hex)
-        try:
-            self._entries = read_entries(self._connection, path, source=source, public_key=identity.public_hex)
-            self._marks = read_marks(self._connection, path, source=source, public_key=identity.public_hex)
-        except BaseException:
-            self._connection.close()
-            raise
-
-    @classmethod
-    def open(  # noqa: PLR0913 -- keyword-only
-        cls,
-        path: Path,
-        *,
-        hospital: str,
-        source: str,
-        identity: Identity,
-        cap: Cap,
         clock: Callable[[], float] = time.time,
-    ) -> Self:
+    ) -> None:
         """Open the ledger, or begin it where no file is, and verify it.
 
         Args:
@@ -76,7 +51,18 @@ class Ledger:
             LedgerError: If the file is damaged, altered, read-only, held by another process, or not this site's.
             SiteStorageError: If the disk refuses.
         """
-        return cls(path, hospital=hospital, source=source, identity=identity, cap=cap, clock=clock)
+        self._path, self._hospital, self._source, self._identity = path, hospital, source, identity
+        self._cap, self._clock = cap, clock
+        self._lock = threading.Lock()
+        self._broken = False
+        create_file(path, source=source, public_key=identity.public_hex)
+        self._connection = open_file(path, source=source, public_key=identity.public_hex)
+        try:
+            self._entries = read_entries(self._connection, path, source=source, public_key=identity.public_hex)
+            self._marks = read_marks(self._connection, path, source=source, public_key=identity.public_hex)
+        except BaseException:
+            self._connection.close()
+            raise
 
     def close(self) -> None:
         """Let go of the file."""
@@ -124,7 +110,7 @@ class Ledger:
 
     def head(self) -> str:
         """Hash of the last entry, hex; of source and site if there is none."""
-        return self._entries[-1].hash if self._entries else genesis(self._source, self._identity.public_hex)
+        return head_of(self._entries, source=self._source, public_key=self._identity.public_hex)
 
     def marks(self) -> Marks | None:
         """The marks of all images and units that this ledger has ever counted; None for one that kept none yet."""
@@ -186,10 +172,9 @@ class Ledger:
         )
 
     def _append(self, entry: LedgerEntry) -> None:
-        row = (entry.sequence, *entry.charge.key, entry.body.decode("ascii"), entry.hash, entry.signature)
         try:
             # One statement is one transaction: it is on the disk when `execute` returns, or it is not there at all.
-            self._connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            self._connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", entry.row)
         except sqlite3.Error as error:
             # After a failed write only a new process, which reads the disk again, can know what stands there.
             self._broken = True

@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Protocol
 
 from client.ledger_cap import epsilons
-from client.ledger_entry import LedgerEntry, parse_entry, paying
-from client.ledger_file import explain
+from client.ledger_entry import LedgerEntry, Row, parse_entry, paying
+from client.ledger_file import RESTORE, explain
 from common.canonical import sha256_hex
 from common.errors import LedgerError
-
-Row = tuple[int, str, int, str, str, str, str]
-"""An entry as it is stored: sequence, run, round, kind, body, hash, signature."""
 
 
 class Chain(Protocol):
@@ -30,6 +27,11 @@ class Chain(Protocol):
 def genesis(source: str, public_key: str) -> str:
     """What the first entry's `previous` is: it ties the chain to one source of one site."""
     return sha256_hex(b"fedward/ledger-genesis/1", source.encode(), public_key.encode())
+
+
+def head_of(entries: Sequence[LedgerEntry], *, source: str, public_key: str) -> str:
+    """Hash of the last entry, hex; of source and site if there is none."""
+    return entries[-1].hash if entries else genesis(source, public_key)
 
 
 def head_at(entries: Sequence[LedgerEntry], sequence: int) -> str | None:
@@ -66,7 +68,7 @@ def check_chain(rows: Iterable[Row], path: Path, *, source: str, public_key: str
         entry = parse_entry(body, digest, signature=signature, public_key=public_key)
         in_order = sequence == entry.sequence == number and entry.previous == previous
         if not in_order or (run, round_number, kind) != entry.charge.key or entry.source != source:
-            raise LedgerError(f"{path}: entry {number} is out of its place in the chain; it was altered")
+            raise LedgerError(f"{path}: entry {number} is out of its place in the chain, so it was altered; {RESTORE}")
         entries.append(entry)
         previous = entry.hash
     _check_spending(entries, path)
@@ -81,14 +83,16 @@ def _check_spending(entries: list[LedgerEntry], path: Path) -> None:
         before = last.get(entry.charge.account)
         falls = before is not None and before.delta == entry.delta and _is_less(entry, before)
         if falls or entry.epsilon_alone < entry.epsilon or entry.time < newest:
-            raise LedgerError(f"{path}: entry {entry.sequence} records less than what stood before; it was altered")
+            raise LedgerError(
+                f"{path}: entry {entry.sequence} records less than what stood before, so it was altered; {RESTORE}"
+            )
         last[entry.charge.account], newest = entry, entry.time
     for entry in last.values():
         charges = [earlier.charge for earlier in entries[: entry.sequence]]
         epsilon, alone = epsilons(paying(charges, entry.charge.account), entry.delta)
         # Another version of the accountant may differ in the third digit; what is enforced is always computed anew.
         if entry.epsilon < epsilon * 0.99 or entry.epsilon_alone < alone * 0.99:
-            raise LedgerError(f"{path}: entry {entry.sequence} records less epsilon than its events cost; refuse it")
+            raise LedgerError(f"{path}: entry {entry.sequence} records less epsilon than its events cost; {RESTORE}")
 
 
 def _is_less(entry: LedgerEntry, before: LedgerEntry) -> bool:

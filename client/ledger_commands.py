@@ -31,7 +31,8 @@ def show(
     The vault stays closed and the ledger as it is; the site may run meanwhile.
     """
     from client.ledger_look import look  # noqa: PLC0415
-    from client.ledger_show import for_programs, lines  # noqa: PLC0415
+    from client.ledger_report import for_programs  # noqa: PLC0415
+    from client.ledger_show import lines  # noqa: PLC0415
 
     shown = look(load_site(config))
     if as_json:
@@ -62,7 +63,10 @@ def verify(
     from client.ledger_look import verify_export, verify_file, verify_own  # noqa: PLC0415
 
     if sum(given is not None for given in (config, file, export)) != 1 or (config is None) != (public_key is not None):
-        raise ConfigError("give --config alone, or one of --file and --export together with --public-key")
+        raise ConfigError(
+            "verify: seen no single ledger to verify; give --config alone, or one of --file and --export together with "
+            "--public-key"
+        )
     if config is not None:
         typer.echo(verify_own(load_site(config)))
     elif file is not None:
@@ -80,11 +84,12 @@ def export(
 ) -> None:
     """Write all entries with their hashes and signatures to a file, which `verify` can verify.
 
-    It holds no data and no secret: rounds, noise, epsilons, times, digests. The file is there whole or not at all.
+    It holds no data and no secret: rounds, noise, epsilons, times, digests. The file is there whole or not at all, and
+    never one that the site itself uses.
     """
     from client.ledger_look import write_export  # noqa: PLC0415
 
-    typer.echo(write_export(load_site(config), file, replace=force))
+    typer.echo(write_export(config, file, replace=force))
 
 
 def _checked(public_key: str | None) -> str:

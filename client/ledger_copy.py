@@ -5,13 +5,14 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.ledger_chain import genesis, read_entries
+from client.ledger_chain import head_of, read_entries
 from client.ledger_entry import LedgerEntry
-from client.ledger_file import explain, whose
+from client.ledger_file import explain, identify
 from client.ledger_marks import Marks, read_marks
 from common.errors import LedgerError
 
@@ -44,21 +45,22 @@ class LedgerCopy:
 
     def head(self) -> str:
         """Hash of the last entry, hex; of source and site if there is none."""
-        return self.chain[-1].hash if self.chain else genesis(self.source, self.public_key)
+        return head_of(self.chain, source=self.source, public_key=self.public_key)
 
 
-def copy_ledger(path: Path, *, public_key: str) -> LedgerCopy:
+def copy_ledger(path: Path, *, public_key: str, source: str | None = None) -> LedgerCopy:
     """Read and verify a ledger without its lock and without changing it, also while a site service holds it.
 
     Args:
         path: SQLite file, or a copy of one.
         public_key: Whose it must be, 64 hex digits.
+        source: The source that it must be of; None allows any.
 
     Raises:
-        LedgerError: If there is none, or it is damaged, altered, of another site, or changes all the time.
+        LedgerError: If there is none, or it is damaged, altered, of another site or source, or changes all the time.
         OSError: If it cannot be read.
     """
-    data, journal = _stable(path.resolve())
+    data, journal = agreed_look(lambda: _look(path.resolve()), path, pause_s=_PAUSE_S)
     # SQLite would wait for the lock of whoever holds the file. Its own copy it may also repair: what a killed site
     # service has left half written is undone there by the journal, as at the service's next start.
     with tempfile.TemporaryDirectory(prefix="fedward-ledger-") as folder:
@@ -69,28 +71,32 @@ def copy_ledger(path: Path, *, public_key: str) -> LedgerCopy:
         try:
             with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
                 connection.execute("PRAGMA trusted_schema = OFF")
-                source, key = whose(connection, path)
-                if key != public_key:
-                    raise LedgerError(
-                        f"{path}: was begun with the identity key {key[:16]}…, not with {public_key[:16]}…; name the "
-                        "ledger of that site, or its own key"
-                    )
-                entries = read_entries(connection, path, source=source, public_key=public_key)
-                marks = read_marks(connection, path, source=source, public_key=public_key)
+                named = identify(connection, path, source=source, public_key=public_key)
+                entries = read_entries(connection, path, source=named, public_key=public_key)
+                marks = read_marks(connection, path, source=named, public_key=public_key)
         except sqlite3.Error as error:
             raise explain(error, path) from error
-    return LedgerCopy(path, source, public_key, tuple(entries), marks)
+    return LedgerCopy(path, named, public_key, tuple(entries), marks)
 
 
-def _stable(path: Path) -> tuple[bytes, bytes]:
-    """File and journal as they stood at one moment: as two looks in a row have seen them."""
-    seen = _look(path)
+def agreed_look(look: Callable[[], tuple[bytes, bytes]], path: Path, *, pause_s: float) -> tuple[bytes, bytes]:
+    """File and journal as they stood at one moment: as two looks in a row have seen them.
+
+    Args:
+        look: Reads both.
+        path: The file's name, for messages.
+        pause_s: Between two looks that differ, seconds.
+
+    Raises:
+        LedgerError: If no two looks agree.
+    """
+    seen = look()
     for _ in range(_TRIES):
-        again = _look(path)
+        again = look()
         if again == seen:
             return seen
         seen = again
-        time.sleep(_PAUSE_S)
+        time.sleep(pause_s)
     raise LedgerError(f"{path}: changes while it is read; try again when the site does not write to it")
 
 

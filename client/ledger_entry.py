@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from client.accountant import PrivacyEvent
+from client.ledger_file import RESTORE
 from common.canonical import canonical_bytes, sha256_hex
 from common.errors import BadSignature, LedgerError, LocalProtocolError
 from common.identity import Identity, verify
@@ -16,6 +17,8 @@ from common.identity import Identity, verify
 Kind = Literal["train", "eval", "stat"]
 Account = Literal["train", "eval"]
 Mode = Literal["local", "distributed"]
+Row = tuple[int, str, int, str, str, str, str]
+"""An entry as it is stored: sequence, run, round, kind, body, hash, signature."""
 # As many as no federation has; it keeps the epsilon of one share finite wherever that of all shares is.
 _MOST_SHARES = 1000
 
@@ -32,7 +35,9 @@ class Charge:
         units_digest: HMAC of the set of units, hex; a changed set continues the same spending.
         held_out_rule: Digest of what decides which units are held out, hex; see `paying`.
         event: Steps of the mechanism.
-        clip: Sensitivity in gradient units (1 for counts).
+        clip: Largest norm of one unit's part in what the noise is added to, in the units in which it travels: C of the
+            plan for `train`, and for `stat`, whose features travel with that norm; 1 for counts. The sensitivity, which
+            sigma counts in, is this and what rounding adds.
         mode: Who adds the noise; `local` is the full noise of this hospital.
         shares: How many equal shares of noise, of as many honest hospitals, make up the noise of `event`; 1 in `local`,
             2 to 1000 in `distributed`.
@@ -130,6 +135,11 @@ class LedgerEntry:
             del values["epsilon_alone"]
         return canonical_bytes(values)
 
+    @property
+    def row(self) -> Row:
+        """The entry as it is stored, once it is sealed."""
+        return (self.sequence, *self.charge.key, self.body.decode("ascii"), self.hash, self.signature)
+
     def sealed(self, identity: Identity) -> LedgerEntry:
         """The entry with its hash and the site's signature."""
         digest = _hash(self.body)
@@ -149,12 +159,16 @@ def parse_entry(body: str, digest: str, *, signature: str, public_key: str) -> L
         event = PrivacyEvent(**charge.pop("event"))
         entry = LedgerEntry(**values, charge=Charge(**charge, event=event), hash=digest, signature=signature)
         if _hash(entry.body) != digest:
-            raise LedgerError(f"ledger entry {entry.sequence} does not hash to what it says; it was altered")
+            raise LedgerError(
+                f"ledger entry {entry.sequence} does not hash to what it says, so it was altered; {RESTORE}"
+            )
         verify(public_key, bytes.fromhex(signature), _signed(digest))
     except BadSignature as error:
-        raise LedgerError("a ledger entry is not signed by this site's identity key; it is not this site's") from error
-    except (ValueError, TypeError, KeyError, AttributeError, LocalProtocolError) as error:
-        raise LedgerError("a ledger entry cannot be read; the file is damaged, restore it from a backup") from error
+        raise LedgerError(
+            f"a ledger entry is not signed by this site's identity key; name its own ledger and key, or {RESTORE}"
+        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, LocalProtocolError) as error:
+        raise LedgerError(f"a ledger entry cannot be read, so the file is damaged; {RESTORE}") from error
     return entry
 
 

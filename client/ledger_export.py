@@ -72,12 +72,13 @@ def read_export(path: Path, *, public_key: str, as_csv: bool) -> list[LedgerEntr
     for number, (row, entry) in enumerate(zip(rows, entries, strict=True), start=1):
         signed = row_of(entry)
         if row != ({name: str(value) for name, value in signed.items()} if as_csv else signed):
-            raise LedgerError(f"{path}: line {number} says something else than what is signed in it; it was altered")
-    stored = [
-        (entry.sequence, *entry.charge.key, entry.body.decode("ascii"), entry.hash, entry.signature)
-        for entry in entries
-    ]
-    return check_chain(stored, path, source=entries[0].source if entries else "", public_key=public_key)
+            raise LedgerError(
+                f"{path}: line {number} says something else than what is signed in it, so it was altered; export it "
+                "anew"
+            )
+    return check_chain(
+        [entry.row for entry in entries], path, source=entries[0].source if entries else "", public_key=public_key
+    )
 
 
 def _rows(path: Path, *, as_csv: bool) -> Iterable[Mapping[str, Any]]:
@@ -90,7 +91,7 @@ def _rows(path: Path, *, as_csv: bool) -> Iterable[Mapping[str, Any]]:
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise LedgerError(f"{path}: its head line is not that of an exported ledger; name one, or export it anew")
         yield from reader
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise LedgerError(f"{path}: is no exported ledger, or damaged; export it anew") from error
 
 

@@ -9,7 +9,10 @@ from contextlib import closing
 from pathlib import Path
 
 from common.errors import FedwardError, LedgerError, SiteStorageError
+from common.printable import printable
 
+# What to do with a ledger, or what was made of one, that is not as it was written.
+RESTORE = "put back ledger and state folder of the newest backup, or ask its hospital for a whole copy"
 _FORMAT = 1
 _SCHEMA = """
 CREATE TABLE ledger (source TEXT NOT NULL, public_key TEXT NOT NULL) STRICT;
@@ -83,7 +86,7 @@ def open_file(path: Path, *, source: str, public_key: str) -> sqlite3.Connection
         connection = _connect(path)
         try:
             _take(connection, path)
-            _identify(connection, path, source=source, public_key=public_key)
+            identify(connection, path, source=source, public_key=public_key)
         except BaseException:
             connection.close()
             raise
@@ -104,44 +107,55 @@ def _take(connection: sqlite3.Connection, path: Path) -> None:
     """Hold the file until the connection closes, and prove that it can be written."""
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     connection.execute("BEGIN EXCLUSIVE")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != _FORMAT:
-        connection.execute("ROLLBACK")
-        raise LedgerError(f"{path}: is no ledger of format {_FORMAT} but of {version}; restore it from a backup")
+    _require_format(connection, path)
     connection.execute(f"PRAGMA user_version = {_FORMAT}")
     connection.execute("COMMIT")
 
 
-def _identify(connection: sqlite3.Connection, path: Path, *, source: str, public_key: str) -> None:
-    named, key = whose(connection, path)
-    if key != public_key:
-        raise LedgerError(f"{path}: belongs to another site's identity key; name this site's own ledger")
-    if named != source:
-        raise LedgerError(
-            f"{path}: is the ledger of source '{named}', the site file says '{source}'; "
-            "one ledger per source: name the right one"
-        )
+def _require_format(connection: sqlite3.Connection, path: Path) -> None:
+    # Not closed by a raise: whoever opened the connection closes it, which undoes what it has begun.
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != _FORMAT:
+        raise LedgerError(f"{path}: is no ledger of format {_FORMAT} but of {version}; {RESTORE}")
 
 
-def whose(connection: sqlite3.Connection, path: Path) -> tuple[str, str]:
-    """Source and public key that an open ledger was begun with.
+def identify(connection: sqlite3.Connection, path: Path, *, source: str | None, public_key: str) -> str:
+    """Check that a ledger is whole, and whose it is.
+
+    Args:
+        connection: The open file.
+        path: Its name, for messages.
+        source: The source that it must have been begun with; None allows any.
+        public_key: The identity that it must have been begun with, 64 hex digits.
+
+    Returns:
+        Its source.
 
     Raises:
-        LedgerError: If the file is damaged or is no ledger.
+        LedgerError: If the file is damaged or is no ledger, or one of another site or source.
     """
     try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version != _FORMAT:
-            raise LedgerError(f"{path}: is no ledger of format {_FORMAT} but of {version}; restore it from a backup")
+        _require_format(connection, path)
         damage = connection.execute("PRAGMA integrity_check").fetchone()[0]
         if damage != "ok":
-            raise LedgerError(f"{path}: is damaged, so spending is unknown; restore it from a backup before you train")
+            raise LedgerError(f"{path}: is damaged, so spending is unknown; {RESTORE}")
         rows = connection.execute("SELECT source, public_key FROM ledger").fetchall()
     except sqlite3.Error as error:
         raise explain(error, path) from error
     if len(rows) != 1:
-        raise LedgerError(f"{path}: names {len(rows)} sites; one is allowed: restore it from a backup")
-    return str(rows[0][0]), str(rows[0][1])
+        raise LedgerError(f"{path}: names {len(rows)} sites, one is allowed; {RESTORE}")
+    named, key = str(rows[0][0]), str(rows[0][1])
+    if key != public_key:
+        raise LedgerError(
+            f"{path}: was begun with the identity key {printable(key[:16])}…, not with {public_key[:16]}…; name this "
+            "site's own ledger, or the key of the site that it belongs to"
+        )
+    if source is not None and named != source:
+        raise LedgerError(
+            f"{path}: is the ledger of source '{printable(named)}', the site file says '{source}'; one ledger per "
+            "source: name the right one"
+        )
+    return named
 
 
 def explain(error: sqlite3.Error, path: Path) -> FedwardError:
@@ -153,4 +167,4 @@ def explain(error: sqlite3.Error, path: Path) -> FedwardError:
         return LedgerError(f"{path}: cannot be written, so no charge can be made; make it writable for the site's user")
     if code in _FULL:
         return SiteStorageError(f"{path}: the disk refuses ({error}); nothing is trained: free space and start again")
-    return LedgerError(f"{path}: is damaged ({error}); restore it from a backup before you train")
+    return LedgerError(f"{path}: is damaged ({error}); {RESTORE}")

@@ -1,20 +1,18 @@
-"""Whom a ledger counts: keyed marks of images and units, appended to its file and signed, never taken back."""
+"""Whom a ledger counts: marks (`client.counted_images`), appended to its file and signed, never taken back."""
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import sqlite3
 from collections.abc import Collection
 from pathlib import Path
 
-from client.data.table import SiteTable
 from client.ledger_chain import genesis
-from client.ledger_file import explain
+from client.ledger_file import RESTORE, explain
 from common.errors import BadSignature, LedgerError
 from common.identity import Identity, verify
 
-_MARK_BYTES = 16
+MARK_BYTES = 16
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS counted (batch INTEGER PRIMARY KEY, marks BLOB NOT NULL, signature TEXT NOT NULL)",
     *(
@@ -25,34 +23,6 @@ _SCHEMA = (
 )
 
 Marks = frozenset[bytes]
-
-
-def image_marks(identity: Identity, table: SiteTable) -> tuple[Marks, ...]:
-    """Marks of each image: of its bytes, and of each patient, lesion and ISIC id that index.csv gives for it.
-
-    Whatever the unit is: sources of different units, or with different columns of patients, find each other. The key is
-    an Ed25519 signature of a label: nobody without the site's private key can tell from a mark which image it is.
-
-    Args:
-        identity: The site's key.
-        table: The images, whose digests `load_table` has computed.
-
-    Returns:
-        In the table's order; each mark has 16 bytes.
-    """
-    key = identity.sign(b"fedward/counted/1")
-
-    def mark(name: str) -> bytes:
-        return hmac.digest(key, name.encode(), "sha256")[:_MARK_BYTES]
-
-    names = [
-        {name for name in (*record.ids, record.unit) if not name.startswith("sha256:")} for record in table.records
-    ]
-    ids = {name: mark(f"unit/{name}") for each in names for name in each}
-    return tuple(
-        frozenset((mark(f"image/{record.sha256}"), *(ids[name] for name in each)))
-        for record, each in zip(table.records, names, strict=True)
-    )
 
 
 def read_marks(connection: sqlite3.Connection, path: Path, *, source: str, public_key: str) -> Marks | None:
@@ -76,10 +46,12 @@ def read_marks(connection: sqlite3.Connection, path: Path, *, source: str, publi
         try:
             verify(public_key, bytes.fromhex(signature), _signed(number, marks, previous))
         except (BadSignature, ValueError) as error:
-            raise LedgerError(f"{path}: batch {number} of its images is not signed by this site; refuse it") from error
-        if batch != number or len(marks) % _MARK_BYTES:
-            raise LedgerError(f"{path}: batch {number} of its images is out of its place; the file was altered")
-        found.update(marks[start : start + _MARK_BYTES] for start in range(0, len(marks), _MARK_BYTES))
+            raise LedgerError(f"{path}: batch {number} of its images is not signed by this site; {RESTORE}") from error
+        if batch != number or len(marks) % MARK_BYTES:
+            raise LedgerError(
+                f"{path}: batch {number} of its images is out of its place, so the file was altered; {RESTORE}"
+            )
+        found.update(marks[start : start + MARK_BYTES] for start in range(0, len(marks), MARK_BYTES))
         previous = signature
     return frozenset(found)
 

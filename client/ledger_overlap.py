@@ -7,8 +7,6 @@ ledgers in the same folder, and those that this site's state folder remembers fr
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -17,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from client.durable import read_durable, write_durably
 from client.ledger import Ledger
 from client.ledger_marks import Marks, read_marks
+from client.ledger_starts import Start, read_starts, write_start
 from common.errors import HospitalError, LedgerError, SiteStorageError
 
 _MAGIC = b"SQLite format 3\0"
-_FOLDER = "counted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ def claim_images(ledger: Ledger, images: Sequence[Marks], *, place: Place) -> No
 
     Args:
         ledger: The open ledger.
-        images: Marks of each image (`image_marks`).
+        images: Marks of each image (`client.counted_images`).
         place: Where it lies.
 
     Raises:
@@ -79,7 +76,17 @@ def claim_images(ledger: Ledger, images: Sequence[Marks], *, place: Place) -> No
         for other in (*neighbours, *_remembered(place, hashes, ledger.marks() or frozenset())):
             _refuse_overlap(other, images, place=place, hashes=hashes)
         ledger.count(marks)
-        _remember(place, hashes, ledger.marks() or frozenset())
+        write_start(
+            place.state,
+            Start(
+                source=place.source,
+                path=own,
+                public_key=place.public_key,
+                sequence=len(hashes),
+                head=hashes[-1] if hashes else "",
+                marks=ledger.marks() or frozenset(),
+            ),
+        )
 
 
 def _refuse_overlap(other: _Other, images: Sequence[Marks], *, place: Place, hashes: tuple[str, ...]) -> None:
@@ -190,37 +197,15 @@ def _remembered(place: Place, hashes: tuple[str, ...], own: Marks) -> Iterator[_
     Raises:
         LedgerError: If this source's own ledger lacks an entry or an image that it had at its last start.
     """
-    for path in sorted((place.state / _FOLDER).glob("*.json")):
-        try:
-            noted = json.loads(read_durable(path) or b"")
-            source, file, sequence, head = noted["source"], Path(noted["path"]), noted["sequence"], noted["head"]
-            marks = frozenset(bytes.fromhex(mark) for mark in noted["marks"])
-            other = _Other(file, source, noted["public_key"], (head,) if sequence else (), marks, held=True)
-        except (ValueError, TypeError, KeyError) as error:
-            raise LedgerError(f"{path}: is damaged, so it is unknown who was counted; mend the disk") from error
-        if source != place.source:
+    for start in read_starts(place.state):
+        file, then = start.path, (start.head,) if start.sequence else ()
+        if start.source != place.source:
             now = _look(file, place.public_key) if file.is_file() and not file.samefile(place.path) else None
-            yield now if now is not None and (now.source, now.public_key) == (source, other.public_key) else other
-        elif (sequence and hashes[sequence - 1 : sequence] != (head,)) or not marks <= own:
+            is_it = now is not None and (now.source, now.public_key) == (start.source, start.public_key)
+            yield now if now and is_it else _Other(file, start.source, start.public_key, then, start.marks, held=True)
+        elif not (start.is_continued_by(hashes) and start.marks <= own):
             raise LedgerError(
                 f"{place.path}: lacks entries or images that the ledger of source '{place.source}' had at its last "
-                f"start, in {file}; name that ledger, or put its newest copy back"
+                f"start, in {file}; name that ledger, or put its newest copy back, with the state folder of the same "
+                "backup"
             )
-
-
-def _remember(place: Place, hashes: tuple[str, ...], marks: Marks) -> None:
-    folder = place.state / _FOLDER
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise SiteStorageError(f"{folder}: cannot be made ({error.strerror}); give the state a folder") from error
-    noted = {
-        "source": place.source,
-        "path": str(place.path.resolve()),
-        "public_key": place.public_key,
-        "sequence": len(hashes),
-        "head": hashes[-1] if hashes else "",
-        "marks": sorted(mark.hex() for mark in marks),
-    }
-    name = hashlib.sha256(place.source.encode()).hexdigest()[:16]
-    write_durably(folder / f"{name}.json", json.dumps(noted).encode())

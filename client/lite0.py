@@ -63,7 +63,7 @@ def same_padding(size: int, *, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-class _Block(nn.Module):
+class InvertedResidual(nn.Module):
     """Inverted residual: 1x1 expansion, depthwise, 1x1 projection, and the input again where shapes allow."""
 
     def __init__(self, layers: list[nn.Module], *, residual: bool) -> None:
@@ -72,6 +72,7 @@ class _Block(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (n, c_in, h, w) to (n, c_out, ceil(h / stride), ceil(w / stride))."""
         y: Tensor = self.layers(x)
         return y.add_(x) if self.residual else y
 
@@ -117,7 +118,9 @@ def fold_lite0(state: Mapping[str, Tensor]) -> Lite0:
     return Lite0(layers)
 
 
-def _fold_block(left: dict[str, Tensor], prefix: str, shape: tuple[int, int, int, int], *, stride: int) -> _Block:
+def _fold_block(
+    left: dict[str, Tensor], prefix: str, shape: tuple[int, int, int, int], *, stride: int
+) -> InvertedResidual:
     channels, out, kernel, expansion = shape
     layers: list[nn.Module] = []
     if expansion > 1:
@@ -126,7 +129,7 @@ def _fold_block(left: dict[str, Tensor], prefix: str, shape: tuple[int, int, int
     project = _fold(left, prefix + "_project_conv", prefix + "_bn2", relu6=False)
     if depthwise.weight.shape != (channels * expansion, 1, kernel, kernel) or project.weight.shape[0] != out:
         raise DataError("the backbone's weights have other shapes than EfficientNet-Lite0; reinstall them")
-    return _Block([*layers, depthwise, project], residual=stride == 1 and channels == out)
+    return InvertedResidual([*layers, depthwise, project], residual=stride == 1 and channels == out)
 
 
 def _fold(left: dict[str, Tensor], conv: str, norm: str, *, stride: int = 1, relu6: bool = True) -> SamePadConv:

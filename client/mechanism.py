@@ -6,26 +6,25 @@ its clipped sum with a share of the noise (`client.shared_noise`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.accountant import GRID_BITS, PrivacyEvent
+from client.dpsgd import Randomness
 from client.encode import weigh
-from client.grid_optimizer import NoiseSampler, sensitivity_steps, to_noise_grid
-from client.noise import discrete_gaussian
-from client.noise_multipliers import NoiseMultipliers, noise_multipliers
-from client.shared_noise import check_room, noise_share
+from client.grid_optimizer import sensitivity_steps, to_noise_grid
+from client.noise_multipliers import NoiseMultipliers, Released, noise_multipliers, planned_events
+from client.room import check_room
+from client.shared_noise import noise_share
 from client.state import RunState
-from common.distributed import grid_of, shares_of
 from common.errors import LocalProtocolError
-from common.grid import Grid
+from common.grid import grid_of
 from common.plan import Plan
 from common.roster import Hospital
 
-Released = Literal["stat", "train"]
 Number = TypeVar("Number", np.int64, np.float64)
 
 
@@ -36,9 +35,7 @@ class Learning(Protocol):
     training_units: int
     held_out_units: int
     held_out_rule: str
-
-    def event(self, sigma: float) -> PrivacyEvent:
-        """What one call of `train`, or one noisy `gradient_total`, costs."""
+    randomness: Randomness
 
     def train(
         self, parameters: NDArray[np.float64], *, feature_mean: NDArray[np.float64], sigma: float
@@ -62,27 +59,24 @@ class Mechanism:
     """A hospital's noisy contributions under one plan.
 
     `noise` is the standard deviation that is accounted for, in units of the sensitivity; in mode `distributed` it is
-    that of the `shares` hospitals whose shares a sum holds at least.
+    that of all the shares that a sum holds at least.
     """
 
     plan: Plan
     hospital: Hospital
     learner: Learning
-    grid: Grid
     noise: NoiseMultipliers
-    shares: int
-    sample: NoiseSampler = discrete_gaussian
 
     def event(self, kind: Released) -> PrivacyEvent:
-        """What a round of that kind costs.
+        """What a round of that kind costs: what is charged, and what the noise of the release is scaled by.
 
         Raises:
             LocalProtocolError: If the plan has no such round.
         """
-        # The learner says what its training costs: what is charged and what is done come from one place.
-        if kind == "train":
-            return self.learner.event(self.noise.train)
-        return PrivacyEvent(q=1.0, sigma=self._stat_sigma, steps=1)
+        event = planned_events(self.plan, self.noise).get(kind)
+        if event is None:
+            raise LocalProtocolError("statistics are asked for under a plan that has none; refuse it")
+        return event
 
     def release(self, kind: Released, state: RunState) -> NDArray[np.int64]:
         """Train one round from a model, or take the mean of the features.
@@ -96,25 +90,23 @@ class Mechanism:
         """
         if self.plan.privacy.mode == "distributed":
             return self._release_share(kind, state)
-        return weigh(self._update(kind, state), declared_size=self.hospital.declared_units, grid=self.grid)
+        return weigh(self._update(kind, state), declared_size=self.hospital.declared_units, grid=grid_of(self.plan))
 
     def _release_share(self, kind: Released, state: RunState) -> NDArray[np.int64]:
-        share = noise_share(self.plan, self.hospital)
+        share, noise = noise_share(self.plan, self.hospital, kind), self.learner.randomness.noise
         if kind == "train":
             total = self.learner.gradient_total(state.optimiser.parameters, feature_mean=state.feature_mean)
-            return share.add(total, sigma=self.noise.train, noise=self.sample)
+            return share.add(total, sigma=self.event(kind).sigma, noise=noise)
         # Features of norm 1 in steps of 2^-44 are vectors of norm C in steps of C*2^-44: the same bound on the sum.
-        features = self.learner.feature_total()
-        noisy = replace(share, parameters=features.size).add(features, sigma=self._stat_sigma, noise=self.sample)
-        return self._padded(noisy)
+        return self._padded(share.add(self.learner.feature_total(), sigma=self.event(kind).sigma, noise=noise))
 
     def _update(self, kind: Released, state: RunState) -> NDArray[np.float64]:
+        sigma = self.event(kind).sigma
         if kind == "train":
-            parameters = state.optimiser.parameters
-            return self.learner.train(parameters, feature_mean=state.feature_mean, sigma=self.noise.train)
+            return self.learner.train(state.optimiser.parameters, feature_mean=state.feature_mean, sigma=sigma)
         total, units = self.learner.feature_total(), self.hospital.declared_units
-        deviation = self._stat_sigma * sensitivity_steps(total.size, units)
-        noisy = to_noise_grid(total) + self.sample(total.size, deviation)
+        noise = self.learner.randomness.noise(total.size, sigma * sensitivity_steps(total.size, units))
+        noisy = to_noise_grid(total) + noise
         # A feature vector travels with the norm of a clipped gradient: one bound holds for all rounds.
         return self._padded(noisy.astype(np.float64) * (self.plan.privacy.clip * 2.0**-GRID_BITS / units))
 
@@ -122,12 +114,6 @@ class Mechanism:
         whole = np.zeros(self.plan.agreed.trainable_parameters, dtype=values.dtype)
         whole[: values.size] = values
         return whole
-
-    @property
-    def _stat_sigma(self) -> float:
-        if self.noise.stat is None:
-            raise LocalProtocolError("statistics are asked for under a plan that has none; refuse it")
-        return self.noise.stat
 
 
 def plan_mechanism(plan: Plan, hospital: Hospital, learner: Learning) -> Mechanism:
@@ -137,4 +123,4 @@ def plan_mechanism(plan: Plan, hospital: Hospital, learner: Learning) -> Mechani
         PlanError: If no noise fits the budget, or the grid.
     """
     check_room(plan)
-    return Mechanism(plan, hospital, learner, grid_of(plan), noise_multipliers(plan, hospital), shares_of(plan))
+    return Mechanism(plan, hospital, learner, noise_multipliers(plan, hospital))

@@ -57,7 +57,7 @@ def small_cnn(width: int, *, classes: int, seed: int) -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(4 * width, classes),
     )
-    _initialise(network, seed)
+    initialise(network, seed)
     return network
 
 
@@ -75,7 +75,7 @@ def mlp(features: int, hidden: Sequence[int], *, classes: int, seed: int) -> nn.
         raise LocalProtocolError(f"a network with layers of {sizes} units is asked for; one or more each are needed")
     layers = (layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.Tanh()))
     network = nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
-    _initialise(network, seed)
+    initialise(network, seed)
     return network
 
 
@@ -91,7 +91,7 @@ def _block(channels: int, out: int) -> Iterator[nn.Module]:
     yield nn.AvgPool2d(2, ceil_mode=True)
 
 
-def _initialise(network: nn.Module, seed: int) -> None:
+def initialise(network: nn.Module, seed: int) -> None:
     """Uniform weights of variance 2/fan_in from SHAKE-256 of seed and name; zero biases; norms at one.
 
     A hash, not a generator of a library: the start is then the same for all versions and machines.

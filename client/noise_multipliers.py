@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from client.accountant import PrivacyEvent, gaussian_sigma, solve_sigma
 from common.plan import Plan
 from common.roster import Hospital
+
+Released = Literal["stat", "train"]
+"""Kinds of rounds that release something of training units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +23,6 @@ class NoiseMultipliers:
 
     train: float
     stat: float | None
-
-    @property
-    def largest(self) -> float:
-        """The larger of the two."""
-        return max(self.train, self.stat or 0.0)
 
 
 def noise_multipliers(plan: Plan, hospital: Hospital) -> NoiseMultipliers:
@@ -39,7 +38,18 @@ def noise_multipliers(plan: Plan, hospital: Hospital) -> NoiseMultipliers:
     epsilon, delta = plan.budget(hospital)
     training, share = plan.training, plan.privacy.mean_share
     stat = gaussian_sigma(epsilon, delta) / math.sqrt(share) if share else None
-    others = () if stat is None else (PrivacyEvent(q=1.0, sigma=stat, steps=1),)
+    others = () if stat is None else (_stat_event(stat),)
     steps = training.rounds * training.local_steps
     train = solve_sigma(epsilon=epsilon, delta=delta, q=training.sample_rate, steps=steps, others=others)
     return NoiseMultipliers(train, stat)
+
+
+def planned_events(plan: Plan, noise: NoiseMultipliers) -> dict[Released, PrivacyEvent]:
+    """What one round of each kind costs, in the order of the rounds; `stat` only where the plan has it."""
+    training = plan.training
+    train = PrivacyEvent(q=training.sample_rate, sigma=noise.train, steps=training.local_steps)
+    return {"train": train} if noise.stat is None else {"stat": _stat_event(noise.stat), "train": train}
+
+
+def _stat_event(sigma: float) -> PrivacyEvent:
+    return PrivacyEvent(q=1.0, sigma=sigma, steps=1)

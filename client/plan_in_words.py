@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
-from client.accountant import PrivacyEvent, epsilon_of
+from client.accountant import epsilon_of
 from client.declare import SiteUnits
-from client.noise_multipliers import NoiseMultipliers, noise_multipliers
+from client.noise_multipliers import NoiseMultipliers, noise_multipliers, planned_events
+from client.room import check_room
 from common.ckks import PRESETS, chunks_for
 from common.ckks_parameters import SEED_BYTES
 from common.coverage import NOT_COVERED
 from common.distributed import shares_of
 from common.plan import Plan
 from common.plan_bounds import most_colluders
+from common.plan_models import NetworkModel
 from common.plan_settings import PoissonSampling, TrainingSettings
 from common.printable import printable
 from common.site_config import SitePrivacy
@@ -39,8 +42,10 @@ def plan_in_words(
         before: The plan that this site followed up to now, if any.
 
     Raises:
-        PlanError: If no noise fits the plan's budget.
+        PlanError: If no noise fits the plan's budget, or the encryption has no room for the uploads: this site would
+            not start.
     """
+    check_room(plan)
     lines = (
         f"Plan '{plan.name}', key epoch {plan.agreed.epoch}, digest {plan.digest}",
         "",
@@ -115,10 +120,22 @@ def _since(plan: Plan, before: Plan | None) -> tuple[str, ...]:
 
 def _what(plan: Plan) -> tuple[str, ...]:
     return (
-        (f"They train {MODELS[plan.model.kind]} ({plan.agreed.trainable_parameters} numbers) to {_task(plan)}."),
+        (f"They train {_model(plan)} ({plan.agreed.trainable_parameters} numbers) to {_task(plan)}."),
         f"{_rounds(plan)} of {plan.training.local_steps} steps, {_sampling(plan.training)}.",
         *cohort_in_words(plan),
     )
+
+
+def _model(plan: Plan) -> str:
+    model = plan.model
+    if not isinstance(model, NetworkModel):
+        return MODELS[model.kind]
+    blocks = model.last_blocks
+    if blocks == 0:
+        return f"a linear head on the features of a frozen {model.architecture}"
+    if blocks is None:
+        return f"the network {model.architecture}, all of it"
+    return f"a linear head and the last {blocks} block(s) of {model.architecture}"
 
 
 def _task(plan: Plan) -> str:
@@ -178,16 +195,18 @@ def _statistics(noise: NoiseMultipliers) -> tuple[str, ...]:
 
 def _alone(plan: Plan, noise: NoiseMultipliers, *, epsilon: float, delta: float) -> tuple[str, ...]:
     """What stays of the promise if all others collude, where noise is shared."""
-    shares = shares_of(plan)
-    if shares == 1:
+    if plan.privacy.mode == "local":
         return ()
-    steps = PrivacyEvent(q=plan.training.sample_rate, sigma=noise.train / math.sqrt(shares), steps=plan.training.rounds)
-    first = () if noise.stat is None else (PrivacyEvent(q=1.0, sigma=noise.stat / math.sqrt(shares), steps=1),)
+    # Of the whole run, also where it goes on: whoever was there before has paid for its first rounds too.
+    events = planned_events(plan, noise)
+    events["train"] = replace(events["train"], steps=events["train"].steps * plan.training.rounds)
+    share = math.sqrt(shares_of(plan))
+    alone = epsilon_of([replace(event, sigma=event.sigma / share) for event in events.values()], delta)
     colluders = plan.cohort.assumed_colluders
     return (
         (
             f"So epsilon {epsilon:g} holds against everybody outside and up to {colluders} of the hospitals, with the "
-            f"coordinator, together. If all other hospitals collude, it is {epsilon_of([*first, steps], delta):.3g}."
+            f"coordinator, together. If all other hospitals collude, it is {alone:.3g}."
         ),
     )
 
@@ -214,6 +233,8 @@ def _unit(plan: Plan, units: SiteUnits | None) -> str:
         )
     if units.kind == "image":
         return "image: this site's index.csv names no lesions, so each counts by itself; not a person."
+    if units.kind == "patient" and units.patient_column is None:
+        return "patient: all images of one count as one, by the DICOM tag PatientID."
     if units.kind == "patient":
         return f"patient: all images of one count as one, by the column '{units.patient_column}' of index.csv."
     single = units.training + units.held_out - units.named

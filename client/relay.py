@@ -14,12 +14,12 @@ import grpc
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
+from common.frame_bounds import MAX_FRAME_BYTES
 from common.records import REPLY, REQUEST, frame_to_record, record_to_frame
 
 SITE_SOCKET = "FEDWARD_SITE_SOCKET"
 EXCHANGE = "/fedward.Site/Exchange"
 ERROR_CODE = 102
-MAX_FRAME_BYTES = 1 << 30
 CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", MAX_FRAME_BYTES),
     ("grpc.max_receive_message_length", MAX_FRAME_BYTES),

@@ -14,7 +14,7 @@ from safetensors.torch import save as save_tensors
 
 from client.durable import write_durably
 from client.evaluate import accuracy, balanced_accuracy
-from client.learner import plan_model
+from client.learner import plan_layout
 from client.ledger import Ledger
 from client.model import named_tensors
 from client.state import RunState
@@ -76,7 +76,7 @@ def write_results(  # noqa: PLR0913 -- each is one part of the results
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SiteStorageError(f"{target}: cannot be made ({error.strerror}); give the results a folder") from error
-    tensors = named_tensors(plan_model(plan), state.optimiser.parameters)
+    tensors = named_tensors(plan_layout(plan), state.optimiser.parameters)
     if state.feature_mean.size:
         tensors[FEATURE_MEAN] = torch.from_numpy(state.feature_mean)
     described = {

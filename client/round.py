@@ -18,17 +18,18 @@ from client.member import Member
 from client.opening import Opening, open_round
 from client.past_runs import plans_of_runs, remove_past_runs
 from client.peers_seen import PeersSeen
+from client.reply import ReplyWriter
 from client.reveal import Revealer
-from client.state import RunState, initial_state, state_tag
+from client.state import RunState, initial_state
 from client.status import StatusFile
 from client.storage import RunStorage
-from common.ckks import PRESETS, chunks_for, encode_upload
+from common.ckks import encode_upload
 from common.errors import AlreadyRevealed, BudgetExceeded, LedgerError, LedgerRolledBack, NotFresh, WrongRound
 from common.mask_messages import encode_document
-from common.messages import KEY_KINDS, UPLOAD_KINDS, Manifest, Request, decode_reply, decode_request, encode_reply
+from common.messages import KEY_KINDS, Request, decode_reply
 from common.plan_content import RoundKind
+from common.request_frames import decode_request
 from common.site_config import SiteConfig
-from common.transcript import merkle_root
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Hospital:
         self._status, self._finish = status, finish
         self._plan = contributor.plan
         self._freshness = Freshness(keys.member, contributor.ledger, PeersSeen(config.state))
+        self._replies = ReplyWriter(keys, contributor.ledger, self._freshness)
 
     @property
     def member(self) -> Member:
@@ -87,7 +89,7 @@ class Hospital:
         if request.kind == "hello":
             if request.aggregates:
                 self._status.update(phase="catching up", run=request.run, round=state.applied.round)
-            return self._reply(request, state, body=b"", reason="")
+            return self._replies.write(request, state, storage=storage)
         if request.kind == "checkpoint":
             return make_checkpoint(state, request, self._keys.member, tag_key=self._keys.epoch(request.epoch).tag)
         if request.kind == "keys":
@@ -104,7 +106,7 @@ class Hospital:
         if request.kind == "finish":
             return self._end(request, state, history=history)
         if request.kind == "verify":
-            return self._reply(request, state, body=b"", reason="")
+            return self._replies.write(request, state, storage=history.storage)
         if request.kind == "unmask":
             return self._reveal(request, state, history=history)
         return self._upload(request, state, storage=history.storage)
@@ -128,7 +130,7 @@ class Hospital:
         if state is None:
             state = open_checkpoint(request, data, self._keys.member, tag_key=self._keys.epoch(request.epoch).tag)
             storage.take_over({}, state)
-        return self._reply(request, state, body=b"", reason="")
+        return self._replies.write(request, state, storage=storage)
 
     def _end(self, request: Request, state: RunState, *, history: History) -> bytes:
         storage = history.storage
@@ -142,7 +144,7 @@ class Hospital:
         remove_past_runs(runs, approved=approved_plans(self._config.approvals))
         self._keys.keep_only(plans_of_runs(runs))
         self._status.update(phase="finished", round=self._plan.last_training_round, message="")
-        return self._reply(request, state, body=b"", reason="")
+        return self._replies.write(request, state, storage=storage)
 
     def _take_part_in_ceremony(self, request: Request, body: bytes) -> bytes:
         ceremony = self._keys.ceremony(request.epoch)
@@ -212,7 +214,7 @@ class Hospital:
             self._contributor.check_budget(request.run, request.round)
             if opening.own is None:
                 self._status.update(phase="observing", run=request.run, message="joins with the next round")
-                return self._reply(request, state, body=b"", reason="", opening=opening.digest)
+                return self._replies.write(request, state, storage=storage, opening=opening.digest)
             self._freshness.check(request.run)
             self._status.update(phase=phase, run=request.run, round=min(request.round, self._plan.last_training_round))
             integers = storage.load_update(request.round)
@@ -222,12 +224,12 @@ class Hospital:
         except (BudgetExceeded, LedgerError, LedgerRolledBack, NotFresh) as refusal:
             log.warning("sitting out round %d: %s", request.round, refusal)
             self._status.update(phase="observing", run=request.run, message=str(refusal))
-            return self._reply(request, state, body=b"", reason=refusal.code, opening=opening.digest)
+            return self._replies.write(request, state, storage=storage, reason=refusal.code, opening=opening.digest)
         self._status.update(phase="encrypting", epsilon_spent=self._contributor.spent())
         vector = self._keys.epoch(request.epoch).ckks.encrypt(integers, self._contributor.grid)
         opening.mask(vector, self._keys.member, run=request.run, attempt=request.attempt)
         self._status.update(phase="waiting", message="")
-        return self._reply(request, state, body=encode_upload(vector), reason="", opening=opening.digest)
+        return self._replies.write(request, state, storage=storage, body=encode_upload(vector), opening=opening.digest)
 
     def _sits_out(self, run: str, round_number: int) -> BudgetExceeded | None:
         """Why this hospital announces no masks for a round, if it does not."""
@@ -236,31 +238,3 @@ class Hospital:
         except BudgetExceeded as spent:
             return spent
         return None
-
-    def _reply(self, request: Request, state: RunState, *, body: bytes, reason: str, opening: str = "") -> bytes:
-        plan, parameters = self._plan, PRESETS[self._plan.encryption.preset]
-        chunks, history = chunks_for(plan.upload_values, parameters) if body else 0, self._history(request)
-        manifest = Manifest(
-            kind=request.kind,
-            run=request.run,
-            plan=plan.digest,
-            epoch=request.epoch,
-            round=request.round,
-            attempt=request.attempt,
-            hospital=self._config.hospital,
-            role="contribute" if body else "observe",
-            reason=reason,
-            parameters=parameters.digest(),
-            opening=opening,
-            revealed=history.storage.revealed_in(state.applied.round),
-            state_tag=state_tag(state, self._keys.epoch(request.epoch).tag),
-            applied=state.applied,
-            ledger_sequence=self._contributor.ledger.sequence(),
-            ledger=self._freshness.ledger,
-            ledger_head=self._contributor.ledger.head(),
-            nonce=self._freshness.nonce(request.run) if request.kind in ("hello", *UPLOAD_KINDS) else "",
-            chunks=chunks,
-            root=merkle_root(body, chunks) if body else "",
-            verdict=history.recomputer.verdict(state.applied),
-        )
-        return encode_reply(manifest, body, self._keys.identity.sign)

@@ -19,7 +19,8 @@ from common.canonical import canonical_bytes
 from common.ckks import PRESETS, chunks_for
 from common.errors import SiteStorageError, TranscriptError, UnverifiedChunks, WrongRound
 from common.mask_messages import identity_of
-from common.messages import NOTHING_APPLIED, AggregateEntry, Applied, SignedManifest, SignedRequest, survivors_digest
+from common.messages import NOTHING_APPLIED, AggregateEntry, Applied, SignedManifest, survivors_digest
+from common.request_frames import SignedRequest
 from common.transcript import aggregate_root
 from common.verdicts import ChunkCheck, Verdict, assigned_chunks, can_share, sample_of
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import grpc
 
 from common.errors import FedwardError, LocalProtocolError, SiteStorageError
+from common.frame_bounds import MAX_FRAME_BYTES
 
 log = logging.getLogger(__name__)
 
 EXCHANGE = "/fedward.Site/Exchange"
-MAX_MESSAGE_BYTES = 1 << 30
 _OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
+    ("grpc.max_send_message_length", MAX_FRAME_BYTES),
 )
 
 

@@ -1,13 +1,33 @@
 """Mode `distributed`: a hospital's sum of clipped gradients on the grid of the encryption, with its share of the noise.
 
 Order of operations: clip each unit, sum exactly, project the sum on the ball of radius n*C, round to the public grid,
-add the discrete Gaussian share on that same grid. Nothing is clipped, scaled or rounded after the noise: all hospitals'
-shares must add up to the noise that was accounted for.
+add the discrete Gaussian share on that same grid. Nothing is clipped, scaled or rounded to a coarser grid after the
+noise: all hospitals' shares must add up to the noise that was accounted for.
 
 How far one unit more or less moves the rounded sum (L2): its own clipped gradient, C; what rounding to C*2^-44 and the
 other units' float64 roundings move, as in `client.grid_optimizer.sensitivity_steps`; float64's rounding here, below
 n*C*2^-46; and the rounding of two sums to the grid, half a step in each of d numbers for each. The projection moves two
-sums no further apart.
+sums no further apart. Some of it grows with n, and a unit may be of any hospital, while the noise is of all of them: so
+every share is scaled to what a unit of the largest hospital moves.
+
+What comes after the noise: SEAL rounds the coefficients of the polynomial that a hospital encodes, and float64 the
+numbers on the way there. Rounding the decrypted sum to the grid takes all of that away, so no model holds it. Whoever
+has the CKKS key and keeps the raw decryption instead, as a colluding hospital can, sees the sum of these roundings too.
+It tells nothing of a unit as long as the fractions that are rounded away do not depend on the data:
+
+* Encoding is linear: a coefficient is sum_j L_j x_j over a ciphertext's integers x, so its fraction is that of
+  sum_j L_j s_j, which is of the data, plus that of sum_j L_j z_j, which is of the share.
+* Given the sum of the m honest shares, which is accounted for, one share is a discrete Gaussian still, of variance
+  sigma^2 (1 - 1/m) in grid steps. The k-th Fourier coefficient of its fraction has a size of at most
+  exp(-2 pi^2 sigma^2 (1 - 1/m) D_k) but for a factor next to 1 (Poisson summation), where D_k is the sum over j of the
+  squared distances of k L_j to the nearest integers. Where D_k is not zero it is of the order of d/12; where it is
+  zero, k L_j s_j is an integer too. Both ways adding the data's fraction changes nothing, up to that term.
+* With sigma of four steps and D_k of 1 it is exp(-2 pi^2 sigma^2 / 2) = 1e-68; a plan has a sigma of about 2^20 steps.
+* The fractions of the m shares add up to that of their sum, so the sum of the roundings is a function of the sum of the
+  shares and of m - 1 independent fractions, which are spread in this way.
+
+This is shown for each coefficient by itself, and tested; that it holds for all coefficients of a polynomial jointly
+rests on L being generic, which is no proof.
 
 References:
     Kairouz, Liu, Steinke, 2021, arXiv:2102.06387: sums of discrete Gaussians; `client.accountant` has the bound.
@@ -23,23 +43,21 @@ from numpy.typing import NDArray
 
 from client.grid_optimizer import NoiseSampler, other_units_shift
 from client.head_sum import FINEST_BITS
-from client.noise_multipliers import noise_multipliers
-from common.distributed import grid_of, shares_of
-from common.errors import PlanError
+from client.noise_multipliers import Released
+from common.distributed import shares_of
+from common.grid import grid_of
 from common.plan import Plan
 from common.roster import Hospital
-
-# A share's standard deviation in grid steps: below it a sum of shares is no discrete Gaussian to 1e-60.
-LEAST_SHARE_STEPS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class NoiseShare:
-    """One hospital's share of a step's noise.
+    """One hospital's share of the noise of one sum.
 
     Attributes:
         parameters: Length d of the sum, >= 1.
-        units: The hospital's declared number of units n, >= 1.
+        units: The hospital's declared number of units n, >= 1: its sum is projected on the ball of radius n*C.
+        largest_units: The largest declared number in the roster, >= n: all shares are scaled to it.
         clip: L2 bound C on one unit's gradient, > 0.
         step: The grid's step in gradient units, > 0.
         shares: m, how many shares make up the noise that is accounted for, >= 1.
@@ -47,29 +65,20 @@ class NoiseShare:
 
     parameters: int
     units: int
+    largest_units: int
     clip: float
     step: float
     shares: int
 
     @property
     def sensitivity(self) -> float:
-        """How far one unit more or less moves the rounded sum, in gradient units (see the module)."""
-        slack = other_units_shift(self.parameters, self.units) + self.units * 2.0**-46
+        """How far one unit more or less, of any hospital, moves that hospital's rounded sum, in gradient units."""
+        slack = other_units_shift(self.parameters, self.largest_units) + self.largest_units * 2.0**-46
         return self.clip * (1 + slack) + math.sqrt(self.parameters) * self.step
 
     def deviation(self, sigma: float) -> float:
-        """Standard deviation of the share in grid steps, for a noise multiplier of the whole noise.
-
-        Raises:
-            PlanError: If it is below four steps.
-        """
-        deviation = sigma * self.sensitivity / self.step / math.sqrt(self.shares)
-        if deviation < LEAST_SHARE_STEPS:
-            raise PlanError(
-                f"privacy.mode: 'distributed' with a noise of {deviation:.2g} grid steps per hospital; at least "
-                f"{LEAST_SHARE_STEPS:g} are needed; lower privacy.epsilon or encryption.update_norm_bound"
-            )
-        return deviation
+        """Standard deviation of the share in grid steps, for a noise multiplier of the whole noise."""
+        return sigma * self.sensitivity / self.step / math.sqrt(self.shares)
 
     def bound(self, sigma: float) -> float:
         """A bound S on the noisy sum that the noise passes with a probability below 1e-17, in gradient units."""
@@ -95,35 +104,17 @@ class NoiseShare:
         return steps + noise(total.size, self.deviation(sigma)).reshape(total.shape)
 
 
-def noise_share(plan: Plan, hospital: Hospital) -> NoiseShare:
-    """The share of one hospital of an agreed plan in a training step.
+def noise_share(plan: Plan, hospital: Hospital, kind: Released) -> NoiseShare:
+    """The share of one hospital of an agreed plan in a round: of all parameters, or of the features' sum.
 
     Raises:
         PlanError: If the plan is a template, or unsound.
     """
     return NoiseShare(
-        parameters=plan.agreed.trainable_parameters,
+        parameters=plan.statistics if kind == "stat" else plan.agreed.trainable_parameters,
         units=hospital.declared_units,
+        largest_units=max(member.declared_units for member in plan.roster),
         clip=plan.privacy.clip,
         step=grid_of(plan).step,
         shares=shares_of(plan),
     )
-
-
-def check_room(plan: Plan) -> None:
-    """Refuse a plan whose modulus has no room for the updates, or in mode `distributed` for the noise.
-
-    Raises:
-        PlanError: If preset and roster do not fit, or `encryption.update_norm_bound` is too small.
-    """
-    grid_of(plan)
-    if plan.privacy.mode == "local":
-        return
-    # No hospital has a budget of its own in this mode.
-    largest = noise_multipliers(plan, plan.roster[0]).largest
-    needed = max(noise_share(plan, hospital).bound(largest) for hospital in plan.roster)
-    if plan.update_norm_bound < needed:
-        raise PlanError(
-            f"encryption.update_norm_bound: seen {plan.update_norm_bound:g} with privacy.mode 'distributed'; at least "
-            f"{needed:.4g} is allowed, since nothing may be cut off after the noise; raise it, or provision with 'auto'"
-        )

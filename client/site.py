@@ -11,51 +11,30 @@ from pathlib import Path
 from client.accountant import check_delta, solve_sigma
 from client.approval import check_approved
 from client.contribute import Contributor
+from client.counted_images import marks_of_images
 from client.keys import open_keys
 from client.learner import load_learner
 from client.ledger import Ledger
 from client.ledger_cap import Cap
-from client.ledger_marks import image_marks
 from client.ledger_overlap import Place, claim_images
 from client.mechanism import plan_mechanism
-from client.noise_multipliers import noise_multipliers
+from client.noise_multipliers import NoiseMultipliers, noise_multipliers
 from client.planned_charges import require_room
 from client.results import write_results
+from client.room import check_room
 from client.round import Hospital
+from client.site_plan import load_plan
 from client.status import StatusFile
 from client.unlock import find_unlock
 from client.vault import Vault
 from common.canonical import canonical_bytes
-from common.config import load_settings
+from common.distributed import shares_of
 from common.errors import ConfigError
 from common.identity import Identity
 from common.plan import Plan
 from common.site_config import SiteConfig
 
 log = logging.getLogger(__name__)
-
-
-def load_plan(config: SiteConfig) -> Plan:
-    """Read the site's plan and check that it names this hospital, and enough others.
-
-    Raises:
-        ConfigError: If the file is wrong, names no hospitals yet or not this one, or fewer hospitals than this site
-            asks for.
-    """
-    plan = load_settings(config.plan, Plan)
-    if plan.federation is None:
-        raise ConfigError(f"{config.plan}: a plan without hospitals; name the agreed plan that provision has written")
-    names = [hospital.name for hospital in plan.roster]
-    if config.hospital not in names:
-        raise ConfigError(
-            f"{config.plan}: the roster names {', '.join(names)}, not {config.hospital}; ask the organiser"
-        )
-    if config.privacy.min_cohort > len(names):
-        raise ConfigError(
-            f"privacy.min_cohort: seen {config.privacy.min_cohort} in the site file, {config.plan} names {len(names)} "
-            "hospitals; at most as many as hospitals is allowed, else this site could never take part"
-        )
-    return plan
 
 
 def keyed_unit_digest(identity: Identity, units: Sequence[str]) -> str:
@@ -74,6 +53,16 @@ def _check_cap_delta(delta: float, units: int) -> None:
             f"privacy.cap_delta: seen {delta:g} in the site file with {units} units; less than 1/n = {1 / units:.3g} "
             "is allowed; lower it"
         )
+
+
+def _noise_in_words(plan: Plan, noise: NoiseMultipliers) -> str:
+    steps = plan.training.rounds * plan.training.local_steps
+    mode = f"mode {plan.privacy.mode}"
+    shares = "" if plan.privacy.mode == "local" else f" of {shares_of(plan)} shares"
+    words = (
+        f"{mode}, noise multiplier{shares} {noise.train:.4f} over {steps} steps of q = {plan.training.sample_rate:g}"
+    )
+    return words if noise.stat is None else f"{words}, {noise.stat:.4f} for the mean of the features"
 
 
 def open_hospital(config: SiteConfig, status: StatusFile, *, passphrase_file: Path | None = None) -> Hospital:
@@ -95,9 +84,10 @@ def open_hospital(config: SiteConfig, status: StatusFile, *, passphrase_file: Pa
     epsilon, delta = plan.budget(member)
     # Before the data is read, which may take hours.
     noise = noise_multipliers(plan, member)
+    check_room(plan)
     counts_sigma = solve_sigma(epsilon=config.privacy.metrics_epsilon, delta=delta, q=1.0, steps=1)
     cap = Cap(epsilon=config.privacy.cap_epsilon, delta=config.privacy.cap_delta)
-    ledger = Ledger.open(
+    ledger = Ledger(
         config.ledger,
         source=config.privacy.source,
         hospital=config.hospital,
@@ -111,7 +101,10 @@ def open_hospital(config: SiteConfig, status: StatusFile, *, passphrase_file: Pa
         epsilon_budget=epsilon,
         epsilon_spent=ledger.spent(delta),
         delta=delta,
+        mode=plan.privacy.mode,
+        shares=shares_of(plan),
         sigma=noise.train,
+        stat_sigma=noise.stat or 0.0,
     )
     place = Place(config.ledger, config.privacy.source, keys.identity.public_hex, config.state)
     learner, unit = load_learner(
@@ -119,14 +112,14 @@ def open_hospital(config: SiteConfig, status: StatusFile, *, passphrase_file: Pa
         plan,
         on_progress=lambda done, total: status.update(phase="reading data", done=done, total=total),
         # Before the features, which may take hours, and before anything can be charged.
-        on_table=lambda table: claim_images(ledger, image_marks(keys.identity, table), place=place),
+        on_table=lambda table: claim_images(ledger, marks_of_images(keys.identity, table), place=place),
     )
     check_delta(delta, learner.training_units)
     _check_cap_delta(config.privacy.cap_delta, learner.training_units)
     status.update(phase="ready", unit=unit, units=learner.training_units, held_out=learner.held_out_units)
     log.info(
-        "%s: unit of privacy: %s; %d training units (declared %d), %d held out; epsilon %g, delta %g: noise multiplier "
-        "%.4f over %d steps of q = %g; spent so far %.4f of cap %g",
+        "%s: unit of privacy: %s; %d training units (declared %d), %d held out; epsilon %g, delta %g: %s; "
+        "spent so far %.4f of cap %g",
         config.hospital,
         unit,
         learner.training_units,
@@ -134,9 +127,7 @@ def open_hospital(config: SiteConfig, status: StatusFile, *, passphrase_file: Pa
         learner.held_out_units,
         epsilon,
         delta,
-        noise.train,
-        plan.training.rounds * plan.training.local_steps,
-        plan.training.sample_rate,
+        _noise_in_words(plan, noise),
         ledger.spent(delta),
         config.privacy.cap_epsilon,
     )

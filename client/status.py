@@ -15,7 +15,8 @@ class SiteStatus:
     """One line of the live display.
 
     `epsilon_spent` and `epsilon_budget` are of the unit named in `unit`; `done` and `total` count images of the
-    feature pass.
+    feature pass. `sigma` and `stat_sigma` are the noise multipliers of training and of the round of statistics (0: the
+    plan has none), of a noise in `shares` equal shares.
     """
 
     hospital: str
@@ -26,7 +27,10 @@ class SiteStatus:
     epsilon_spent: float = 0.0
     epsilon_budget: float = 0.0
     delta: float = 0.0
+    mode: str = ""
+    shares: int = 0
     sigma: float = 0.0
+    stat_sigma: float = 0.0
     unit: str = ""
     units: int = 0
     held_out: int = 0

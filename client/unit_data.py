@@ -18,12 +18,13 @@ from client.data.rows import RowTable
 from client.data.table import OnUndecodable, SiteTable
 from client.feature_process import extract_apart
 from client.features import FeatureRecipe
+from client.network_units import network_units
 from client.unit_features import centred, unit_features
 from client.unit_images import UnitImages
 from common.errors import LocalProtocolError
 from common.plan import Plan
 from common.plan_data import ImageData
-from common.plan_models import FrozenBackboneModel, SmallCnnModel
+from common.plan_models import FrozenBackboneModel, NetworkModel, SmallCnnModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +59,14 @@ class UnitData:
         return self.x.first() if isinstance(self.x, UnitImages) else self.x
 
 
-def load_units(
+def load_units(  # noqa: PLR0913 -- keyword-only
     table: SiteTable,
     plan: Plan,
     *,
     device: Literal["auto", "cpu", "cuda"],
     cache: Path,
     on_progress: Callable[[int, int], None],
+    weights: Path | None = None,
 ) -> tuple[UnitData, SiteTable]:
     """Turn images or rows into one input row per unit, as the plan's model takes them, in the units' sorted order.
 
@@ -74,13 +76,17 @@ def load_units(
         device: Where to compute.
         cache: Folder for computed features.
         on_progress: Called with images done and images in all.
+        weights: The site's weights file, for a plan's `network`.
 
     Returns:
         The units, and the table without images that cannot be decoded.
 
     Raises:
-        DataError: If an image is to be refused, or none is left.
+        ConfigError: If the plan needs a weights file and the site names none.
+        DataError: If an image is to be refused, or none is left; or if the weights file is not the plan's.
         LocalProtocolError: If the table is not of the plan's kind.
+        PlanError: If a `network` cannot be cut as the plan says.
+        UnsupportedLayer: If a layer that is to be trained cannot be.
     """
     compute = choose_compute(device)
     if isinstance(table, RowTable):
@@ -99,6 +105,19 @@ def load_units(
         rows = unit_features(pooled, projection=plan.model.projection, seed=plan.model.seed)
         x, y = torch.from_numpy(rows.x), torch.from_numpy(rows.y)
         return UnitData(x.to(compute.device), y.to(compute.device), rows.units), pooled.table
+    if isinstance(plan.model, NetworkModel):
+        inputs, shown = network_units(
+            table,
+            plan.model,
+            weights=weights,
+            compute=compute,
+            cache=cache,
+            on_progress=on_progress,
+            on_undecodable=unreadable,
+        )
+        labels = shown.unit_labels()
+        classes = torch.tensor(list(labels.values()), dtype=torch.int64)
+        return UnitData(inputs, classes.to(compute.device), tuple(labels)), shown
     if not isinstance(plan.model, SmallCnnModel):
         raise LocalProtocolError(f"a model of kind '{plan.model.kind}' does not take images")
     return _pixel_units(table, plan.model, unreadable, device=compute.device, on_progress=on_progress)

@@ -130,7 +130,9 @@ def random_signs(width: int, seed: int) -> NDArray[np.float64]:
         LocalProtocolError: If an argument is out of range.
     """
     if not 1 <= width <= FEATURES or not 0 <= seed < 2**128:
-        raise LocalProtocolError(f"projection {width} must be 1 to {FEATURES}, and its seed {seed} 0 to 2^128 - 1")
+        raise LocalProtocolError(
+            f"projection {width} must be 1 to {FEATURES}, and its seed {seed} 0 to 2^128 - 1; pass the checked plan's"
+        )
     count = FEATURES * width
     words = np.random.Philox(key=seed).random_raw(-(-count // 64)).astype("<u8")
     bits = np.unpackbits(words.view(np.uint8), count=count, bitorder="little")

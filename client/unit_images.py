@@ -31,6 +31,11 @@ def draw_below(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return (random_words(len(counts)) % counts.astype(np.uint64)).astype(np.int64)
 
 
+def scaled(pixels: Tensor) -> Tensor:
+    """Bytes to floating numbers in [-1, 1.01]."""
+    return pixels.float().sub_(127).div_(128)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class UnitImages:
     """One row per unit, like a tensor of shape (units, 3, side, side), of which each indexing draws the images anew.
@@ -40,11 +45,13 @@ class UnitImages:
     all images of a unit serve. All of them stay in memory, as bytes; a batch alone becomes floating.
 
     Attributes:
-        pixels: Shape (images, 3, side, side), uint8, on the device of training.
+        pixels: Shape (images, 3, side, side), uint8, on the device of training; or what a network's frozen part made of
+            each image, shape (images, ...), float32.
         rows: Indices into `pixels`, grouped by unit, shape (images,), int64.
         starts: Where each unit begins in `rows`, shape (units,), int64.
         counts: How many images each unit has, >= 1, shape (units,), int64.
         draw: Chooses below each count; anything but the default is for tests.
+        prepare: Makes of some of `pixels` what the model takes, float32: of each a function of that one alone.
     """
 
     pixels: Tensor
@@ -52,15 +59,24 @@ class UnitImages:
     starts: NDArray[np.int64]
     counts: NDArray[np.int64]
     draw: ImageDraw = draw_below
+    prepare: Callable[[Tensor], Tensor] = scaled
 
     @classmethod
-    def of_units(cls, pixels: Tensor, records: Sequence[ImageRecord], units: Sequence[str]) -> Self:
+    def of_units(
+        cls,
+        pixels: Tensor,
+        records: Sequence[ImageRecord],
+        units: Sequence[str],
+        *,
+        prepare: Callable[[Tensor], Tensor] = scaled,
+    ) -> Self:
         """Group images by unit.
 
         Args:
-            pixels: Shape (images, 3, side, side), uint8.
+            pixels: One row for each image.
             records: What each image is, in the same order.
             units: All units of the records, in the order of the result's rows.
+            prepare: See the attribute.
 
         Raises:
             LocalProtocolError: If pixels and records differ in number.
@@ -75,7 +91,7 @@ class UnitImages:
             members[records[index].unit].append(index)
         counts = np.array([len(each) for each in members.values()], dtype=np.int64)
         rows = np.array([index for each in members.values() for index in each], dtype=np.int64)
-        return cls(pixels, rows, np.cumsum(counts) - counts, counts)
+        return cls(pixels, rows, np.cumsum(counts) - counts, counts, prepare=prepare)
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -86,21 +102,21 @@ class UnitImages:
         return self.pixels.device
 
     def __getitem__(self, chosen: Sequence[int]) -> Tensor:
-        """One image of each chosen unit, drawn now: shape (chosen, 3, side, side), float32, in [-1, 1.01]."""
+        """One image of each chosen unit, drawn now: shape (chosen, ...), float32."""
         units = np.asarray(chosen, dtype=np.int64)
-        return self._scaled(self.rows[self.starts[units] + self.draw(self.counts[units])])
+        return self._rows(self.rows[self.starts[units] + self.draw(self.counts[units])])
 
     def first(self) -> Tensor:
         """The image of each unit whose SHA-256 is smallest, for scoring: always the same, and nobody else's matter.
 
         Returns:
-            Shape (units, 3, side, side), float32.
+            Shape (units, ...), float32.
         """
-        return self._scaled(self.rows[self.starts])
+        return self._rows(self.rows[self.starts])
 
     def where(self, chosen: NDArray[np.bool_]) -> Self:
         """The units where `chosen` is true; the pixels are shared, not copied."""
         return replace(self, starts=self.starts[chosen], counts=self.counts[chosen])
 
-    def _scaled(self, rows: NDArray[np.int64]) -> Tensor:
-        return self.pixels[torch.from_numpy(rows).to(self.device)].float().sub_(127).div_(128)
+    def _rows(self, rows: NDArray[np.int64]) -> Tensor:
+        return self.prepare(self.pixels[torch.from_numpy(rows).to(self.device)])

@@ -49,9 +49,9 @@ def _problem(item: ErrorDetails, content: dict[str, Any], model: type[BaseModel]
         item.get("ctx", {}),
     )
     if kind == "union_tag_not_found":
-        location, kind = (*location, str(context["discriminator"]).strip("'")), "missing"
+        location, kind = (*location, _discriminator(context)), "missing"
     if kind == "union_tag_invalid":
-        location = (*location, str(context["discriminator"]).strip("'"))
+        location = (*location, _discriminator(context))
         return _dotted(location), f": seen {context['tag']!r}; {context['expected_tags']} are allowed"
     if kind == "missing":
         return f"key '{_dotted(location)}'", " is missing; add it"
@@ -60,6 +60,11 @@ def _problem(item: ErrorDetails, content: dict[str, Any], model: type[BaseModel]
     if kind in ("value_error", "assertion_error") and "error" in context:
         return _dotted(location), f"{': ' if location else ''}{context['error']}"
     return _dotted(location), f": seen {_shown(_value_at(content, location))}; {_allowed(item, content, location)}"
+
+
+def _discriminator(context: dict[str, Any]) -> str:
+    """The key in the file: pydantic says `'name' | 'alias'` where it has another name in Python."""
+    return str(context["discriminator"]).rpartition(" | ")[2].strip("'")
 
 
 def _allowed(item: ErrorDetails, content: dict[str, Any], location: Location) -> str:

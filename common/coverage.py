@@ -2,5 +2,5 @@
 
 NOT_COVERED = (
     "not covered yet: the sum of a round, which a coordinator together with a hospital can read and which only the "
-    "hospitals' own noise protects; poisoned updates; model and open rounds on the sites' disks (docs/threat-model.md)"
+    "noise in it protects; poisoned updates; model and open rounds on the sites' disks (docs/threat-model.md)"
 )

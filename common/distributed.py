@@ -1,4 +1,4 @@
-"""Mode `distributed`: which plans are sound in it, and the public grid of a plan of either mode.
+"""Mode `distributed`: which plans are sound in it, and how many shares make up the noise of a sum.
 
 Each hospital uploads the sum of its units' clipped gradients and a share of the noise. Only sums are ever unmasked, so
 the noise that counts is what the honest hospitals of a sum have added: at least `honest_shares` equal shares.
@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import math
 
-from common.ckks_parameters import PRESETS
 from common.errors import PlanError
-from common.grid import Grid, plan_grid
+from common.grid import grid_of
 from common.plan_content import PlanContent
-from common.plan_models import FrozenBackboneModel
-from common.plan_settings import CohortSettings
 
-FEWEST_SHARES = 2
 # The grid's step, in units of the clip: the noise's accounting allows for 2^-20, the sensitivity's rounding for 0.001.
 COARSEST_STEP = 2.0**-20
 COARSEST_ROUNDING = 1.0e-3
@@ -25,21 +21,26 @@ COARSEST_ROUNDING = 1.0e-3
 def honest_shares(hospitals: int, *, threshold: int, min_cohort: int, assumed_colluders: int) -> int:
     """Fewest honest hospitals whose noise is in a sum that is unmasked: m.
 
-    Of `min_cohort` contributors c may be colluders. A coordinator that shows different survivors to different hospitals
-    can make a sum of fewer honest ones: each honest hospital that reveals for a set stands in it, and t - c must.
+    A coordinator may show different survivors to different hospitals. It unmasks a sum without some honest hospital if
+    t - c honest ones reveal for survivors without it; each of the h reveals once, and the survivors that it was shown
+    lack n - min_cohort hospitals at most. So the sum lacks h (n - min_cohort) / (t - c) honest ones at most.
 
     Args:
         hospitals: n, the length of the roster.
         threshold: t, how many must reveal to unmask a sum.
         min_cohort: Fewest contributors of a sum.
-        assumed_colluders: c.
+        assumed_colluders: c; all four have passed `common.plan_bounds.check_bounds`.
 
     Returns:
-        min(min_cohort - c, h - floor(h (n - min_cohort) / (t - c))) with h = n - c; may be less than two.
+        h - floor(h (n - min_cohort) / (t - c)) with h = n - c.
+
+    Guarantees:
+        2 to min_cohort - c. For 2t >= n + c + 1 means t - c >= (h + 1)/2, so n - min_cohort <= n - t = h - (t - c) <=
+        (h - 1)/2: the quotient is at most h (h - 1)/(h + 1) = h - 2 + 2/(h + 1), whose floor is h - 2 at most for
+        h >= 2. And it is at least n - min_cohort, since t - c <= h.
     """
     honest = hospitals - assumed_colluders
-    lost = honest * (hospitals - min_cohort) // (threshold - assumed_colluders)
-    return min(min_cohort - assumed_colluders, honest - lost)
+    return honest - honest * (hospitals - min_cohort) // (threshold - assumed_colluders)
 
 
 def shares_of(plan: PlanContent) -> int:
@@ -58,35 +59,13 @@ def shares_of(plan: PlanContent) -> int:
     )
 
 
-def grid_of(plan: PlanContent) -> Grid:
-    """The public grid of an agreed plan.
-
-    Raises:
-        PlanError: If the plan is still a template, or the modulus has no room for its updates.
-    """
-    sizes = [hospital.declared_units for hospital in plan.roster]
-    return plan_grid(
-        PRESETS[plan.encryption.preset],
-        sizes,
-        update_norm_bound=plan.update_norm_bound,
-        slot_sum_max=plan.slot_sum_max,
-        weighted=plan.privacy.mode == "local",
-    )
-
-
 def check_mode(plan: PlanContent) -> None:
-    """Refuse a plan whose parts do not go together in its mode.
+    """Refuse a plan whose parts do not go together in mode `distributed`.
 
     Raises:
-        PlanError: For a mean of features without features; in mode `distributed` for several local steps, local
-            momentum, the preset `compact`, or, with a roster, a budget of a hospital's own, fewer than two honest
-            shares, or a grid that is too coarse.
+        PlanError: For several local steps, local momentum, the preset `compact`, or, with a roster, a budget of a
+            hospital's own or a grid that is too coarse.
     """
-    if plan.privacy.mean_share and not isinstance(plan.model, FrozenBackboneModel):
-        raise PlanError(
-            f"privacy.mean_share: seen {plan.privacy.mean_share:g} with model {plan.model.kind}; only 0 is allowed "
-            "there: it has no features whose mean could be taken off"
-        )
     if plan.privacy.mode == "local":
         return
     training = plan.training
@@ -112,7 +91,6 @@ def _check_roster(plan: PlanContent) -> None:
                 f"federation.hospitals: seen an own budget of {hospital.name} with privacy.mode 'distributed'; none is "
                 "allowed there: all hospitals share one noise; remove it, or take mode 'local'"
             )
-    _check_shares(plan.cohort, len(plan.roster), shares_of(plan))
     step, clip = grid_of(plan).step, plan.privacy.clip
     rounding = math.sqrt(plan.agreed.trainable_parameters) * step
     if step > COARSEST_STEP * clip or rounding > COARSEST_ROUNDING * clip:
@@ -121,14 +99,4 @@ def _check_roster(plan: PlanContent) -> None:
             f"clip {clip:g} and {plan.agreed.trainable_parameters} parameters; with privacy.mode 'distributed' a step "
             f"of at most {min(COARSEST_STEP, COARSEST_ROUNDING * step / rounding) * clip:.3g} is allowed; lower the "
             "bound, or take mode 'local'"
-        )
-
-
-def _check_shares(cohort: CohortSettings, hospitals: int, shares: int) -> None:
-    if shares < FEWEST_SHARES:
-        raise PlanError(
-            f"cohort: seen min_cohort {cohort.min_cohort}, threshold {cohort.threshold} and assumed_colluders "
-            f"{cohort.assumed_colluders} for {hospitals} hospitals with privacy.mode 'distributed'; a sum could hold "
-            f"the noise of {max(shares, 0)} honest hospital(s), at least {FEWEST_SHARES} are needed; raise min_cohort, "
-            "or take mode 'local'"
         )

@@ -20,8 +20,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.ckks_parameters import CkksParameters
+from common.ckks_parameters import PRESETS, CkksParameters
 from common.errors import PlanError
+from common.plan_content import PlanContent
 
 NOISE_SD = 3.24
 """Standard deviation of one coefficient of SEAL's fresh noise: centred binomial of 21 bit pairs, sqrt(21/2)."""
@@ -128,6 +129,21 @@ def plan_grid(
         gain=gain,
         encoded_step=encoded_step,
         step=encoded_step / gain,
+    )
+
+
+def grid_of(plan: PlanContent) -> Grid:
+    """The public grid of an agreed plan.
+
+    Raises:
+        PlanError: If the plan is still a template, or the modulus has no room for its updates.
+    """
+    return plan_grid(
+        PRESETS[plan.encryption.preset],
+        [hospital.declared_units for hospital in plan.roster],
+        update_norm_bound=plan.update_norm_bound,
+        slot_sum_max=plan.slot_sum_max,
+        weighted=plan.privacy.mode == "local",
     )
 
 

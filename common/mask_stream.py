@@ -73,24 +73,12 @@ def mask_key(  # noqa: PLR0913 -- every field that makes one stream differ from 
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(secret)
 
 
-def mask_words(key: bytes, chunks: int, parameters: CkksParameters) -> NDArray[np.uint64]:
-    """The first `chunks` polynomials of a stream.
-
-    Returns:
-        Shape (chunks, N), uint64, uniform below q, in SEAL's NTT order. Row k depends on the key and k alone.
-
-    Raises:
-        LocalProtocolError: If the key has another length than 32 bytes.
-    """
-    words = np.zeros((chunks, parameters.ring_degree), dtype=np.uint64)
-    add_mask(words, key, parameters)
-    return words
-
-
 def add_mask(
     words: NDArray[np.uint64], key: bytes, parameters: CkksParameters, *, chunks: Sequence[int] | None = None
 ) -> None:
-    """Add a stream to `words` modulo q, in place; `words` has shape (chunks, N), uint64, each < q.
+    """Add a stream to `words` modulo q, in place; `words` has shape (chunks, N), uint64, each < q, in SEAL's NTT order.
+
+    A stream's words are uniform below q; those of a chunk depend on the key and the chunk's number alone.
 
     Args:
         words: Changed in place.

@@ -1,11 +1,10 @@
-"""Messages between coordinator and hospitals: values to bytes and back.
+"""What coordinator and hospitals say to each other, and replies to bytes and back; see `common.request_frames`.
 
 A request's header holds the digest of its body, a manifest the Merkle root, so a signature covers every byte.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +13,7 @@ from pydantic import Field
 
 from common.canonical import sha256_hex
 from common.card import HospitalName
-from common.errors import BadSignature, MalformedMessage
+from common.errors import BadSignature
 from common.freshness_messages import FreshnessAnswers, OpenNonces
 from common.identity import verify
 from common.mask_messages import Advert, DeliveredAdvert
@@ -34,9 +33,7 @@ from common.wire import (
     unframe,
 )
 
-REQUEST_MAGIC = b"FWREQ/1\n"
 REPLY_MAGIC = b"FWREP/1\n"
-MAX_REQUEST_HEADER_BYTES = 8 << 20
 # A manifest takes about 1 KiB. It is parsed before its signature can be checked, since it names the signer.
 MAX_MANIFEST_BYTES = 8 << 10
 
@@ -182,37 +179,6 @@ class Request(Wire):
 
 
 @dataclass(frozen=True, slots=True)
-class SignedRequest:
-    """A request with its signature and body: the aggregates' bytes, one after the other, and the records to check."""
-
-    request: Request
-    signature: bytes
-    body: bytes | memoryview
-
-    def aggregate_bodies(self) -> tuple[memoryview, ...]:
-        """The aggregates, cut at the entries' sizes.
-
-        Raises:
-            MalformedMessage: If the sizes do not add up to the body.
-        """
-        sizes = [entry.body_bytes for entry in self.request.aggregates]
-        claimed = sum(sizes) + (self.request.check.record_bytes if self.request.check else 0)
-        if claimed != len(self.body):
-            raise MalformedMessage(f"a request's body has {len(self.body)} bytes, its entries say {claimed}; refuse")
-        view, parts, start = memoryview(self.body), [], 0
-        for size in sizes:
-            parts.append(view[start : start + size])
-            start += size
-        return tuple(parts)
-
-    @property
-    def records(self) -> memoryview:
-        """What `request.check` is about; empty without one. `aggregate_bodies` checks its size."""
-        check = self.request.check
-        return memoryview(self.body)[len(self.body) - check.record_bytes :] if check else memoryview(b"")
-
-
-@dataclass(frozen=True, slots=True)
 class SignedReply:
     """A manifest with its signature and body (an encrypted upload, or nothing)."""
 
@@ -223,30 +189,6 @@ class SignedReply:
     def manifest(self) -> Manifest:
         """What was signed."""
         return self.signed.manifest
-
-
-def encode_request(
-    request: Request, body: bytes | memoryview, sign: Callable[[bytes], bytes], *, records: bytes = b""
-) -> bytes:
-    """Sign a request and frame it; the records to check end the body."""
-    header = header_bytes(request)
-    return frame(REQUEST_MAGIC, header, sign(signed_bytes(REQUEST_MAGIC, header)), body, records)
-
-
-def decode_request(data: bytes | memoryview, coordinator_hex: str) -> SignedRequest:
-    """Parse a request and verify the coordinator's signature and the body's digest; the body is a view of the frame.
-
-    Raises:
-        MalformedMessage: If it is no canonical frame, or the body is another one.
-        BadSignature: If the coordinator of the plan did not sign it.
-    """
-    # A view: of a body there is one copy, however large it is.
-    header, signature, body = unframe(REQUEST_MAGIC, memoryview(data), most_header_bytes=MAX_REQUEST_HEADER_BYTES)
-    verify(coordinator_hex, signature, signed_bytes(REQUEST_MAGIC, header))
-    request = parse_header(header, Request)
-    if hashlib.sha256(body).hexdigest() != request.body_sha256:
-        raise MalformedMessage("a request's body is not the one that was signed; refuse it")
-    return SignedRequest(request, signature, body)
 
 
 def encode_reply(manifest: Manifest, body: bytes, sign: Callable[[bytes], bytes]) -> bytes:

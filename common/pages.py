@@ -1,54 +1,29 @@
-"""Messages longer than a page: the outline that announces one, and the pages that bring it.
+"""Long messages: the outline that announces one, and the pages that bring it.
 
 Whoever makes such a message signs an outline with the digest of every page; each page is compared with it when it
-arrives, and what they make is an ordinary frame that is checked like any other. A page is asked for as often as it
-takes, in any order: it is the same bytes.
+arrives, and what they make is an ordinary frame that is checked like any other. A page may be brought more than once
+and in any order: it is the same bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from typing import Annotated, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Final, Generic, Self, TypeVar
 
 from pydantic import Field, StringConstraints
 
 from common.card import HospitalName
-from common.ckks import PRESETS, chunks_for
-from common.ckks_parameters import SEED_BYTES
 from common.errors import MalformedMessage
 from common.identity import verify
-from common.messages import MAX_MANIFEST_BYTES, MAX_REQUEST_HEADER_BYTES, UPLOAD_KINDS, Kind
-from common.plan import Plan
-from common.transcript import path_bytes
-from common.wire import (
-    SIGNED_PARTS_BYTES,
-    Counter,
-    Hex32,
-    Hex64,
-    Wire,
-    frame,
-    header_bytes,
-    parse_header,
-    signed_bytes,
-    unframe,
-)
+from common.page_sizes import MOST_PAGES
+from common.wire import Counter, Hex32, Hex64, Wire, frame, header_bytes, parse_header, signed_bytes, unframe
 
-LONG_REQUEST_MAGIC = b"FWLRQ/1\n"
-LONG_REPLY_MAGIC = b"FWLRP/1\n"
-PAGE_MAGIC = b"FWPAG/1\n"
-FETCH_MAGIC = b"FWFET/1\n"
-WANTED_MAGIC = b"FWWNT/1\n"
 # The signer is known before the header is parsed: a hospital by its node, the coordinator by the plan.
 MAX_HEADER_BYTES = 4 << 20
-MOST_PAGES = 60_000
-# What a request brings to a hospital that was away, where one sum is not longer; see `server.requests.PageLimits`.
-CATCH_UP_BYTES = 32 << 20
-# A model in a checkpoint: two vectors of doubles, besides nonce and tag.
-_CHECKPOINT_BYTES_PER_PARAMETER = 16
-_CHECKPOINT_REST_BYTES = 64
 
-Signed = TypeVar("Signed", bound=Wire)
+Header = TypeVar("Header", bound=Wire)
 
 
 class Outline(Wire):
@@ -66,9 +41,43 @@ class Outline(Wire):
     size_bytes: Counter
     pages: tuple[Hex64, ...] = Field(min_length=1, max_length=MOST_PAGES, strict=False, description="digest of each")
 
+    @classmethod
+    def of(  # noqa: PLR0913 -- whose message, and its bytes
+        cls,
+        data: bytes | memoryview,
+        *,
+        run: str,
+        plan: str,
+        hospital: str,
+        request: str,
+        page_bytes: int,
+        head_bytes: int = 0,
+    ) -> Self:
+        """That of a message in memory.
+
+        Args:
+            data: All of it.
+            run: The run.
+            plan: Digest of the plan.
+            hospital: That it goes to, or comes from.
+            request: From `common.messages.request_digest`.
+            page_bytes: Length of a page.
+            head_bytes: Length of its head; 0 of a reply.
+        """
+        view = memoryview(data)
+        return cls(
+            run=run,
+            plan=plan,
+            hospital=hospital,
+            request=request,
+            head_bytes=head_bytes,
+            size_bytes=len(view),
+            pages=(*page_digests(view[:head_bytes], page_bytes), *page_digests(view[head_bytes:], page_bytes)),
+        )
+
     @property
     def digest(self) -> str:
-        """What its pages are asked for by."""
+        """What its pages are asked for by; made anew each time, from all its bytes."""
         return hashlib.sha256(header_bytes(self)).hexdigest()
 
     def check_size(self, *, most_bytes: int, page_bytes: int) -> None:
@@ -127,93 +136,70 @@ class Wanted(Wire):
     )
 
     @classmethod
-    def of(cls, outline: Outline, missing: Iterable[int]) -> Wanted:
-        """These pages of that request."""
-        return cls(outline=outline.digest, bits=f"{sum(1 << index for index in set(missing)):x}")
+    def of(cls, outline: str, missing: int) -> Self:
+        """These pages of the request with that outline's digest; bit k says that page k is missing."""
+        return cls(outline=outline, bits=f"{missing:x}")
+
+    @property
+    def mask(self) -> int:
+        """The pages as bits of one number."""
+        return int(self.bits, 16)
 
     @property
     def missing(self) -> tuple[int, ...]:
         """The pages, in ascending order."""
-        return tuple(index for index, bit in enumerate(reversed(f"{int(self.bits, 16):b}")) if bit == "1")
+        return tuple(index for index, bit in enumerate(reversed(f"{self.mask:b}")) if bit == "1")
 
 
-def encode_signed(magic: bytes, header: Wire, sign: Callable[[bytes], bytes], body: bytes | memoryview = b"") -> bytes:
-    """Sign a header and frame it, with the bytes of a page where there are any."""
-    data = header_bytes(header)
-    return frame(magic, data, sign(signed_bytes(magic, data)), body)
-
-
-def decode_signed(
-    magic: bytes, data: bytes | memoryview, model: type[Signed], public_hex: str
-) -> tuple[Signed, bytes | memoryview]:
-    """The inverse of `encode_signed`: the header and the bytes behind it.
-
-    Raises:
-        BadSignature: If it was not signed with that key.
-        MalformedMessage: If it is no such frame in canonical form.
-    """
-    header, signature, body = unframe(magic, data, most_header_bytes=MAX_HEADER_BYTES)
-    verify(public_hex, signature, signed_bytes(magic, header))
-    return parse_header(header, model), body
-
-
-def page_digests(
-    read: Callable[[int, int], bytes | memoryview], head_bytes: int, size_bytes: int, *, page_bytes: int
-) -> tuple[str, ...]:
-    """Digest of each page of a message.
+@dataclass(frozen=True, slots=True)
+class Form(Generic[Header]):
+    """A kind of signed frame about pages.
 
     Args:
-        read: Its bytes from one offset to another.
-        head_bytes: Length of its head.
-        size_bytes: Its length.
-        page_bytes: Length of a page.
+        magic: What it begins with.
+        model: What its header is.
     """
-    starts = (*range(0, head_bytes, page_bytes), *range(head_bytes, size_bytes, page_bytes), size_bytes)
-    ends = [min(start + page_bytes, head_bytes if start < head_bytes else size_bytes) for start in starts[:-1]]
-    return tuple(hashlib.sha256(read(start, end)).hexdigest() for start, end in zip(starts[:-1], ends, strict=True))
+
+    magic: bytes
+    model: type[Header]
+
+    def matches(self, data: bytes) -> bool:
+        """Whether a frame says that it is of this form."""
+        return data.startswith(self.magic)
+
+    def encode(self, header: Header, sign: Callable[[bytes], bytes], body: bytes | memoryview = b"") -> bytes:
+        """Sign a header and frame it, with the bytes of a page where there are any."""
+        data = header_bytes(header)
+        return frame(self.magic, data, sign(signed_bytes(self.magic, data)), body)
+
+    def decode(self, data: bytes | memoryview, public_hex: str) -> tuple[Header, bytes | memoryview]:
+        """The inverse of `encode`: the header and the bytes behind it.
+
+        Raises:
+            BadSignature: If it was not signed with that key.
+            MalformedMessage: If it is no such frame in canonical form.
+        """
+        header, signature, body = unframe(self.magic, data, most_header_bytes=MAX_HEADER_BYTES)
+        verify(public_hex, signature, signed_bytes(self.magic, header))
+        return parse_header(header, self.model), body
+
+
+LONG_REQUEST: Final = Form(b"FWLRQ/1\n", Outline)
+LONG_REPLY: Final = Form(b"FWLRP/1\n", Outline)
+PAGE: Final = Form(b"FWPAG/1\n", PageName)
+FETCH: Final = Form(b"FWFET/1\n", PageName)
+WANTED: Final = Form(b"FWWNT/1\n", Wanted)
+
+
+def page_digests(data: bytes | memoryview, page_bytes: int) -> tuple[str, ...]:
+    """Digest of each page of a head or of a rest."""
+    starts = range(0, len(data), page_bytes)
+    return tuple(hashlib.sha256(data[start : start + page_bytes]).hexdigest() for start in starts)
 
 
 def request_bytes(frame: bytes) -> int:
     """Length of a request that this process made, with all of its pages if the frame is what announces them."""
-    if not frame.startswith(LONG_REQUEST_MAGIC):
+    if not LONG_REQUEST.matches(frame):
         return len(frame)
-    header, _, _ = unframe(LONG_REQUEST_MAGIC, frame, most_header_bytes=MAX_HEADER_BYTES)
+    header, _, _ = unframe(LONG_REQUEST.magic, frame, most_header_bytes=MAX_HEADER_BYTES)
     return len(frame) + parse_header(header, Outline).size_bytes
-
-
-def page_bytes_of(plan: Plan) -> int:
-    """Length of a page of a long message."""
-    return plan.cohort.page_kib << 10
-
-
-def is_long(body_bytes: int, plan: Plan) -> bool:
-    """Whether a message with such a body goes in pages."""
-    return body_bytes > plan.cohort.whole_kib << 10
-
-
-def most_request_bytes(plan: Plan) -> int:
-    """Longest request that the plan has a use for."""
-    chunks, record = _upload_shape(plan)
-    hospitals = len(plan.roster)
-    # The highest place has the longest path.
-    records = hospitals * chunks * (record + max(path_bytes(0, chunks), path_bytes(chunks - 1, chunks)))
-    total = chunks * (record + SEED_BYTES * (hospitals - 1))
-    head = MAX_REQUEST_HEADER_BYTES + SIGNED_PARTS_BYTES
-    return head + max(CATCH_UP_BYTES + total + records, most_reply_bytes(plan, "checkpoint"))
-
-
-def most_reply_bytes(plan: Plan, kind: Kind) -> int:
-    """Longest reply to a request of some kind."""
-    if kind in UPLOAD_KINDS:
-        chunks, record = _upload_shape(plan)
-        return MAX_MANIFEST_BYTES + SIGNED_PARTS_BYTES + chunks * record
-    head = MAX_REQUEST_HEADER_BYTES + SIGNED_PARTS_BYTES
-    if kind == "checkpoint":
-        return head + _CHECKPOINT_BYTES_PER_PARAMETER * plan.agreed.trainable_parameters + _CHECKPOINT_REST_BYTES
-    return head
-
-
-def _upload_shape(plan: Plan) -> tuple[int, int]:
-    """Ciphertexts of an upload and bytes of each."""
-    parameters = PRESETS[plan.encryption.preset]
-    return chunks_for(plan.upload_values, parameters), parameters.chunk_bytes + SEED_BYTES

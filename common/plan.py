@@ -8,8 +8,9 @@ from pydantic import model_validator
 
 from common.distributed import check_mode
 from common.errors import PlanError
+from common.page_sizes import PageSizes
 from common.plan_content import PlanContent
-from common.plan_models import check_model
+from common.plan_models import check_model, has_features
 
 
 class Plan(PlanContent):
@@ -41,6 +42,12 @@ class Plan(PlanContent):
             )
         if self.federation:
             self.cohort.check(len(self.federation.hospitals))
+            PageSizes.of(self).check()
+        if self.privacy.mean_share and not has_features(self.model):
+            raise PlanError(
+                f"privacy.mean_share: seen {self.privacy.mean_share:g} with model {self.model.kind}; only 0 is allowed "
+                "there: it has no features whose mean could be taken off"
+            )
         check_mode(self)
         if self.first_round > 1 and self.verification == "sampled":
             raise PlanError(

@@ -13,7 +13,7 @@ from common.ckks_parameters import PRESETS, SEED_BYTES
 from common.config import Settings
 from common.errors import PlanError
 from common.plan_data import DataSettings, ImageData
-from common.plan_models import FrozenBackboneModel, ModelSettings
+from common.plan_models import FrozenBackboneModel, ModelSettings, has_features
 from common.plan_settings import (
     CohortSettings,
     EncryptionSettings,
@@ -174,7 +174,12 @@ class PlanContent(Settings):
     @property
     def statistics(self) -> int:
         """Length of the mean that the round of statistics tells; 0 without such a round."""
-        return self.model.projection if self.stat_rounds and isinstance(self.model, FrozenBackboneModel) else 0
+        if not self.stat_rounds:
+            return 0
+        if isinstance(self.model, FrozenBackboneModel):
+            return self.model.projection
+        # A head has one number for each class and feature.
+        return self.agreed.trainable_parameters // len(self.data.classes) if has_features(self.model) else 0
 
     @property
     def last_training_round(self) -> int:

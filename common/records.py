@@ -9,6 +9,7 @@ from typing import Final, Literal
 from flwr.app import Array, ArrayRecord, RecordDict
 
 from common.errors import MalformedMessage
+from common.frame_bounds import MAX_FRAME_BYTES
 
 REQUEST: Final = "fedward.request/1"
 REPLY: Final = "fedward.reply/1"
@@ -52,7 +53,7 @@ def record_to_frame(record: RecordDict, kind: FrameKind) -> bytes:
     """Unwrap what `frame_to_record` made; the frame itself stays unchecked bytes.
 
     Raises:
-        MalformedMessage: If the record holds anything else, or anything more.
+        MalformedMessage: If the record holds anything else, or anything more, or a longer frame than there is any.
     """
     arrays = record.array_records.get(_RECORD)
     if len(record) != 1 or not arrays or list(arrays) != [f"{_ARRAY}-{index:05d}" for index in range(len(arrays))]:
@@ -60,4 +61,7 @@ def record_to_frame(record: RecordDict, kind: FrameKind) -> bytes:
     for array in arrays.values():
         if array.stype != kind or array.dtype != _DTYPE or tuple(array.shape) != (len(array.data),):
             raise MalformedMessage(f"a message's frame is not a {kind} of the stated length; refuse it")
+    size = sum(len(array.data) for array in arrays.values())
+    if size > MAX_FRAME_BYTES:
+        raise MalformedMessage(f"a message's frame has {size} bytes; at most {MAX_FRAME_BYTES} are allowed; refuse it")
     return b"".join(array.data for array in arrays.values())

@@ -63,13 +63,17 @@ class SiteConfig(Settings):
     approvals: Path = Field(description="folder with this hospital's signatures under the plans that it approved")
     data: Path = Field(description="folder of images with one folder per class; or a file or folder of rows")
     mapping: Path | None = Field(
-        default=None, description="file that maps this site's columns, codes and units to the plan's; none for images"
+        default=None,
+        description="file that maps this site's columns, codes and units to the plan's; none for class folders",
     )
     patient_column: PrintableText = Field(
         default=AUTO_COLUMN,
         min_length=1,
         max_length=100,
         description="column of index.csv that says whose an image is; auto: patient_id if it is there, else lesion_id",
+    )
+    weights: Path | None = Field(
+        default=None, description="weights file of a plan's `network`, .safetensors or .pth, with the plan's digest"
     )
     vault: Path = Field(description="this hospital's sealed secrets, made by `fedward-client keygen`, mode 0600")
     vault_key: Path | None = Field(
@@ -120,4 +124,6 @@ def with_absolute_paths(config: SiteConfig, base: Path) -> SiteConfig:
     vault_key = None if config.vault_key is None else resolve(config.vault_key)
     paths = {n: resolve(getattr(config, n)) for n in names}
     mapping = None if config.mapping is None else resolve(config.mapping)
-    return config.model_copy(update=paths | {"mapping": mapping, "vault_key": vault_key, "gateway": gateway})
+    weights = None if config.weights is None else resolve(config.weights)
+    others = {"mapping": mapping, "weights": weights, "vault_key": vault_key, "gateway": gateway}
+    return config.model_copy(update=paths | others)

@@ -8,16 +8,18 @@ from typing import Any
 
 import yaml
 
-from client.learner import plan_model
+from client.learner import plan_layout
 from client.model import trainable_vector
-from client.noise_multipliers import noise_multipliers
-from client.shared_noise import NoiseShare, check_room
+from client.noise_multipliers import Released, noise_multipliers, planned_events
+from client.room import check_room
+from client.shared_noise import NoiseShare
 from common.card import Card
 from common.config import parse_settings
 from common.distributed import honest_shares
 from common.errors import PlanError
 from common.identity import Identity
 from common.plan import Plan
+from common.plan_settings import CohortSettings
 from common.roster import Hospital
 
 FIRST_EPOCH = 1
@@ -33,7 +35,7 @@ def agree(template: Plan, cards: Sequence[Card], coordinator: Identity) -> Plan:
         raise PlanError(f"plan '{template.name}' names its hospitals already; give provision a template without them")
     roster = tuple(Hospital(**card.model_dump()) for card in cards)
     cohort = template.cohort.filled(len(roster))
-    size = trainable_vector(plan_model(template)).size
+    size = trainable_vector(plan_layout(template)).size
     content = template.model_dump(mode="json")
     content["cohort"] = cohort.model_dump(mode="json")
     content["federation"] = {
@@ -44,7 +46,8 @@ def agree(template: Plan, cards: Sequence[Card], coordinator: Identity) -> Plan:
         "hospitals": [h.model_dump(mode="json") for h in roster],
     }
     if template.encryption.update_norm_bound == "auto":
-        content["encryption"]["update_norm_bound"] = expected_update_norm(template, roster, size)
+        norm = expected_update_norm(template, roster, cohort=cohort, parameters=size)
+        content["encryption"]["update_norm_bound"] = norm
     return checked(content, name=template.name)
 
 
@@ -60,7 +63,7 @@ def checked(content: dict[str, Any], *, name: str) -> Plan:
     return plan
 
 
-def expected_update_norm(plan: Plan, roster: Sequence[Hospital], parameters: int) -> float:
+def expected_update_norm(plan: Plan, roster: Sequence[Hospital], *, cohort: CohortSettings, parameters: int) -> float:
     """A bound S that updates pass rarely: all clipped gradients aligned, plus noise six deviations above its mean norm.
 
     In mode `distributed` what is uploaded is the noisy sum of clipped gradients, which passes the bound never: it is
@@ -70,12 +73,13 @@ def expected_update_norm(plan: Plan, roster: Sequence[Hospital], parameters: int
     momentum m. Public: it depends on the plan alone.
 
     Args:
-        plan: The template.
+        plan: What stays whoever takes part; neither its roster nor its cohort is looked at.
         roster: The hospitals with their declared units.
+        cohort: The numbers for that roster.
         parameters: Trainable parameters d.
     """
     if plan.privacy.mode == "distributed":
-        return _sum_bound(plan, roster, parameters)
+        return _sum_bound(plan, roster, cohort=cohort, parameters=parameters)
     training, privacy = plan.training, plan.privacy
     steps, momentum = training.local_steps, training.momentum
     reach = [sum(momentum**i for i in range(steps - j)) for j in range(steps)]
@@ -86,25 +90,30 @@ def expected_update_norm(plan: Plan, roster: Sequence[Hospital], parameters: int
         noise = noise_per_step * math.sqrt(sum(c * c for c in reach)) * (math.sqrt(parameters) + 6)
         bounds.append(training.learning_rate * (privacy.clip * sum(reach) / q + noise))
         if sigma.stat is not None:
-            noise = sigma.stat / hospital.declared_units * (math.sqrt(parameters) + 6)
+            noise = sigma.stat / hospital.declared_units * (math.sqrt(plan.statistics) + 6)
             bounds.append(privacy.clip * (1 + noise))
     return float(f"{max(bounds):.3g}")
 
 
-def _sum_bound(plan: Plan, roster: Sequence[Hospital], parameters: int) -> float:
+def _sum_bound(plan: Plan, roster: Sequence[Hospital], *, cohort: CohortSettings, parameters: int) -> float:
     """A bound on the largest hospital's noisy sum; a hundredth more, since the grid's own step is in it."""
-    cohort, clip = plan.cohort.filled(len(roster)), plan.privacy.clip
+    clip, largest = plan.privacy.clip, max(hospital.declared_units for hospital in roster)
     shares = honest_shares(
         len(roster),
         threshold=int(cohort.threshold),
         min_cohort=int(cohort.min_cohort),
         assumed_colluders=cohort.assumed_colluders,
     )
-    largest = noise_multipliers(plan, roster[0]).largest
+    lengths: dict[Released, int] = {"stat": plan.statistics, "train": parameters}
     bounds = (
         NoiseShare(
-            parameters=parameters, units=hospital.declared_units, clip=clip, step=clip * 2.0**-40, shares=max(shares, 1)
-        ).bound(largest)
-        for hospital in roster
+            parameters=lengths[kind],
+            units=largest,
+            largest_units=largest,
+            clip=clip,
+            step=clip * 2.0**-40,
+            shares=shares,
+        ).bound(event.sigma)
+        for kind, event in planned_events(plan, noise_multipliers(plan, roster[0])).items()
     )
     return float(f"{1.01 * max(bounds):.3g}")

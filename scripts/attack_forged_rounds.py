@@ -134,7 +134,7 @@ def two_survivor_sets(world: World) -> Forgery:
     aggregate, transcript = total.unmasked(unmasking)
     entry = aggregate.entry.model_copy(update={"transcript": transcript})
     body = b"".join([aggregate.body, *(world.made.replies[name].body for name in others)])
-    frame = stage.request("train", 4, deceived, send=(Aggregate(entry, body),))
+    frame = stage.request("train", 4, deceived, send=(Aggregate.held(entry, body),))
     return Forgery(deceived, frame, frozenset({_SPLIT}), 1, touched=stage.names)
 
 

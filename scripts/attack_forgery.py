@@ -11,7 +11,8 @@ from typing import Any
 from client.encode import decode_sum_of_updates
 from common.ckks import EncryptedSum, EncryptedVector, chunks_for, decode_sum, decode_upload, encode_sum
 from common.errors import FedwardError
-from common.messages import AggregateEntry, SignedManifest, decode_request
+from common.messages import AggregateEntry, SignedManifest
+from common.request_frames import decode_request
 from scripts.attack_hospitals import Snapshot
 from scripts.attack_stage import Attempt, Stage, light
 from server.aggregate import Aggregate
@@ -149,13 +150,13 @@ class Parts:
         """The aggregate of these parts."""
         body = encode_sum(self.total)
         entry = self.entry.model_copy(update={"sum_bytes": len(body)})
-        return Aggregate(entry, b"".join([body, *self.uploads]) if entry.transcript else body)
+        return Aggregate.held(entry, b"".join([body, *self.uploads]) if entry.transcript else body)
 
 
 def bare(aggregate: Aggregate, witnesses: Sequence[SignedManifest]) -> Aggregate:
     """An aggregate without transcript, for which some manifests are to vouch."""
     one = light(aggregate)
-    return Aggregate(one.entry.model_copy(update={"witnesses": tuple(witnesses)}), one.body)
+    return Aggregate.held(one.entry.model_copy(update={"witnesses": tuple(witnesses)}), one.body)
 
 
 Forge = Callable[[World], Forgery]

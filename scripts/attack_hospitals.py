@@ -13,7 +13,8 @@ from PIL import Image
 from client.data.source import DataPlace
 from client.keys import Keys, open_keys
 from client.round import Hospital
-from client.site import load_plan, open_hospital
+from client.site import open_hospital
+from client.site_plan import load_plan
 from client.status import StatusFile
 from client.unlock import find_unlock
 from client.vault import Vault
@@ -37,6 +38,7 @@ class StageOptions:
         width: Of the small network; 16 has 60,818 parameters, 4 has 3,974.
         seed: Of the drawn images.
         colluders: c of the plan.
+        page_kib: Length of a page, KiB; what is longer goes in pages.
     """
 
     hospitals: int = 5
@@ -44,6 +46,7 @@ class StageOptions:
     width: int = 4
     seed: int = 0
     colluders: int = 1
+    page_kib: int = 4096
 
 
 @dataclass(slots=True)
@@ -184,6 +187,8 @@ def _template(options: StageOptions) -> Plan:
             "assumed_colluders": options.colluders,
             "round_timeout_s": 60,
             "attempts": 3,
+            "page_kib": options.page_kib,
+            "whole_kib": options.page_kib,
         },
         "metrics": {"released": "confusion"},
     }

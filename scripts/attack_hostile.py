@@ -35,12 +35,15 @@ from common.messages import Kind
 from common.packing import BLOCK_CHUNKS
 from scripts.attack_hospitals import StageOptions
 from scripts.attack_mutations import mutate
+from scripts.attack_pages import WATCHED, ask_in_pages
 from scripts.attack_result import AttackResult, Say
 from scripts.attack_shapes import shape_of
 from scripts.attack_stage import Stage, Take, open_stage
 from server.admit import admit
 
 HOSPITALS, ROUNDS = 3, 2
+# A network with which uploads and requests are longer than the shortest page that there is.
+WIDTH, PAGE_KIB, IN_PAGES = 8, 16, 2
 # Words of one block of ciphertexts: what is handled at a time, however small the message is.
 BLOCK_BYTES = BLOCK_CHUNKS * PRESETS["compact"].ring_degree * 8
 MOST_MEMORY = 3.0
@@ -123,14 +126,15 @@ def attack_hostile(*, seed: int, count: int, say: Say) -> list[AttackResult]:
         count: How many.
         say: Takes a line of progress.
     """
-    # Two for the deal; per hospital 5 of the ceremony, hello, adverts for round 1, uploads and shares, finish.
-    messages = 2 + HOSPITALS * (5 + 2 + 2 + 4 * (ROUNDS + 1) + 2)
+    # Two for the deal; per hospital 5 of the ceremony, hello, adverts for round 1, uploads and shares, finish;
+    # and what is about pages.
+    messages = 2 + HOSPITALS * (5 + 2 + 2 + 4 * (ROUNDS + 1) + 2 + len(WATCHED))
     sender = Sender(random.Random(seed), count, messages, say)  # noqa: S311 -- accidents, no secrets
-    options = StageOptions(hospitals=HOSPITALS, rounds=ROUNDS, seed=seed)
+    options = StageOptions(hospitals=HOSPITALS, rounds=ROUNDS, width=WIDTH, seed=seed, page_kib=PAGE_KIB)
     with tempfile.TemporaryDirectory() as folder, open_stage(Path(folder), options) as stage:
         sender.stage, stage.watch = stage, sender
         _ceremony(stage, Path(folder) / "ceremony")
-        tags = _whole_run(stage)
+        tags = _whole_run(stage, Path(folder) / "pages")
     equal = len(set(tags)) == 1
     refused = sum(sender.errors.values())
     return [
@@ -159,11 +163,13 @@ def attack_hostile(*, seed: int, count: int, say: Say) -> list[AttackResult]:
     ]
 
 
-def _whole_run(stage: Stage) -> list[str]:
-    """hello, keys, all rounds, finish; the state tag of each hospital at the end."""
+def _whole_run(stage: Stage, folder: Path) -> list[str]:
+    """hello, keys, all rounds, one of them once more in pages, finish; the state tag of each hospital at the end."""
     _everybody(stage, "hello", 0)
     for number in range(1, stage.plan.last_round + 1):
         stage.round(number)
+        if number == IN_PAGES:
+            ask_in_pages(stage, number, folder)
     _everybody(stage, "finish", stage.plan.last_round + 1)
     tags = []
     for name, site in stage.sites.items():

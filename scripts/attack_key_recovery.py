@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tenseal import sealapi
 
 from client import seal_bytes
-from client.encode import decode_sum_of_updates, encode_update
+from client.encode import decode_sum_of_updates, encode_steps, weigh
 from client.encrypt import SecretKey, _context, _parms_id, _read_canonical, _seal_key
 from common.ckks import PRESETS, SEED_BYTES, EncryptedSum, add_in_place
 from common.grid import Grid, plan_grid
@@ -93,7 +93,12 @@ def random_aggregate(key: SecretKey, seed: int) -> EncryptedSum:
     words, seeds = np.zeros((1, COMPACT.ring_degree), dtype=np.uint64), []
     for size in SIZES:
         slots = generator.integers(0, 100, SLOT_COUNT)
-        integers = encode_update(generator.standard_normal(DIMENSION), declared_size=size, slots=slots, grid=GRID)
+        integers = encode_steps(
+            weigh(generator.standard_normal(DIMENSION), declared_size=size, grid=GRID),
+            declared_size=size,
+            slots=slots,
+            grid=GRID,
+        )
         upload = key.encrypt(integers, GRID)
         add_in_place(words, upload.words, COMPACT)
         seeds.append(upload.seeds)

@@ -172,7 +172,7 @@ def _as_aggregate(
         transcript=transcript,
         witnesses=(),
     )
-    return Aggregate(entry, b"".join([body, *bodies]))
+    return Aggregate.held(entry, b"".join([body, *bodies]))
 
 
 def _answer(stage: Stage, name: str, aggregate: Aggregate) -> str:

@@ -20,8 +20,9 @@ from client.storage import RunStorage
 from common.ckks import PRESETS, CkksParameters, chunks_for
 from common.identity import Identity
 from common.mask_messages import FullAdvert, Reveal
-from common.messages import UPLOAD_KINDS, Kind, Request, SignedManifest, encode_request
+from common.messages import UPLOAD_KINDS, Kind, Request, SignedManifest
 from common.plan import Plan
+from common.request_frames import encode_request
 from scripts.attack_freshness import nothing_seen
 from scripts.attack_hospitals import Site, StageOptions, provision_sites
 from server.admit import AdmittedReply, OpenExchange, admit
@@ -212,7 +213,7 @@ class Stage:
         aggregate, transcript = made.total.unmasked(unmasking)
         uploads = [made.replies[name].body for name in unmasking.names]
         entry = aggregate.entry.model_copy(update={"transcript": transcript})
-        self.aggregates.append(Aggregate(entry, b"".join([aggregate.body, *uploads])))
+        self.aggregates.append(Aggregate.held(entry, b"".join([aggregate.body, *uploads])))
         return self.aggregates[-1]
 
     def round(self, number: int, *, names: Sequence[str] = ()) -> Aggregate:
@@ -244,4 +245,4 @@ def open_stage(folder: Path, options: StageOptions) -> Iterator[Stage]:
 def light(aggregate: Aggregate) -> Aggregate:
     """An aggregate without what verifies it: later manifests vouch for it."""
     entry = aggregate.entry
-    return Aggregate(entry.model_copy(update={"transcript": None}), aggregate.body[: entry.sum_bytes])
+    return Aggregate.held(entry.model_copy(update={"transcript": None}), aggregate.body[: entry.sum_bytes])

@@ -25,6 +25,7 @@ from scripts.bench_codecs import ROW_NAMES, Codec, declared_sizes, gaussian_upda
 from scripts.bench_masked_rows import GOALS, masked_rows, masked_tables
 from scripts.chaos_command import chaos
 from scripts.dp_command import dp
+from scripts.features_command import features
 from scripts.report_file import require_writable, write_json
 
 Result = TypeVar("Result")
@@ -32,6 +33,7 @@ Result = TypeVar("Result")
 bench_app = typer.Typer(help="Measure fedward on this machine.", no_args_is_help=True)
 bench_app.command()(chaos)
 bench_app.command()(dp)
+bench_app.command()(features)
 
 PEAK_METHOD = (
     "VmHWM of a fresh process per row that runs one round and adds each upload as it arrives, "

@@ -12,7 +12,7 @@ import numpy as np
 import tenseal
 from numpy.typing import NDArray
 
-from client.encode import decode_sum_of_updates, encode_update
+from client.encode import decode_sum_of_updates, encode_steps, weigh
 from client.encrypt import SecretKey
 from common.ckks import (
     PRESETS,
@@ -63,7 +63,8 @@ class GridCodec:
 
     def encrypt(self, update: NDArray[np.float64], declared_size: int) -> bytes:
         """Weight, round to the grid, encrypt and pack."""
-        integers = encode_update(update, declared_size=declared_size, slots=NO_SLOTS, grid=self._grid)
+        steps = weigh(update, declared_size=declared_size, grid=self._grid)
+        integers = encode_steps(steps, declared_size=declared_size, slots=NO_SLOTS, grid=self._grid)
         return encode_upload(self._key.encrypt(integers, self._grid))
 
     def add(self, upload: bytes) -> None:

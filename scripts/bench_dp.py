@@ -49,7 +49,7 @@ class DpRow:
         model: `head` or `lite0-groupnorm`.
         name: `non-private`, the same in `channels last` memory, `dp-clip` (clipped, no noise), `dp`, or one of Opacus'
             own ways.
-        precision: Of parameters and gradients.
+        precision: Of parameters and gradients; a site trains in float64 only.
         units: In one step.
         steps_per_second: Of CPU time, the fastest of the repeats.
         units_per_second: The same times `units`.
@@ -154,7 +154,11 @@ def plain_step(model: nn.Module, x: Tensor, y: Tensor) -> Step:
 
 
 def private_step(model: nn.Module, x: Tensor, y: Tensor, *, noise: NoiseSampler) -> Step:
-    """A step of `client.dpsgd`, full batch."""
+    """A full-batch step made of what `client.dpsgd` makes it of, in the model's own precision.
+
+    A site trains in float64 and refuses anything else: of the rows `dp-clip` and `dp` those of the head are what it
+    does. Those of the network are in float32, like the ways that they are compared with.
+    """
     optimizer = GridOptimizer(
         torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM),
         sigma=SIGMA,
@@ -230,7 +234,11 @@ def ratios(rows: list[DpRow]) -> list[dict[str, object]]:
 
 def dp_tables(rows: list[DpRow]) -> list[Table]:
     """The rows, and the goals' ratios."""
-    table = Table(title="rates per second of CPU time, one thread, all rows in one run", box=box.SIMPLE_HEAD)
+    table = Table(
+        title="rates per second of CPU time, one thread, all rows in one run",
+        caption="a site trains in float64 only: rows in float32 are comparisons",
+        box=box.SIMPLE_HEAD,
+    )
     for heading in ("model", "row", "precision", "units", "steps/s", "units/s"):
         table.add_column(heading, justify="left" if heading in ("model", "row") else "right", no_wrap=True)
     for row in rows:

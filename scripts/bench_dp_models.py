@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from client.lite0 import FEATURES, STAGES, same_padding
+from client.lite0 import FEATURES, STAGES, InvertedResidual, same_padding
 
 CLASSES = 9
 _GROUPS = 8
@@ -30,13 +30,8 @@ class SameConv(nn.Conv2d):
         return super().forward(x)
 
 
-class _Block(nn.Module):
-    """Inverted residual without an operation in place: functorch allows none."""
-
-    def __init__(self, layers: list[nn.Module], *, residual: bool) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-        self.residual = residual
+class _Block(InvertedResidual):
+    """Without an operation in place: functorch allows none."""
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.layers(x)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.advert import own_advert
-from client.encode import decode_sum_of_updates, encode_update
+from client.encode import decode_sum_of_updates, encode_steps, weigh
 from client.opening import Opening as SeenOpening
 from client.opening import open_round
 from client.recompute import recompute
@@ -25,14 +25,8 @@ from client.verify import Expectation, verify_aggregate
 from common.ckks import encode_upload
 from common.errors import LocalProtocolError
 from common.mask_messages import FullAdvert, encode_document
-from common.messages import (
-    NOTHING_APPLIED,
-    Manifest,
-    SignedReply,
-    decode_request,
-    encode_reply,
-    survivors_digest,
-)
+from common.messages import NOTHING_APPLIED, Manifest, SignedReply, encode_reply, survivors_digest
+from common.request_frames import decode_request
 from common.transcript import EMPTY_CHAIN, merkle_root
 from scripts.bench_codecs import NO_SLOTS
 from scripts.bench_costs import RoundCosts
@@ -41,7 +35,7 @@ from server.admit import AdmittedReply, OpenExchange, admit
 from server.aggregate import Aggregate, RunningSum
 from server.ask import expected_answer
 from server.masked_round import Opening, Unmasking, check_advert, read_advert
-from server.requests import Rounds, Step
+from server.steps import Rounds, Step
 
 FIRST, SECOND = Step("train", 1), Step("train", 2)
 STATE_TAG = "0" * 64
@@ -97,7 +91,7 @@ class _Round:
         aggregate, transcript = self._costs.serve("unmask", partial(total.unmasked, unmasking))
         del total
         entry = aggregate.entry.model_copy(update={"transcript": transcript})
-        full = Aggregate(entry, b"".join((aggregate.body, *(reply.body for reply in replies.values()))))
+        full = Aggregate.held(entry, b"".join((aggregate.body, *(reply.body for reply in replies.values()))))
         frame = self._delivery(aggregate, full, following)
         own = replies[self._names[0]]
         del replies, full
@@ -130,7 +124,9 @@ class _Round:
         grid, member = self._parties.grid, self._parties.members[name]
 
         def encrypted() -> bytes:
-            integers = encode_update(update, declared_size=size, slots=NO_SLOTS, grid=grid)
+            integers = encode_steps(
+                weigh(update, declared_size=size, grid=grid), declared_size=size, slots=NO_SLOTS, grid=grid
+            )
             vector = self._parties.key.encrypt(integers, grid)
             self._costs.work("mask", partial(opening.mask, vector, member, run=self._run, attempt=0))
             return encode_upload(vector)

@@ -18,10 +18,13 @@ from common.ckks import PRESETS
 from common.config import parse_settings
 from common.grid import Grid, plan_grid
 from common.identity import Identity
+from common.messages import AggregateEntry
 from common.node_key import write_node_key
 from common.plan import Plan
 from server.aggregate import Aggregate
-from server.requests import RequestWriter, Rounds
+from server.bodies import Body, JoinedBody
+from server.requests import RequestWriter
+from server.steps import Rounds
 
 PRESET = "compact"
 UPDATE_NORM_BOUND = 1.0
@@ -33,13 +36,20 @@ class SentHistory:
 
     aggregate: Aggregate | None
 
-    def aggregates(self, rounds: Rounds) -> Sequence[Aggregate]:
+    def entries(self, rounds: Rounds) -> tuple[AggregateEntry, ...]:
         """The one round, if it is asked for."""
-        return [self.aggregate] if self.aggregate and rounds.first <= rounds.last else []
+        return tuple(one.entry for one in self._sent(rounds))
+
+    def body(self, rounds: Rounds) -> Body:
+        """Its body."""
+        return JoinedBody([one.content for one in self._sent(rounds)])
 
     def sizes(self, rounds: Rounds) -> Sequence[tuple[int, int]]:
-        """Nothing is paged here."""
-        return [(0, len(one.body)) for one in self.aggregates(rounds)]
+        """All goes at once here."""
+        return [(0, one.content.size_bytes) for one in self._sent(rounds)]
+
+    def _sent(self, rounds: Rounds) -> Sequence[Aggregate]:
+        return [self.aggregate] if self.aggregate and rounds.first <= rounds.last else []
 
 
 @dataclass(frozen=True, slots=True)

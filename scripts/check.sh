@@ -18,6 +18,9 @@ fi
 # A short folder: Unix sockets below it have paths of at most 107 bytes.
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/fXXXX")
 trap 'rm -rf "$scratch"' EXIT
+# dash runs no EXIT trap when a signal ends it.
+trap 'exit 130' INT
+trap 'exit 143' TERM
 OMP_NUM_THREADS=1 $bin/python -m pytest --quiet --durations=15 --numprocesses auto --maxprocesses 4 --dist loadfile \
   --basetemp "$scratch" tests/unit tests/property
 $bin/python -m pytest --quiet --durations=15 tests/e2e

@@ -1,4 +1,4 @@
-"""The command `fedward`: demo, split, provision, evaluate, bench, attack."""
+"""The command `fedward`: demo, split, provision, evaluate, predict, bench, attack."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from common.address import check_address
 from common.command import run_command
-from common.config import load_settings
-from common.errors import ConfigError, OperatorError
-from common.plan import Plan
+from common.errors import OperatorError
 from scripts.attack import attack
 from scripts.bench import bench_app
 from scripts.change_hospitals import join, revoke
+from scripts.provision_command import provision
 from scripts.report_file import require_writable, write_json
+from scripts.score_commands import evaluate, predict
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,15 +39,33 @@ def demo(  # noqa: PLR0913 -- one parameter per option
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Image folder: `Train/<class>/*.jpg` or `<class>/*.jpg`. Without it synthetic lesions are drawn."
+            help="Image folder: `Train/<class>/*.jpg` or `<class>/*.jpg`. For a plan on rows: their file or folder. "
+            "Without it patients are drawn. `embedded:breast`: scikit-learn's table, for the plan breast."
+        ),
+    ] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="For a plan on rows: the file that maps the columns of --data to the plan's.")
+    ] = None,
+    sites: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of dealing one data set: a file that says what each hospital holds, in which form. Paths in "
+            "it start from --data, or from its folder."
         ),
     ] = None,
     plan: Annotated[
         Path | None, typer.Option(help="Plan to run. Default: skin9 with --data, else the small demo plan.")
     ] = None,
-    hospitals: Annotated[int, typer.Option(min=3, max=50, help="Number of hospitals.")] = 5,
+    hospitals: Annotated[
+        int | None, typer.Option(min=3, max=50, help="Number of hospitals that the data are dealt to; 5.")
+    ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Training rounds, instead of the plan's.")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="Privacy budget per patient, instead of the plan's.")] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(
+            help="Privacy budget per patient (per lesion or image where no patients are named), instead of the plan's."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and the projection; never of noise.")] = 0,
     work: Annotated[
         Path | None,
@@ -61,16 +78,21 @@ def demo(  # noqa: PLR0913 -- one parameter per option
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report to this file.")] = None,
 ) -> None:
     """Run a whole federation on this machine: one coordinator, several hospitals, each in processes of its own."""
+    if sites is not None and (hospitals is not None or mapping is not None):
+        raise OperatorError("--sites: names the hospitals and their mappings; leave out --hospitals and --mapping")
     if json_file is not None:
         require_writable(json_file)
     # torch and the like load only for the commands that need them.
-    from scripts.demo import DemoOptions, run_demo  # noqa: PLC0415
+    from scripts.demo import run_demo  # noqa: PLC0415
+    from scripts.demo_options import DemoOptions  # noqa: PLC0415
     from scripts.demo_results import print_report  # noqa: PLC0415
 
     with as_file(files("configs") / "plans" / ("skin9.yaml" if data else "demo.yaml")) as default:
         report = run_demo(
             DemoOptions(
                 data=data,
+                mapping=mapping,
+                sites=sites,
                 plan=plan or default,
                 hospitals=hospitals,
                 rounds=rounds,
@@ -87,10 +109,21 @@ def demo(  # noqa: PLR0913 -- one parameter per option
 
 
 @app.command()
-def split(
+def split(  # noqa: PLR0913 -- one parameter per option
     *,
-    source: Annotated[Path, typer.Argument(help="Image folder: `Train/<class>/*.jpg` or `<class>/*.jpg`.")],
-    out: Annotated[Path, typer.Option(help="New folder; gets `hospital-1/data/<class>/` and so on.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Image folder: `Train/<class>/*.jpg` or `<class>/*.jpg`. With --mapping: a file or folder of rows."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="New folder; gets `hospital-1/data/<class>/` and so on, or `sites.yaml` and parts.")
+    ],
+    plan: Annotated[Path | None, typer.Option(help="For rows: the plan that declares their features.")] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="For rows: the file that maps their columns to the plan's.")
+    ] = None,
     hospitals: Annotated[int, typer.Option(min=1, max=1000, help="Number of parts.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the dealing.")] = 0,
     refuse_unreadable: Annotated[
@@ -98,11 +131,20 @@ def split(
         typer.Option("--refuse-unreadable", help="Stop at an image that cannot be decoded, instead of skipping it."),
     ] = False,
 ) -> None:
-    """Deal every class of an image folder in equal parts to several hospitals.
+    """Deal every class of an image folder, or of a table, in equal parts to several hospitals.
 
     All images of a patient go to one hospital, where an index.csv beside the folders has a column patient_id, or all
-    of a lesion, where it has lesion ids. Nothing is overwritten: the new folder appears whole or not at all.
+    of a lesion, where it has lesion ids. All rows of a patient go to one hospital as well. Nothing is overwritten: the
+    new folder appears whole or not at all.
     """
+    if (plan is None) != (mapping is None):
+        raise OperatorError("split: rows need both --plan and --mapping, and images neither")
+    if plan is not None:
+        from client.data.source import DataPlace  # noqa: PLC0415
+        from scripts.split_command import split_table  # noqa: PLC0415
+
+        split_table(DataPlace(source, mapping), out, plan=plan, hospitals=hospitals, seed=seed)
+        return
     from scripts.split import split_dataset  # noqa: PLC0415
 
     handling: Literal["skip", "refuse"] = "refuse" if refuse_unreadable else "skip"
@@ -115,127 +157,9 @@ def split(
         )
 
 
-@app.command()
-def provision(  # noqa: PLR0913 -- one parameter per option
-    *,
-    plan: Annotated[Path, typer.Argument(help="A plan without hospitals, such as configs/plans/skin9.yaml.")],
-    out: Annotated[Path, typer.Option(help="New folder for the files of the federation.")],
-    cards: Annotated[
-        Path | None, typer.Option(help="Folder with the NAME.card.yaml that the hospitals' keygen has written.")
-    ] = None,
-    shards: Annotated[
-        Path | None,
-        typer.Option(help="Instead, for demos: folder with hospital-1/data and so on, as `fedward split` makes it."),
-    ] = None,
-    address: Annotated[
-        str, typer.Option(help="host:port of the coordinator, as the hospitals reach it.")
-    ] = "127.0.0.1:9092",
-    metrics: Annotated[
-        Literal["none", "final-dp", "aggregate"] | None,
-        typer.Option(
-            help="With --shards, the held-out counts that each site lets out; aggregate for public data. "
-            "Default: final-dp."
-        ),
-    ] = None,
-    public_data: Annotated[
-        bool, typer.Option("--public-data", help="With --shards: the images are public; allows aggregate.")
-    ] = False,
-) -> None:
-    """Fill a plan with its hospitals, and make the coordinator's keys and files.
-
-    With --cards, what the organiser of a federation does: it makes the TLS authority and the coordinator's files, and
-    a start-up kit for each hospital, which the hospital reads with `fedward-client approve`. No hospital's private key
-    is needed or seen.
-
-    With --shards, for demos and tests on one machine, it also makes every hospital's keys, approves for all of them
-    and deals the CKKS key: whoever runs that holds all keys for a moment.
-    """
-    try:
-        check_address(address)
-    except ConfigError as error:
-        raise ConfigError(f"--address: {error}") from error
-    template = load_settings(plan, Plan)
-    if (cards is None) == (shards is None):
-        raise OperatorError("give --cards with the hospitals' cards, or --shards for a demo on one machine")
-    if cards is not None and (metrics is not None or public_data):
-        raise OperatorError(
-            "--metrics and --public-data go with --shards; with --cards each hospital decides for itself"
-        )
-    if cards is not None:
-        _provision_from_cards(template, cards, out, address=address)
-    elif shards is not None:
-        _provision_demo(template, shards, out, address=address, metrics=metrics or "final-dp", public_data=public_data)
-    typer.echo("coordinator:")
-    typer.echo(f"  fedward-server start --config {out / 'coordinator' / 'server.yaml'}")
-    typer.echo(f"  fedward-server run {out / 'plan.yaml'} --config {out / 'coordinator' / 'server.yaml'}")
-
-
-def _say_plan(plan: Plan) -> None:
-    from client.plan_in_words import cohort_in_words  # noqa: PLC0415
-
-    typer.echo("\n".join((f"plan {plan.digest}", *cohort_in_words(plan))))
-
-
-def _provision_from_cards(template: Plan, cards: Path, out: Path, *, address: str) -> None:
-    from scripts.organise import CoordinatorOptions, kit_path, organise, read_cards  # noqa: PLC0415
-    from scripts.whole_folder import whole_folder  # noqa: PLC0415
-
-    known = read_cards(cards)
-    with whole_folder(out, mode=0o700) as staging:
-        agreed = organise(template, known, staging, options=CoordinatorOptions(address))
-    _say_plan(agreed)
-    for hospital in agreed.roster:
-        typer.echo(f"{hospital.name}: {hospital.declared_units} units, fingerprint {hospital.fingerprint}; send it")
-        typer.echo(f"  {kit_path(out, hospital.name)}")
-
-
-def _provision_demo(  # noqa: PLR0913 -- one parameter per option
-    template: Plan, shards: Path, out: Path, *, address: str, metrics: str, public_data: bool
-) -> None:
-    names = sorted((p.name for p in shards.glob("hospital-*") if (p / "data").is_dir()), key=lambda n: (len(n), n))
-    if not names:
-        raise OperatorError(f"{shards}: holds no hospital-1/data; name a folder made by `fedward split`")
-    from client.data.source import DataPlace  # noqa: PLC0415
-    from scripts.federation import FederationOptions, free_ports  # noqa: PLC0415
-    from scripts.federation import provision as provision_all  # noqa: PLC0415
-
-    agreed = provision_all(
-        template,
-        {name: DataPlace(shards / name / "data") for name in names},
-        out,
-        options=FederationOptions(
-            fleet_address=address,
-            ports=free_ports(len(names) + 1),
-            metrics=metrics,
-            public_data=public_data,
-            threads=0,
-            device="auto",
-        ),
-    )
-    _say_plan(agreed)
-    for hospital in agreed.roster:
-        typer.echo(f"{hospital.name}: declares {hospital.declared_units} units; start it with")
-        typer.echo(f"  fedward-client start --config {out / hospital.name / hospital.name}.yaml")
-
-
-@app.command()
-def evaluate(
-    results: Annotated[Path, typer.Argument(help="A results folder: model.safetensors and plan.yaml.")],
-    images: Annotated[Path, typer.Argument(help="Folder with one folder of images per class.")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the score to this file.")] = None,
-) -> None:
-    """Score a finished model on a folder of images. It is a research tool, no medical device."""
-    if json_file is not None:
-        require_writable(json_file)
-    from scripts.evaluate import evaluate as score_folder  # noqa: PLC0415
-
-    score = score_folder(results, images)
-    typer.echo(f"{score.images} images, {score.units} units")
-    typer.echo(f"accuracy {score.accuracy:.3f}, balanced accuracy {score.balanced_accuracy:.3f}")
-    if json_file is not None:
-        write_json(json_file, score.as_json())
-
-
+app.command()(provision)
+app.command()(evaluate)
+app.command()(predict)
 app.command()(join)
 app.command()(revoke)
 app.command()(attack)

@@ -84,7 +84,8 @@ def _section(schema: Schema, models: Schema, *, prefix: str) -> list[str]:
         key = f"{prefix}{name}"
         inner = _inner_models(field, models)
         default = "required" if name in required else _default(field)
-        rows.append(f"| `{key}` | {_allowed(field)} | {default} | {_meaning(field, inner)} |\n")
+        allowed = _allowed(field).replace("|", "\\|")
+        rows.append(f"| `{key}` | {allowed} | {default} | {_meaning(field, inner)} |\n")
         below += [part for model in inner for part in _subsection(key, field, model, models)]
     return ["\n| key | allowed | default | meaning |\n|---|---|---|---|\n", *rows, *below]
 
@@ -132,7 +133,8 @@ def _allowed(field: Schema) -> str:
     if "const" in field or "enum" in field:
         return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
     if field["type"] == "array":
-        return f"list of {_length(field, 'minItems', 'maxItems')}{_allowed(field['items'])}"
+        item = field["items"] if "items" in field else field["prefixItems"][0]
+        return f"list of {_length(field, 'minItems', 'maxItems')}{_allowed(item)}"
     if field["type"] == "string":
         return _text(field)
     word = {"integer": "whole number", "number": "number", "boolean": "`true`, `false`"}[field["type"]]
@@ -150,6 +152,8 @@ def _text(field: Schema) -> str:
 
 def _length(field: Schema, least: str, most: str) -> str:
     low, high = field.get(least), field.get(most)
+    if high is not None and high == low:
+        return f"{low}: " if least == "minItems" else f"{low} "
     if high is not None:
         return f"{low or 0} to {high}: " if least == "minItems" else f"{low or 0} to {high} "
     return f"at least {low}: " if low is not None else ""

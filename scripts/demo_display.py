@@ -26,7 +26,7 @@ class Display:
     def __init__(self, folder: Path, plan: Plan, *, console: Console, synthetic: bool) -> None:
         self._folder, self._plan, self._console = folder, plan, console
         self._title = f"{plan.name}: {len(plan.roster)} hospitals, {plan.last_training_round} rounds"
-        self._note = "synthetic images: results say nothing about medicine" if synthetic else ""
+        self._note = "drawn data: results say nothing about medicine" if synthetic else ""
         self._started = time.monotonic()
         self._last_lines: dict[str, str] = {}
         self._live: Live | None = None

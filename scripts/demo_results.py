@@ -23,7 +23,7 @@ from scripts.evaluate import evaluate
 from scripts.whole_folder import whole_folder
 from server.store import Exchange, Store
 
-SYNTHETIC_NOTE = "synthetic images drawn by a program: these numbers say nothing about medicine"
+SYNTHETIC_NOTE = "synthetic data drawn by a program: these numbers say nothing about medicine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def _report(federation: Path, outcome: Outcome, metrics: dict[str, Any]) -> dict
         "exchanges": [
             {"kind": e.kind, "round": e.round, "attempt": e.attempt, "seconds": e.seconds} for e in exchanges
         ],
-        "hospitals": [_hospital(federation, plan, h.name) for h in plan.roster],
+        "hospitals": [_hospital(federation, plan, h.name, run=outcome.run.run) for h in plan.roster],
         "seconds_by_phase": dict(outcome.run.seconds),
     }
 
@@ -153,12 +153,16 @@ def _moved(exchanges: list[Exchange], hospital: str) -> dict[str, Any]:
     return {"up_bytes": sum(o.up_bytes for o in mine), "down_bytes": sum(o.down_bytes for o in mine)}
 
 
-def _hospital(federation: Path, plan: Plan, name: str) -> dict[str, Any]:
+def _hospital(federation: Path, plan: Plan, name: str, *, run: str) -> dict[str, Any]:
+    own = federation / name / "results" / run / "metrics.json"
+    privacy = json.loads(own.read_text())["privacy"] if own.exists() else {}
     status = read_status(federation / name / "state" / "status.json")
     epsilon, delta = plan.budget(plan.roster[plan.agreed.position(name)])
     return {
         "name": name,
         "epsilon_spent": status.epsilon_spent if status else None,
+        # Of the hospital's own results: its status holds the promised one alone.
+        "epsilon_spent_if_all_others_collude": privacy.get("epsilon_spent_if_all_others_collude"),
         "epsilon_budget": epsilon,
         "delta": delta,
         "sigma": status.sigma if status else None,

@@ -17,7 +17,7 @@ from scripts.report_file import write_json
 OPTIONS_FILE = "demo.json"
 # In the order in which a difference is told; the plan's digest last, since it says least.
 _WORDS = {
-    "data": "--data",
+    "data": "--data, --mapping or --sites",
     "seed": "--seed",
     "hospitals": "--hospitals",
     "rounds": "--rounds, else the plan's,",
@@ -29,7 +29,7 @@ _WORDS = {
 class MadeWith(Settings):
     """The options that made a federation; `demo.json` in the work folder.
 
-    `data` is an absolute path or `synthetic`; `template` is the digest of the plan with the command line's wishes,
+    `data` is absolute paths or `synthetic`; `template` is the digest of the plan with the command line's wishes,
     before its hospitals were added.
     """
 

@@ -24,7 +24,8 @@ def dp(  # noqa: PLR0913 -- one parameter per option
     """Compare training with and without differential privacy, and with Opacus as it is shipped.
 
     The head is the plan's: linear, without bias, nine classes, on rows of norm 1. The network is EfficientNet-Lite0
-    with GroupNorm, trained whole in float32; no plan offers it yet. A row's units are those of one step. Rates are per
+    with GroupNorm, trained whole in float32, which a site would refuse: it trains in float64, and no plan offers this
+    network yet. A row's units are those of one step. Rates are per
     second of CPU time on one thread.
     """
     if json_path is not None:

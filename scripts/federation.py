@@ -89,10 +89,7 @@ def provision(template: Plan, sites: Mapping[str, DataPlace], target: Path, *, o
         PlanError: If the plan is unsound for these hospitals.
     """
     make_room(target)
-    units = {
-        name: count_units(place.path, template, patient_column=place.patient_column, mapping=place.mapping)
-        for name, place in sites.items()
-    }
+    units = {name: count_units(place, template) for name, place in sites.items()}
     with whole_folder(target, mode=0o700) as staging:
         cards = [
             make_site(staging / name, hospital=name, declared_units=count, passphrase=None).card

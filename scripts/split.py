@@ -9,12 +9,13 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from client.data import ImageRecord, ImageTable, OnUndecodable, check_decodable, load_table
 from client.data.index import INDEX_NAME
 from client.data.resolve import Candidate, Owner, left_after_duplicates, one_label_per_unit
 from common.errors import DataError
+from common.plural import counted
 from common.site_config import AUTO_COLUMN
 from scripts.whole_folder import make_room, whole_folder
 
@@ -84,8 +85,8 @@ def deal(table: ImageTable, hospitals: int, *, seed: int) -> dict[str, int]:
         units = sorted(by_class[label_index], key=lambda unit: (-sizes[unit], _shuffle_key(seed, unit)))
         if len(units) < hospitals:
             raise DataError(
-                f"class {name!r} has {len(units)} usable {table.unit_name}(s) for {hospitals} hospitals; each hospital "
-                f"needs one at least: add images, remove the class, or deal to fewer hospitals"
+                f"class {name!r} has {counted(len(units), f'usable {table.unit_name}')} for {hospitals} hospitals; "
+                "each hospital needs one at least: add images, remove the class, or deal to fewer hospitals"
             )
         images, counts = [0] * hospitals, [0] * hospitals
         for unit in units:
@@ -145,8 +146,8 @@ def _one_owner_per_picture(table: ImageTable) -> ImageTable:
     No privacy is lost here: what is dealt is fixed before the hospitals and their budgets exist.
     """
     files = {record.path: record for record in table.records}
-    owner: Owner = "patient" if table.patient_column else "lesion"
-    as_one_unit = [Candidate(r.path, table.file(r).parent.name, r.sha256, r.sha256, None) for r in table.records]
+    owner: Owner = "patient" if table.unit_name == "patient" else "lesion"
+    as_one_unit = [Candidate(r.path, _inside(table, r).parts[0], r.sha256, r.sha256, None) for r in table.records]
     kept, left_out = left_after_duplicates(as_one_unit, [], owner=owner)
     if not left_out:
         return table
@@ -168,16 +169,17 @@ def _write_share(table: ImageTable, records: list[ImageRecord], root: Path, *, n
     name = f"hospital-{number}"
     data = root / name / "data"
     # A column of patients that is blank would be an error at the site.
-    columns = _IDS if table.patient_column else _IDS[1:]
+    columns = _IDS if table.unit_name == "patient" else _IDS[1:]
     rows = []
     for record in records:
         original = table.file(record)
-        label = original.parent.name
-        copy = data / label / original.name
+        inside = _inside(table, record)
+        label = inside.parts[0]
+        copy = data / inside
         copy.parent.mkdir(parents=True, exist_ok=True)
         _link_or_copy(original, copy)
         ids = {kind: identifier for kind, _, identifier in (one.partition(":") for one in record.ids)}
-        rows.append((f"{label}/{original.name}", label, *(ids.get(kind, "") for kind in columns), "True"))
+        rows.append((inside.as_posix(), label, *(ids.get(kind, "") for kind in columns), "True"))
     with (data / INDEX_NAME).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(("path", "label", *(f"{kind}_id" for kind in columns), "keep_clean"))
@@ -188,6 +190,12 @@ def _write_share(table: ImageTable, records: list[ImageRecord], root: Path, *, n
     return HospitalShare(
         name, data, tuple(images[c] for c in classes), tuple(list(units.values()).count(c) for c in classes)
     )
+
+
+def _inside(table: ImageTable, record: ImageRecord) -> PurePosixPath:
+    """Path from the class folder on; a DICOM file may lie deeper in it."""
+    parts = PurePosixPath(record.path).parts
+    return PurePosixPath(*parts[next(place for place, part in enumerate(parts) if part in table.classes) :])
 
 
 def _link_or_copy(original: Path, copy: Path) -> None:

@@ -13,6 +13,7 @@ from common.errors import ConfigError, OperatorError
 from common.identity import Identity
 from common.plan import Plan
 from common.plan_bounds import default_threshold
+from common.plan_settings import CohortSettings
 from common.roster import Hospital
 from common.server_config import ServerConfig, load_server
 from scripts.agree import checked, expected_update_norm
@@ -54,8 +55,9 @@ def succeed(
             )
     roster = [*stay, *(Hospital(**card.model_dump()) for card in joining)]
     content = plan.model_dump(mode="json")
-    content["cohort"] = _cohort(plan, len(roster))
-    content["encryption"]["update_norm_bound"] = _update_norm_bound(plan, roster)
+    cohort = _cohort(plan, len(roster))
+    content["cohort"] = cohort.model_dump(mode="json")
+    content["encryption"]["update_norm_bound"] = _update_norm_bound(plan, roster, cohort)
     content["federation"] |= {
         "epoch": plan.least_epoch(last_round) + 1,
         "continues": {"plan": plan.digest, "run": run, "round": last_round},
@@ -121,17 +123,18 @@ def _replace_nodes(plan: Plan, server_file: Path) -> None:
     new.replace(server_file)
 
 
-def _cohort(plan: Plan, hospitals: int) -> dict[str, object]:
+def _cohort(plan: Plan, hospitals: int) -> CohortSettings:
     """The cohort's numbers: anew where they were provision's own choice, else as they were."""
     content = plan.cohort.model_dump(mode="json")
     was_default = plan.threshold == default_threshold(len(plan.roster))
     content["threshold"] = "auto" if was_default else plan.threshold
     content["min_cohort"] = "auto" if plan.min_cohort == plan.threshold else plan.min_cohort
-    filled = type(plan.cohort).model_validate(content).filled(hospitals)
-    return filled.model_dump(mode="json")
+    return CohortSettings.model_validate(content).filled(hospitals)
 
 
-def _update_norm_bound(plan: Plan, roster: Sequence[Hospital]) -> float:
+def _update_norm_bound(plan: Plan, roster: Sequence[Hospital], cohort: CohortSettings) -> float:
     size = plan.agreed.trainable_parameters
-    was_default = plan.update_norm_bound == expected_update_norm(plan, plan.roster, size)
-    return expected_update_norm(plan, roster, size) if was_default else plan.update_norm_bound
+    chosen = expected_update_norm(plan, plan.roster, cohort=plan.cohort, parameters=size)
+    if plan.update_norm_bound != chosen:
+        return plan.update_norm_bound
+    return expected_update_norm(plan, roster, cohort=cohort, parameters=size)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
-from typing import IO, Protocol
+from typing import IO, Protocol, Self
 
 from common.ckks import CkksParameters, EncryptedSum, PackedUpload, encode_sum
 from common.ckks_parameters import SEED_BYTES
@@ -21,23 +21,20 @@ StateKey = tuple[str, Applied]
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """The sum of one round: what is stored and sent to all."""
-
-    entry: AggregateEntry
-    body: bytes
-
-    @property
-    def content(self) -> Body:
-        """The body, to be read in parts."""
-        return HeldBody(self.body)
-
-
-@dataclass(frozen=True, slots=True)
-class MadeSum:
-    """The same before it is stored; its body need not be in memory."""
+    """The sum of one round: what is stored and sent to all. Its body need not be in memory."""
 
     entry: AggregateEntry
     content: Body
+
+    @classmethod
+    def held(cls, entry: AggregateEntry, body: bytes) -> Self:
+        """One whose body is in memory."""
+        return cls(entry, HeldBody(body))
+
+    @property
+    def body(self) -> bytes:
+        """All of it."""
+        return self.content.read(0, self.content.size_bytes)
 
 
 def skipped(round_number: int, attempt: int) -> Aggregate:
@@ -45,7 +42,7 @@ def skipped(round_number: int, attempt: int) -> Aggregate:
     entry = AggregateEntry(
         round=round_number, attempt=attempt, survivors=(), sum_bytes=0, transcript=None, witnesses=()
     )
-    return Aggregate(entry, b"")
+    return Aggregate.held(entry, b"")
 
 
 class Uploads(Protocol):
@@ -120,9 +117,9 @@ class RunningSum:
         """`unmask_into`, in memory."""
         with BytesIO() as file:
             made, transcript = self.unmask_into(file, unmasking)
-            return Aggregate(made.entry, file.getvalue()), transcript
+            return Aggregate.held(made.entry, file.getvalue()), transcript
 
-    def unmask_into(self, file: IO[bytes], unmasking: Unmasking) -> tuple[MadeSum, Transcript]:
+    def unmask_into(self, file: IO[bytes], unmasking: Unmasking) -> tuple[Aggregate, Transcript]:
         """The largest group's sum without its masks, and what shows that it is that.
 
         Args:
@@ -147,7 +144,7 @@ class RunningSum:
             transcript=None,
             witnesses=(),
         )
-        return MadeSum(entry, FileBody(entry.sum_bytes, file)), transcript
+        return Aggregate(entry, FileBody(entry.sum_bytes, file)), transcript
 
     def _largest(self) -> dict[str, SignedManifest]:
         key = max(self._groups, key=lambda k: (len(self._groups[k]), k[1].round, k[0]))

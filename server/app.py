@@ -24,8 +24,9 @@ from server.long_messages import LongMessages
 from server.mask_store import MaskStore
 from server.one_by_one import OneByOneGrid
 from server.progress import Progress, ProgressFile
-from server.requests import RequestWriter, steps_after
+from server.requests import RequestWriter
 from server.run_folder import CONFIG_VARIABLE, CONNECT_TIMEOUT_KEY, PLAN_FILE, RUN_KEY, run_folder
+from server.steps import steps_after
 from server.store import Store
 from server.strategy import SecureAggregation
 
@@ -84,7 +85,7 @@ def _run(  # noqa: PLR0913 -- the parts of one run
     steps = steps_after(plan, store.last_complete_round(run))
     with contextlib.closing(MaskStore(config.folder, run)) as masks:
         history = StoredHistory(store, masks, run)
-        long = LongMessages(plan, run, sign=identity.sign, history=history, folder=run_folder(config, run))
+        long = LongMessages(plan, run, sign=identity.sign, folder=run_folder(config, run))
         with contextlib.closing(OneByOneGrid(flower, long)) as grid:
             strategy = SecureAggregation(
                 RequestWriter(plan, run, identity.sign, history, long=long),

@@ -10,7 +10,7 @@ from common.ckks import PRESETS, chunks_for
 from common.plan import Plan
 from server.admit import OpenExchange
 from server.exchange import Collection
-from server.requests import Step
+from server.steps import Step
 
 
 @dataclass(frozen=True, slots=True)

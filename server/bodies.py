@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,19 @@ from common.transcript import MerkleTree, path_bytes
 from common.verdicts import record_with_path
 
 PIECE_BYTES = 1 << 20
+
+
+class Digest(Protocol):
+    """The part of hashlib's objects that is used here."""
+
+    def update(self, data: bytes, /) -> None:
+        """More bytes."""
+
+    def copy(self) -> Digest:
+        """One that goes on by itself."""
+
+    def hexdigest(self) -> str:
+        """Of all so far."""
 
 
 class Body(Protocol):
@@ -148,6 +162,34 @@ class RecordsBody:
         return whole[start - before : stop - before]
 
 
+@dataclass(frozen=True, slots=True)
+class PageHashes:
+    """Hashes of a body up to some place, each byte of which was read once.
+
+    Args:
+        page_bytes: Length of a page.
+        pages: Digest of each page, hex.
+    """
+
+    page_bytes: int
+    pages: tuple[str, ...] = ()
+    _whole: Digest = field(default_factory=hashlib.sha256)
+
+    def up_to(self, stop: int, body: Body) -> PageHashes:
+        """The same up to a later place in a body that begins with the one before, which ended with a page."""
+        pages, whole = list(self.pages), self._whole.copy()
+        for start in range(len(pages) * self.page_bytes, stop, self.page_bytes):
+            page = body.read(start, min(start + self.page_bytes, stop))
+            whole.update(page)
+            pages.append(hashlib.sha256(page).hexdigest())
+        return PageHashes(self.page_bytes, tuple(pages), whole)
+
+    @property
+    def whole(self) -> str:
+        """SHA-256 of all of it, hex."""
+        return self._whole.hexdigest()
+
+
 @contextmanager
 def spooled(folder: Path) -> Iterator[IO[bytes]]:
     """A file without a name, for what is too large for the memory; it is gone at the end.
@@ -155,9 +197,19 @@ def spooled(folder: Path) -> Iterator[IO[bytes]]:
     Raises:
         StoreError: If the disk refuses.
     """
+    with spooling(folder), tempfile.TemporaryFile(dir=folder) as file:
+        yield file
+
+
+@contextmanager
+def spooling(folder: Path) -> Iterator[None]:
+    """Work on such a file.
+
+    Raises:
+        StoreError: If the disk refuses.
+    """
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            yield file
+        yield
     except OSError as error:
         raise StoreError(f"{folder}: the disk refuses ({error.strerror}); free disk space") from error
 

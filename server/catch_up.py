@@ -1,6 +1,6 @@
 """Brings hospitals up to date that miss more rounds than one request carries, beside the rounds of the others.
 
-Such a hospital gets the aggregates page by page, each with a `hello` (its reply says how far it has come), and is asked
+Such a hospital gets the aggregates part by part, each with a `hello` (its reply says how far it has come), and is asked
 for work only when what it misses fits into the request itself. Nobody waits for it meanwhile.
 """
 
@@ -14,16 +14,18 @@ from dataclasses import dataclass
 
 from server.ask import Attempt, expected_answer
 from server.exchange import Collection
-from server.one_by_one import OneByOneGrid, messages_of
-from server.requests import HELLO, RequestWriter, Rounds
+from server.flower_messages import messages_of
+from server.one_by_one import OneByOneGrid
+from server.requests import RequestWriter
+from server.steps import HELLO, Rounds
 from server.store import Outcome
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Page:
-    """A page under way; `identifier` is Flower's, empty if it was not taken."""
+class _Part:
+    """A part under way; `identifier` is Flower's, empty if it was not taken."""
 
     attempt: Attempt
     identifier: str
@@ -33,9 +35,9 @@ class CatchUp:
     """The hospitals that are behind.
 
     Args:
-        writer: Writes the pages.
+        writer: Writes the parts.
         grid: Where they go.
-        applied: Last applied round per hospital that has told it; answers to pages change it.
+        applied: Last applied round per hospital that has told it; answers to parts change it.
         answer_within_s: How long an answer is waited for, seconds.
     """
 
@@ -43,7 +45,7 @@ class CatchUp:
         self, writer: RequestWriter, grid: OneByOneGrid, *, applied: dict[str, int], answer_within_s: float
     ) -> None:
         self._writer, self._grid, self._applied, self._answer_within_s = writer, grid, applied, answer_within_s
-        self._under_way: dict[str, _Page] = {}
+        self._under_way: dict[str, _Part] = {}
         self._held: dict[str, str] = {}
         self._bytes: Counter[str] = Counter()
         self.moved = 0.0
@@ -54,30 +56,30 @@ class CatchUp:
         self._held.clear()
 
     def tend(self, nodes: Mapping[str, int], *, last: int) -> frozenset[str]:
-        """Take the answers that have come, and send the next pages.
+        """Take the answers that have come, and send the next parts.
 
         Args:
             nodes: Node ids of the connected hospitals.
             last: The last complete round.
 
         Returns:
-            Those of them that miss more than one request carries, or are still busy with a page.
+            Those of them that miss more than one request carries, or are still busy with a part.
         """
         behind = set()
         for hospital, node in nodes.items():
             self._take(hospital)
             missing = Rounds(self._applied.get(hospital, self._writer.plan.first_round - 1) + 1, last)
-            page = self._writer.page(missing)
-            if page == missing and hospital not in self._under_way:
+            part = self._writer.part(missing)
+            if part == missing and hospital not in self._under_way:
                 continue
             behind.add(hospital)
             if hospital not in self._under_way and hospital not in self._held:
                 # One that has never told where it stands is asked that first.
-                self._send(hospital, node, page if hospital in self._applied else Rounds(1, 0))
+                self._send(hospital, node, part if hospital in self._applied else Rounds(1, 0))
         return frozenset(behind)
 
     def is_busy(self, hospital: str) -> bool:
-        """Whether a page is under way to it."""
+        """Whether a part is under way to it."""
         return hospital in self._under_way
 
     def outcome(self, hospital: str) -> Outcome:
@@ -85,35 +87,35 @@ class CatchUp:
         return Outcome(hospital, "catching-up", self._held.get(hospital, ""), 0, self.sent_bytes(hospital), 0.0)
 
     def sent_bytes(self, hospital: str) -> int:
-        """Bytes of the pages that were sent to it since the last call."""
+        """Bytes of the parts that were sent to it since the last call."""
         return self._bytes.pop(hospital, 0)
 
-    def _send(self, hospital: str, node: int, page: Rounds) -> None:
+    def _send(self, hospital: str, node: int, part: Rounds) -> None:
         expected = expected_answer(
             self._writer.plan, self._writer.run, HELLO, attempt=0, epoch=self._writer.epoch(HELLO)
         )
         attempt = Attempt(HELLO, 0, {hospital: node}, Collection(expected, {}))
-        frames = self._writer.write(HELLO, attempt=0, rounds={hospital: page})
+        frames = self._writer.write(HELLO, attempt=0, rounds={hospital: part})
         identifiers = self._grid.send(messages_of(attempt, frames, ttl_s=self._answer_within_s))
         self._bytes[hospital] += attempt.collection.asked_bytes(hospital)
-        self._under_way[hospital] = _Page(attempt, next(iter(identifiers), ""))
-        log.info("%s is behind: rounds %d to %d sent", hospital, page.first, page.last)
+        self._under_way[hospital] = _Part(attempt, next(iter(identifiers), ""))
+        log.info("%s is behind: rounds %d to %d sent", hospital, part.first, part.last)
 
     def _take(self, hospital: str) -> None:
-        page = self._under_way.get(hospital)
-        if page is None:
+        part = self._under_way.get(hospital)
+        if part is None:
             return
-        seconds = time.monotonic() - page.attempt.started
-        answer = self._grid.answer(page.identifier) if page.identifier else None
+        seconds = time.monotonic() - part.attempt.started
+        answer = self._grid.answer(part.identifier) if part.identifier else None
         if answer is None and seconds < self._answer_within_s:
             return
         del self._under_way[hospital]
         if answer is None:
-            self._grid.forget(page.identifier)
+            self._grid.forget(part.identifier)
             self._held[hospital] = "NoAnswer"
             return
-        outcome = page.attempt.collection.take(hospital, answer, seconds=seconds)
-        before, now = self._applied.get(hospital, -1), page.attempt.collection.applied.get(hospital)
+        outcome = part.attempt.collection.take(hospital, answer, seconds=seconds)
+        before, now = self._applied.get(hospital, -1), part.attempt.collection.applied.get(hospital)
         if now is not None:
             self._applied[hospital] = now
         if now is None or now <= before:

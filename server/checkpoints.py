@@ -14,7 +14,8 @@ from server.ask import expected_answer
 from server.exchange import Collection, NodeError
 from server.one_by_one import OneByOneGrid
 from server.progress import ProgressFile
-from server.requests import RequestWriter, Step
+from server.requests import RequestWriter
+from server.steps import Step
 from server.store import Outcome, Store
 
 log = logging.getLogger(__name__)

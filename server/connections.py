@@ -9,7 +9,7 @@ from common.plan import Plan
 from server.catch_up import CatchUp
 from server.one_by_one import OneByOneGrid
 from server.progress import ProgressFile
-from server.requests import Step
+from server.steps import Step
 
 CONNECTION_POLL_S = 0.25
 
@@ -41,7 +41,7 @@ class Connections:
     def wait_for(self, step: Step, wanted: int, *, timeout_s: float) -> dict[str, int]:
         """Node ids of the connected hospitals, once `wanted` can be asked, or at the end of the time the minimum can.
 
-        The time is counted anew whenever a hospital catches up on a page.
+        The time is counted anew whenever a hospital catches up on a part.
 
         Raises:
             DeploymentError: If fewer than the plan needs can be asked by then.
@@ -70,7 +70,7 @@ class Connections:
         return connected
 
     def wait_until_caught_up(self, step: Step) -> dict[str, int]:
-        """Node ids of the connected hospitals, once no page is under way to any of them."""
+        """Node ids of the connected hospitals, once no part is under way to any of them."""
         while True:
             connected = self.now()
             behind = self._catch_up.tend(connected, last=step.round - 1)

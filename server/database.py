@@ -47,11 +47,6 @@ class Database:
                 "its runs with that version, then give the coordinator a new folder"
             )
 
-    def _blob(self, table: str, column: str, row: int) -> bytes:
-        """One large value, read without SQLite's own copy of it."""
-        with self._reporting(), self._connection.blobopen(table, column, row, readonly=True) as blob:
-            return blob.read()
-
     @contextlib.contextmanager
     def _opened_blob(self, table: str, column: str, row: int) -> Iterator[Records]:
         """One large value, read piece by piece."""

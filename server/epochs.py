@@ -5,7 +5,7 @@ from __future__ import annotations
 from common.messages import UPLOAD_KINDS
 from common.plan import Plan
 from server.key_store import KeyStore
-from server.requests import Step
+from server.steps import Step
 
 
 class Epochs:

@@ -13,16 +13,18 @@ from server.aggregate import RunningSum, Uploads
 from server.store import Outcome, OutcomeKind
 
 SITE_ERROR = 102
+MESSAGE_UNAVAILABLE = 3
+REPLY_UNAVAILABLE = 4
 NODE_UNAVAILABLE = 5
-# Flower has lost a message, or its reply.
-LOST = (3, 4)
+# Flower has lost a message, or its reply, or the time of one of them is over.
+LOST = (MESSAGE_UNAVAILABLE, REPLY_UNAVAILABLE)
 _SITE_CODE = re.compile(r"site:([A-Za-z]{1,40})")
 # Flower's own error codes, as names for people.
 FLOWER_ERRORS = {
     1: "ClientAppMissing",
     2: "ClientAppFailed",
-    3: "MessageUnavailable",
-    4: "ReplyUnavailable",
+    MESSAGE_UNAVAILABLE: "MessageUnavailable",
+    REPLY_UNAVAILABLE: "ReplyUnavailable",
     NODE_UNAVAILABLE: "NodeUnavailable",
     7: "BundleRefused",
     8: "ClientAppCrashed",

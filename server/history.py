@@ -8,7 +8,6 @@ from functools import partial
 
 from common.messages import AggregateEntry, SignedManifest
 from common.wire import header_bytes
-from server.aggregate import Aggregate
 from server.bodies import Body, JoinedBody, StoredBody
 from server.mask_store import MaskStore
 from server.store import Store
@@ -16,34 +15,34 @@ from server.store import Store
 
 @dataclass(frozen=True, slots=True)
 class StoredHistory:
-    """The completed rounds of one run, as `server.requests` wants them."""
+    """The completed rounds of one run, as `server.parts` wants them."""
 
     store: Store
     masks: MaskStore
     run: str
 
-    def aggregates(self, rounds: tuple[int, int]) -> tuple[Aggregate, ...]:
-        """The rounds first to last, in order.
+    def entries(self, rounds: tuple[int, int]) -> tuple[AggregateEntry, ...]:
+        """What a request says of the rounds first to last, in order.
 
-        The last sum of the run comes with transcript and, if each hospital recomputes all of it, uploads; where it is
-        not among them, the last entry carries manifests of the next sum, which vouch for all before it.
+        The last sum of the run comes with its transcript; where it is not among them, the last entry carries manifests
+        of the next sum, which vouch for all before it.
 
         Raises:
             StoreError: If one is missing.
         """
-        pairs = zip(self.entries(rounds), self._bodies(rounds), strict=True)
-        return tuple(Aggregate(entry, body.read(0, body.size_bytes)) for entry, body in pairs)
-
-    def entries(self, rounds: tuple[int, int]) -> tuple[AggregateEntry, ...]:
-        """The same without their bodies."""
         found = [self._with_transcript(one) for one in self.store.entries(self.run, *rounds)]
         if found and not any(entry.transcript for entry in found):
             found[-1] = found[-1].model_copy(update={"witnesses": self._witnesses(rounds[1])})
         return tuple(found)
 
     def body(self, rounds: tuple[int, int]) -> Body:
-        """Their bodies, one after the other, none of which is read yet."""
-        return JoinedBody(self._bodies(rounds))
+        """Their bodies, one after the other, none of which is read yet: each sum, with the last one's uploads.
+
+        Where verification is sampled, records of uploads are sent instead, to each hospital its own.
+        """
+        entries, sums = self.store.entries(self.run, *rounds), self.store.bodies(self.run, *rounds)
+        both = zip(entries, sums, strict=True)
+        return JoinedBody([body for entry, total in both for body in (total, *self._uploads(entry))])
 
     def sizes(self, rounds: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """Bytes of each one's entry and body, without manifests that vouch."""
@@ -54,14 +53,8 @@ class StoredHistory:
         transcript = self.masks.transcript(entry.round)
         return entry if transcript is None else entry.model_copy(update={"transcript": transcript})
 
-    def _bodies(self, rounds: tuple[int, int]) -> tuple[Body, ...]:
-        """Of each round its sum and, with a transcript, the uploads."""
-        entries, sums = self.store.entries(self.run, *rounds), self.store.bodies(self.run, *rounds)
-        return tuple(JoinedBody((total, *self._uploads(entry))) for entry, total in zip(entries, sums, strict=True))
-
     def _uploads(self, entry: AggregateEntry) -> tuple[Body, ...]:
         transcript = self.masks.transcript(entry.round)
-        # Where verification is sampled, records of them are sent instead, to each hospital its own.
         size = transcript.upload_bytes if transcript else 0
         names = [signed.manifest.hospital for signed in entry.survivors] if size else []
         opened = self.masks.opened_upload

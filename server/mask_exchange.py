@@ -14,7 +14,8 @@ from server.mask_store import MaskStore
 from server.masked_round import Opening, Unmasking, check_advert, read_advert
 from server.one_by_one import OneByOneGrid
 from server.progress import ProgressFile
-from server.requests import RequestWriter, Step
+from server.requests import RequestWriter
+from server.steps import Step
 from server.store import Exchange, Outcome, Store
 
 log = logging.getLogger(__name__)

@@ -105,10 +105,6 @@ class MaskStore(Database):
             pieces = (body[start : start + PIECE_BYTES] for start in range(0, len(body), PIECE_BYTES))
             self._write_blob("uploads", "body", added, pieces)
 
-    def upload(self, round_number: int, attempt: int, *, hospital: str) -> bytes:
-        """An upload that was kept."""
-        return self._blob("uploads", "body", self._upload_row(round_number, attempt, hospital))
-
     def opened_upload(self, round_number: int, attempt: int, *, hospital: str) -> AbstractContextManager[Records]:
         """Read an upload that was kept, piece by piece."""
         return self._opened_blob("uploads", "body", self._upload_row(round_number, attempt, hospital))

@@ -1,6 +1,6 @@
-"""Requests as Flower messages, sent and answered one at a time, so that no two need to be in memory.
+"""Requests are sent and answered one at a time, so that no two need to be in memory.
 
-What is longer than a page goes in several messages, of which callers see the first request and the whole reply.
+What is long goes in several messages, of which callers see the first request and the whole reply.
 """
 
 from __future__ import annotations
@@ -9,21 +9,18 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from flwr.app import Message, MessageType, Metadata
 from flwr.serverapp import Grid
 
-from common.errors import MalformedMessage, PeerError
-from common.messages import KEY_KINDS, Kind
-from common.pages import request_bytes
-from common.records import REPLY, REQUEST, frame_to_record, page_to_record, record_to_frame
-from common.wire import body_start
-from server.ask import Attempt
-from server.exchange import LOST, NODE_UNAVAILABLE, NodeError
-from server.long_messages import Conversation, FollowUp, LongMessages
-from server.progress import ProgressFile
+from common.errors import PeerError
+from common.messages import Kind
+from common.records import REQUEST, frame_to_record, page_to_record
+from server.conversation import Conversation
+from server.exchange import LOST, MESSAGE_UNAVAILABLE, NODE_UNAVAILABLE, NodeError
+from server.flower_messages import MESSAGE_TYPES, Answer, answer_of
+from server.long_messages import FollowUp, LongMessages
 from server.pull import Pull
 
 log = logging.getLogger(__name__)
@@ -32,89 +29,25 @@ log = logging.getLogger(__name__)
 POLL_S = 0.1
 # How long one reply may keep the others waiting while it arrives.
 PATIENCE_S = 5.0
+# How long one is worked on that somebody asks about in passing.
+MOMENT_S = 1.0
 Deadline = Callable[[], float]
-MESSAGE_TYPES: dict[Kind, str] = {
-    **dict.fromkeys(KEY_KINDS, MessageType.QUERY),
-    "hello": MessageType.QUERY,
-    "checkpoint": MessageType.QUERY,
-    "restore": MessageType.QUERY,
-    "keys": MessageType.QUERY,
-    "unmask": MessageType.QUERY,
-    "verify": MessageType.QUERY,
-    "stat": MessageType.TRAIN,
-    "train": MessageType.TRAIN,
-    "eval": MessageType.EVALUATE,
-    "finish": MessageType.QUERY,
-}
-
-
-def messages_of(attempt: Attempt, frames: Iterable[tuple[str, bytes]], *, ttl_s: float) -> Iterator[Message]:
-    """The messages of an attempt, each made when it is taken: of all frames only one is in memory.
-
-    Args:
-        attempt: Notes who was asked, under which id.
-        frames: Hospital and signed request.
-        ttl_s: How long an answer is waited for, seconds.
-    """
-    step = attempt.step
-    for hospital, frame in frames:
-        attempt.collection.asked(hospital, request_bytes(frame))
-        message = Message(
-            frame_to_record(frame, REQUEST, shared_from=body_start(frame)),
-            dst_node_id=attempt.nodes[hospital],
-            message_type=MESSAGE_TYPES[step.kind],
-            ttl=ttl_s,
-            group_id=f"{step.round}.{attempt.number}",
-        )
-        del frame
-        yield message
-        # Flower names a message when it is sent, so it has its id once the next one is asked for. A dead node's error
-        # carries another sender than the node: only this id tells whose answer it is.
-        attempt.hospitals[message.metadata.message_id] = hospital
-        del message
-
-
-class Answer(NamedTuple):
-    """What came back for a message: Flower's id of that, and the frame, or the error that came in its place."""
-
-    identifier: str
-    content: bytes | memoryview | NodeError
-
-
-def answer_of(reply: Message) -> bytes | NodeError:
-    """The frame in a reply, or the error that came in its place."""
-    if reply.has_error():
-        return NodeError(reply.error.code, reply.error.reason or "")
-    try:
-        return record_to_frame(reply.content, REPLY)
-    except MalformedMessage:
-        # Refused by `admit` under the same code as any other bytes that are no frame.
-        return b""
-
-
-def take_replies(attempt: Attempt, replies: Iterable[Answer], progress: ProgressFile) -> None:
-    """Take the replies to an attempt as they come, and show what each hospital did."""
-    step = attempt.step
-    for identifier, content in replies:
-        hospital = attempt.hospitals[identifier]
-        outcome = attempt.collection.take(hospital, content, seconds=time.monotonic() - attempt.started)
-        # Else it would be held while the next one comes.
-        del content
-        log.info("%s %d: %s %s %s", step.kind, step.round, hospital, outcome.outcome, outcome.code)
-        progress.record(outcome, step.round)
 
 
 @dataclass(slots=True)
 class _Exchange:
     """One request under way: its first message, what is awaited, and, if anything of it may be long, what was said.
 
-    `awaited` are Flower's ids of messages, with the number of the page that each brings; `answer` is kept for who asks.
+    `end` is when its time is over, on the monotonic clock; `awaited` are Flower's ids of messages, with the number of
+    the page that each brings; `follow_ups` are sent one by one before anything is looked for; `answer` is kept for who
+    asks.
     """
 
-    identifier: str
     first: Metadata
+    end: float
     awaited: dict[str, int | None]
     conversation: Conversation | None
+    follow_ups: Iterator[FollowUp] = field(default_factory=lambda: iter(()))
     answer: bytes | memoryview | NodeError | None = None
 
 
@@ -151,12 +84,12 @@ class OneByOneGrid:
         """Send messages now; Flower's ids of those that it took."""
         identifiers: list[str] = []
         for message in messages:
+            end = time.monotonic() + message.metadata.ttl
             for identifier in filter(None, self._grid.push_messages([message])):
                 hospital = self._names.get(message.metadata.dst_node_id, "")
                 sent = self._long.last_to(hospital) if self._long else None
                 conversation = Conversation(self._long, sent) if self._long and sent else None
-                exchange = _Exchange(identifier, message.metadata, {identifier: None}, conversation)
-                self._under_way[identifier] = exchange
+                self._under_way[identifier] = _Exchange(message.metadata, end, {identifier: None}, conversation)
                 identifiers.append(identifier)
             # Else it would still be held while the next one is made.
             del message
@@ -183,11 +116,13 @@ class OneByOneGrid:
             yield names[identifier], bytes(content) if isinstance(content, memoryview) else content
 
     def answer(self, identifier: str) -> bytes | memoryview | NodeError | None:
-        """The answer to a message, if it has come."""
-        exchange = self._under_way[identifier]
-        for _ in tuple(exchange.awaited):
-            if exchange.answer is None:
-                _, exchange.answer = self._look(exchange, wait_s=PATIENCE_S)
+        """The answer to a message, if it has come; what follows on what has come is sent, for a moment."""
+        exchange, idle, until = self._under_way[identifier], 0, time.monotonic() + MOMENT_S
+        while exchange.answer is None and idle < max(1, len(exchange.awaited)):
+            came, exchange.answer = self._look(exchange, wait_s=PATIENCE_S)
+            idle = 0 if came else idle + 1
+            if time.monotonic() > until:
+                break
         if exchange.answer is not None:
             self.forget(identifier)
         return exchange.answer
@@ -238,7 +173,13 @@ class OneByOneGrid:
         return came
 
     def _look(self, exchange: _Exchange, *, wait_s: float) -> tuple[bool, bytes | memoryview | NodeError | None]:
-        """Look for the next message of an exchange: whether one came, and the whole answer once it is there."""
+        """Send the next message of an exchange, or look for one: whether there was any, and the answer if it is whole.
+
+        One at a time: a deadline is looked at in between, and hospitals share the way.
+        """
+        follow_up = next(exchange.follow_ups, None)
+        if follow_up is not None:
+            return True, self._follow_up(exchange, follow_up)
         identifier, page = next(iter(exchange.awaited.items()))
         del exchange.awaited[identifier]
         replies = self._pull(identifier, wait_s=wait_s)
@@ -246,52 +187,44 @@ class OneByOneGrid:
             exchange.awaited[identifier] = page
             return False, None
         came = answer_of(replies.pop())
-        answer: bytes | memoryview | NodeError | None = came
-        if isinstance(came, NodeError) and came.code in LOST and self._ask_again(exchange, page):
-            return True, None
-        if isinstance(came, bytes) and exchange.conversation is not None:
-            answer = self._continue(exchange, exchange.conversation, came, page)
-        return True, answer
+        if exchange.conversation is None:
+            return True, came
+        return True, self._continue(exchange, exchange.conversation, came, page)
 
     def _continue(
-        self, exchange: _Exchange, conversation: Conversation, answer: bytes, page: int | None
+        self, exchange: _Exchange, conversation: Conversation, came: bytes | NodeError, page: int | None
     ) -> bytes | memoryview | NodeError | None:
-        """Go on with an exchange whose request or reply is long; the whole answer once it is there."""
+        """Go on with an exchange whose request or reply may be long; the whole answer once it is there."""
+        if isinstance(came, NodeError):
+            again = conversation.again(page) if came.code in LOST else None
+            return came if again is None else self._follow_up(exchange, again)
         try:
-            heard = conversation.hear(answer, page)
-            if isinstance(heard, bytes | memoryview):
-                return heard
-            for follow_up in heard:
-                if not self._follow_up(exchange, follow_up):
-                    return NodeError(NODE_UNAVAILABLE, "")
-                # Else it would be held while the next one is made.
-                del follow_up
+            heard = conversation.hear(came, page)
         except PeerError as refusal:
             log.warning("%s", refusal)
             return NodeError.refused(refusal)
+        if isinstance(heard, bytes | memoryview):
+            return heard
+        exchange.follow_ups = heard
         return None
 
-    def _ask_again(self, exchange: _Exchange, page: int | None) -> bool:
-        """Ask for a page that Flower has lost; whether that was done."""
-        if page is None or exchange.conversation is None:
-            return False
-        again = exchange.conversation.again(page)
-        return again is not None and self._follow_up(exchange, again)
-
-    def _follow_up(self, exchange: _Exchange, follow_up: FollowUp) -> bool:
-        """Send a frame to the same node; whether Flower took it."""
-        first = exchange.first
+    def _follow_up(self, exchange: _Exchange, follow_up: FollowUp) -> NodeError | None:
+        """Send a frame to the same node, for as long as is left; the error if that cannot be."""
+        first, left_s = exchange.first, exchange.end - time.monotonic()
+        if left_s <= 0:
+            # What Flower says of a message whose time is over.
+            return NodeError(MESSAGE_UNAVAILABLE, "")
         message = Message(
             page_to_record(follow_up.frame, follow_up.page, REQUEST),
             dst_node_id=first.dst_node_id,
             message_type=MessageType.QUERY,
-            ttl=first.ttl,
+            ttl=left_s,
             group_id=first.group_id,
         )
         identifiers = [identifier for identifier in self._grid.push_messages([message]) if identifier]
         if not follow_up.page:
             exchange.awaited |= dict.fromkeys(identifiers, follow_up.answer)
-        return bool(identifiers)
+        return None if identifiers else NodeError(NODE_UNAVAILABLE, "")
 
     def _pull(self, identifier: str, *, wait_s: float) -> list[Message]:
         """Look for a reply; one that is arriving is waited for once, and then only looked at."""

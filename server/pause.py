@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from common.errors import RunPaused
 from server.ask import Attempt, expected_answer
 from server.exchange import Collection
-from server.one_by_one import OneByOneGrid, messages_of
-from server.requests import HELLO, RequestWriter, Rounds
+from server.flower_messages import messages_of
+from server.one_by_one import OneByOneGrid
+from server.requests import RequestWriter
+from server.steps import HELLO, Rounds
 
 
 def pause(
@@ -30,7 +32,7 @@ def pause(
     start = plan.first_round - 1
     behind = {name: applied.get(name, start) for name in nodes if applied.get(name, start) < last}
     while behind:
-        rounds = {name: writer.page(Rounds(reached + 1, last)) for name, reached in behind.items()}
+        rounds = {name: writer.part(Rounds(reached + 1, last)) for name, reached in behind.items()}
         expected = expected_answer(plan, writer.run, HELLO, attempt=0, epoch=writer.epoch(HELLO))
         attempt = Attempt(HELLO, 0, {name: nodes[name] for name in behind}, Collection(expected, {}))
         messages = messages_of(attempt, writer.write(HELLO, attempt=0, rounds=rounds), ttl_s=timeout_s)

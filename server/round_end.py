@@ -9,13 +9,14 @@ from typing import IO
 
 from common.errors import BadShare, LocalProtocolError
 from common.messages import Transcript
-from server.aggregate import Aggregate, MadeSum, RunningSum, skipped
+from server.aggregate import Aggregate, RunningSum, skipped
 from server.ask import expected_answer
 from server.bodies import spooled
 from server.mask_exchange import MaskExchange
 from server.mask_store import MaskStore
 from server.masked_round import Unmasking
-from server.requests import RequestWriter, Step
+from server.requests import RequestWriter
+from server.steps import Step
 from server.store import Exchange, Outcome, Store
 from server.verify_exchange import VerifyExchange
 
@@ -102,7 +103,7 @@ class RoundEnd:
     def _end(self, step: Step, exchange: Exchange, unmasking: Unmasking, *, total: RunningSum, file: IO[bytes]) -> None:
         """Record the sum, or that the round is skipped; the file takes the sum on its way into the store."""
         attempt = exchange.attempt
-        aggregate: MadeSum | Aggregate = skipped(step.round, attempt)
+        aggregate: Aggregate = skipped(step.round, attempt)
         transcript: Transcript | None = None
         if unmasking.is_enough:
             try:

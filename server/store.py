@@ -11,7 +11,7 @@ from typing import Literal
 from common.errors import ConfigError, StoreError
 from common.messages import AggregateEntry, Kind
 from common.wire import header_bytes
-from server.aggregate import Aggregate, MadeSum
+from server.aggregate import Aggregate
 from server.bodies import StoredBody, pieces_of
 from server.key_store import KEY_SCHEMA, KeyStore
 
@@ -114,7 +114,7 @@ class Store(KeyStore):
         with self._transaction():
             self._connection.execute("UPDATE runs SET state = ?, reason = ? WHERE run = ?", (state, reason, run))
 
-    def save(self, run: str, exchange: Exchange, aggregate: Aggregate | MadeSum | None) -> None:
+    def save(self, run: str, exchange: Exchange, aggregate: Aggregate | None) -> None:
         """Record an exchange and its aggregate in one transaction; it is on the disk when this returns.
 
         Raises:
@@ -178,17 +178,6 @@ class Store(KeyStore):
         rows = zip(self._entries(run, first, last), self.sizes(run, first, last), strict=True)
         return tuple(
             StoredBody(size, partial(self._opened_blob, "exchanges", "body", row)) for (_, row), (_, size) in rows
-        )
-
-    def aggregates(self, run: str, first: int, last: int) -> tuple[Aggregate, ...]:
-        """The aggregates of rounds `first` to `last`, both included, in order.
-
-        Raises:
-            StoreError: If one of them is missing.
-        """
-        return tuple(
-            Aggregate(AggregateEntry.model_validate_json(entry), self._blob("exchanges", "body", row))
-            for entry, row in self._entries(run, first, last)
         )
 
     def _entries(self, run: str, first: int, last: int) -> list[tuple[str, int]]:

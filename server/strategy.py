@@ -15,7 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from common.errors import DeploymentError, EpochClosed, NobodyContributes
+from common.errors import DeploymentError, EpochClosed
 from common.plan import Plan
 from server.ask import Attempt, expected_answer
 from server.catch_up import CatchUp
@@ -23,16 +23,18 @@ from server.checkpoints import Checkpoints
 from server.connections import Connections
 from server.epochs import Epochs
 from server.exchange import Collection
+from server.flower_messages import Answer, messages_of, take_replies
 from server.key_exchange import KeyExchange
 from server.mask_exchange import MaskExchange
 from server.mask_store import MaskStore
-from server.one_by_one import Answer, OneByOneGrid, messages_of, take_replies
+from server.one_by_one import OneByOneGrid
 from server.pause import pause
 from server.progress import ProgressFile
-from server.requests import RequestWriter, Rounds, Step
+from server.requests import RequestWriter
 from server.round_end import RoundEnd
+from server.steps import Rounds, Step
 from server.store import Exchange, Outcome, Store
-from server.sufficiency import done, is_hopeless, is_stuck, stop_reason
+from server.sufficiency import check_hope, still_wanted
 from server.verification import Verification
 from server.verify_exchange import VerifyExchange
 
@@ -136,16 +138,13 @@ class SecureAggregation(Strategy):
             StoreError: If the disk refuses.
         """
         step, attempts = self._steps[server_round - 1], self._plan.cohort.attempts
-        opened, dealt, came = (
-            self._open,
-            False,
-            cast("Iterable[Answer]", replies),
-        )  # Flower hands on what our grid gives
+        # Flower hands on what our grid gives.
+        came, opened, dealt = cast("Iterable[Answer]", replies), self._open, False
         if opened is None and step.takes_uploads:
             self._round_end.resume(step)
         while opened is not None:
             outcomes = self._close(step, opened, came)
-            wanted = self._still_wanted(step, opened)
+            wanted = still_wanted(step, opened, hospitals=self._names, needed=self._plan.needed)
             missing = self._keys.missing(outcomes)
             if missing and not dealt:
                 dealt = True
@@ -159,7 +158,7 @@ class SecureAggregation(Strategy):
             self._checkpoints.settle(opened.collection, outcomes, self._connections.now(), applied=self._applied)
             last = opened.number + 1 == attempts
             if wanted and step.kind != "finish":
-                self._check_hope(opened, outcomes, last=last)
+                check_hope(opened, outcomes, attempts=attempts, needed=self._plan.needed)
             self._open = None
             if wanted and last and step.takes_uploads:
                 self._round_end.skip(step, opened.number, outcomes)
@@ -225,30 +224,12 @@ class SecureAggregation(Strategy):
         """The next attempt; nothing if the hospitals that should get their last aggregate are gone."""
         if step.kind == "finish":
             self._catch_up.open_step()
-            nodes = {
-                name: node for name, node in self._connections.wait_until_caught_up(step).items() if name in wanted
-            }
+            here = self._connections.wait_until_caught_up(step)
+            nodes = {name: node for name, node in here.items() if name in wanted}
             return self._request(step, nodes, attempt=opened.number + 1) if nodes else ()
         log.warning("%s %d attempt %d fell short; asking again", step.kind, step.round, opened.number)
-        timeout_s = self._plan.cohort.round_timeout_s
-        nodes = self._connections.wait_for(step, self._plan.needed, timeout_s=timeout_s)
+        nodes = self._connections.wait_for(step, self._plan.needed, timeout_s=self._plan.cohort.round_timeout_s)
         return self._request(step, nodes, attempt=opened.number + 1)
-
-    def _still_wanted(self, step: Step, opened: Attempt) -> frozenset[str]:
-        """Hospitals whose answer to this step is still needed; empty if the step is complete."""
-        if step.kind == "finish":
-            return (frozenset(opened.nodes) | opened.collection.catching_up.keys()) - opened.collection.answered
-        answered = done(opened.collection)
-        return frozenset() if len(answered) >= self._plan.needed else frozenset(self._names) - answered
-
-    def _check_hope(self, opened: Attempt, outcomes: tuple[Outcome, ...], *, last: bool) -> None:
-        """End the run's work if asking again cannot help, or is not allowed; a round that is stuck is skipped."""
-        needed, attempts = self._plan.needed, self._plan.cohort.attempts
-        reason = stop_reason(opened, outcomes, attempts=attempts, needed=needed)
-        if is_hopeless(outcomes, opened.collection, needed=needed):
-            raise NobodyContributes(reason)
-        if last and not is_stuck(outcomes, opened.collection, needed=needed):
-            raise DeploymentError(reason)
 
     def _close(self, step: Step, opened: Attempt, replies: Iterable[Answer]) -> tuple[Outcome, ...]:
         """Take all replies and record the exchange."""

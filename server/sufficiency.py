@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from common.errors import NotFresh
+from collections.abc import Sequence
+
+from common.errors import DeploymentError, NobodyContributes, NotFresh
 from server.ask import Attempt
 from server.exchange import Collection, explain
+from server.steps import Step
 from server.store import Outcome
 
 # An observer without a reason is not in the round's opening, and one that was just started asks its peers: both take
@@ -15,6 +18,41 @@ _PASSING = ("", NotFresh.__name__)
 def done(collection: Collection) -> frozenset[str]:
     """Hospitals that have answered as asked: with an upload of the largest group, where uploads are asked for."""
     return collection.total.largest if collection.expected.wants_uploads else collection.answered
+
+
+def still_wanted(step: Step, opened: Attempt, *, hospitals: Sequence[str], needed: int) -> frozenset[str]:
+    """Hospitals whose answer to a step is still needed; empty if the step is complete.
+
+    Args:
+        step: The step.
+        opened: Its attempt.
+        hospitals: The roster.
+        needed: How many answers are enough; the last aggregate is for all that are there.
+    """
+    if step.kind == "finish":
+        return (frozenset(opened.nodes) | opened.collection.catching_up.keys()) - opened.collection.answered
+    answered = done(opened.collection)
+    return frozenset() if len(answered) >= needed else frozenset(hospitals) - answered
+
+
+def check_hope(opened: Attempt, outcomes: tuple[Outcome, ...], *, attempts: int, needed: int) -> None:
+    """End the run's work if asking again cannot help, or is not allowed; a round that is stuck is skipped.
+
+    Args:
+        opened: An attempt that fell short.
+        outcomes: What the hospitals did.
+        attempts: How many there are.
+        needed: How many answers are enough.
+
+    Raises:
+        NobodyContributes: If so many sit the round out that the others are too few.
+        DeploymentError: If this was the last attempt.
+    """
+    reason = stop_reason(opened, outcomes, attempts=attempts, needed=needed)
+    if is_hopeless(outcomes, opened.collection, needed=needed):
+        raise NobodyContributes(reason)
+    if opened.number + 1 == attempts and not is_stuck(outcomes, opened.collection, needed=needed):
+        raise DeploymentError(reason)
 
 
 def is_hopeless(outcomes: tuple[Outcome, ...], collection: Collection, *, needed: int) -> bool:

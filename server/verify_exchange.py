@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 
 from server.ask import Attempt, expected_answer
 from server.exchange import Collection
-from server.one_by_one import OneByOneGrid, messages_of, take_replies
+from server.flower_messages import messages_of, take_replies
+from server.one_by_one import OneByOneGrid
 from server.progress import ProgressFile
-from server.requests import RequestWriter, Rounds, Step
+from server.requests import RequestWriter
+from server.steps import Rounds, Step
 from server.store import Exchange, Store
 from server.verification import Verification
 

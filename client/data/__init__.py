@@ -1,6 +1,7 @@
 """A hospital's images: read, checked, grouped by patient or lesion."""
 
-from client.data.folder import IMAGE_SUFFIXES, load_table
+from client.data.folder import find_patient_column, load_table
+from client.data.image_files import IMAGE_SUFFIXES
 from client.data.images import check_decodable, decode_image, load_pixels
 from client.data.table import ImageRecord, ImageTable, OnUndecodable, PrivacyUnit, held_out
 
@@ -12,6 +13,7 @@ __all__ = [
     "PrivacyUnit",
     "check_decodable",
     "decode_image",
+    "find_patient_column",
     "held_out",
     "load_pixels",
     "load_table",

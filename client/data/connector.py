@@ -27,6 +27,8 @@ class Connector(Generic[Data, Mapping]):
             Raises DataError for what is wrong with the data, and ConfigError for a mapping that does not fit the plan;
             both name file, row and column, and never a patient's value.
         patient_of: What the mapping says patients are told by; None where each row is a patient of its own.
+        tells_outcome: Whether the mapping says where classes, or times and events, stand. Without, `read` leaves them
+            empty: a finished model needs none.
         in_folder: Makes the mapping's paths those that it means, where its file lies in a folder; None if it has none.
     """
 
@@ -35,4 +37,5 @@ class Connector(Generic[Data, Mapping]):
     mapping: type[Mapping]
     read: Callable[[Path, Data, Mapping], Reading]
     patient_of: Callable[[Mapping], str | None]
+    tells_outcome: Callable[[Mapping], bool]
     in_folder: Callable[[Mapping, Path], Mapping] | None = None

@@ -160,6 +160,8 @@ def _outcome(
 ) -> tuple[tuple[str, ...], Callable[[Sequence[str], str], Outcome]]:
     """Columns of what became of a patient, and what reads their cells, which come first in what it is given."""
     label, time, event = mapping.label, mapping.time, mapping.event
+    if not _tells_outcome(mapping):
+        return (), lambda _cells, _place: ("", None, False)
     if isinstance(data, TableData):
         if label is None or time is not None or event is not None:
             raise ConfigError("mapping: the plan has classes; map a `label`, and neither `time` nor `event`")
@@ -236,4 +238,15 @@ def _patient_of(mapping: CsvMapping) -> str | None:
     return None if mapping.patient == EACH_ROW else mapping.patient
 
 
-CONNECTOR = Connector("csv", (TableData, SurvivalData), CsvMapping, read_csv, _patient_of)
+def _tells_outcome(mapping: CsvMapping) -> bool:
+    return mapping.label is not None or mapping.time is not None or mapping.event is not None
+
+
+CONNECTOR = Connector(
+    form="csv",
+    kinds=(TableData, SurvivalData),
+    mapping=CsvMapping,
+    read=read_csv,
+    patient_of=_patient_of,
+    tells_outcome=_tells_outcome,
+)

@@ -1,22 +1,22 @@
-"""From `DIR/<class>/*.jpg` (or `DIR/Train/<class>/*.jpg`) and its index.csv to an `ImageTable`."""
+"""From `DIR/<class>/*.jpg` (or `DIR/Train/<class>/*.jpg`, or DICOM files) and its index.csv to an `ImageTable`."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from client.data.images import opens_as_image
+from client.data.class_folders import class_names, class_root, in_words, list_images
+from client.data.image_files import ScannedFile, composed, scan_files
+from client.data.image_table import Found, resolved_table
 from client.data.index import INDEX_NAME, Index, IndexRow, read_index
-from client.data.resolve import Candidate, Owner, left_after_duplicates, one_label_per_unit
-from client.data.table import ImageRecord, ImageTable, OnUndecodable, PrivacyUnit, UnitName
+from client.data.owners import index_warnings, refuse_unlisted
+from client.data.resolve import Candidate
+from client.data.table import ImageTable, OnUndecodable, PrivacyUnit
 from common.errors import DataError
 from common.site_config import AUTO_COLUMN
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
-# Up to so many images one unit may hold any part of them.
-_FEW_IMAGES = 10
+# What tells DICOM files' patients where no index does.
+_PATIENT_TAG = "the DICOM tag PatientID"
 
 
 def load_table(  # noqa: PLR0913 -- keyword-only
@@ -37,7 +37,8 @@ def load_table(  # noqa: PLR0913 -- keyword-only
         root: Folder of class folders, or of `Train/<class>`; may hold index.csv.
         classes: Class names that the plan allows, in its order; None takes the folders' names, sorted.
         on_undecodable: What to do with a file that is no readable image: leave it out by name, or refuse the folder.
-        unit: `patient` counts all images of a patient as one unit, or of a lesion where index.csv knows no patients;
+        unit: `patient` counts all images of a patient as one unit (index.csv says whose an image is, else a DICOM
+            file's PatientID), or of a lesion where nobody knows patients;
             `record` counts every image, which protects whoever has several less than the stated epsilon says.
         patient_column: Column of index.csv that says whose an image is; `auto`: patient_id if it is there, else none.
             With `record` it decides nothing.
@@ -46,177 +47,98 @@ def load_table(  # noqa: PLR0913 -- keyword-only
     Raises:
         DataError: If the folder is missing or empty, has a class that the plan does not, contradicts its index.csv,
             or holds an unreadable image that is to be refused; if an image is of no patient though there is a column of
-            patients; or if one unit holds at least half of more than ten images.
+            patients, or though DICOM files name theirs; or if one unit holds at least half of more than ten images.
     """
-    base = _class_root(root, folder)
-    index_folder = next((place for place in (root, base) if (place / INDEX_NAME).is_file()), None)
-    index = _index(index_folder, patient_column, unit=unit)
-    patients = index.patient_column if unit == "patient" else None
-    owner: Owner = "patient" if patients else "lesion"
+    base = class_root(root, folder)
+    index_folder, index = _index(root, base, patient_column, unit=unit)
+    patients = _patients(index, unit)
     origin = index_folder or base
-    names = _class_names(base, classes)
-    files, passed_over = _list_images(base, names)
-    warnings = [f"passed over {sentence}: they are not used" for sentence in _named(passed_over)]
-    candidates = [_candidate(path, origin, index.rows, unit=unit) for path in files]
+    names, folders = class_names(base, classes)
+    files, passed_over = list_images(base, folders)
+    scanned = scan_files([path for path, _ in files], origin)
+    scans = {path.relative_to(origin).as_posix(): scan for (path, _), scan in zip(files, scanned, strict=True)}
+    labels = {path.relative_to(origin).as_posix(): label for path, label in files}
+    candidates = [_candidate(path, labels[path], scan, index.rows, unit=unit) for path, scan in scans.items()]
+    tagged = unit == "patient" and any(scan.patient for scan in scans.values())
     if patients:
-        _refuse_unlisted(candidates, index.rows, column=patients)
+        refuse_unlisted(candidates, index.rows, column=patients)
+    elif tagged:
+        _refuse_untagged([each for each in candidates if scans[each.path].opens])
+    warnings = [f"passed over and not used: {sentence}" for sentence in in_words(passed_over)]
     if index.rows:
-        warnings += _index_warnings(candidates, index.rows, prefix=base.relative_to(origin).as_posix())
-    kept, left_out = left_after_duplicates(candidates, warnings, owner=owner)
-    labels = one_label_per_unit(kept, warnings, owner=owner)
-    if not kept:
-        raise DataError(
-            "every image in the data folder contradicts another or is marked as not clean; "
-            "correct keep_clean in index.csv"
-        )
-    records = tuple(ImageRecord(c.path, names.index(labels[c.unit]), c.unit, c.sha256, c.ids) for c in kept)
-    table = ImageTable(
+        warnings += index_warnings(candidates, index.rows, prefix=base.relative_to(origin).as_posix())
+    columns = {"patient": patients, "lesion": "lesion_id", "isic": "isic_id"}
+    found = Found(
         origin,
-        records,
+        candidates,
+        scans,
         names,
-        _unit_name(records),
         patient_column=patients,
-        warnings=tuple(warnings),
-        left_out=dict(Counter(left_out) + passed_over),
+        columns={k: f"the column '{name}' of {INDEX_NAME}" if name else _PATIENT_TAG for k, name in columns.items()},
+        warnings=warnings,
+        left_out=passed_over,
     )
-    bad = {record.path for record in records if not opens_as_image(table.file(record))}
-    whole = table.without_undecodable(bad, on_undecodable=on_undecodable)
-    _refuse_half_of_one_unit(whole)
-    return whole
+    return resolved_table(found, on_undecodable=on_undecodable, owner="patient" if patients or tagged else "lesion")
 
 
-def _index(folder: Path | None, patient_column: str, *, unit: PrivacyUnit) -> Index:
+def find_patient_column(root: Path, *, unit: PrivacyUnit, patient_column: str) -> str | None:
+    """The column of patients that `load_table` would use, without a look at the images; None where it uses none.
+
+    Args:
+        root: As for `load_table`; so are the others.
+        unit: The plan's.
+        patient_column: The site's.
+
+    Raises:
+        DataError: If the folder is missing, or its index.csv is wrong.
+    """
+    _, index = _index(root, class_root(root, None), patient_column, unit=unit)
+    return _patients(index, unit)
+
+
+def _patients(index: Index, unit: PrivacyUnit) -> str | None:
+    return index.patient_column if unit == "patient" else None
+
+
+def _index(root: Path, base: Path, patient_column: str, *, unit: PrivacyUnit) -> tuple[Path | None, Index]:
+    """Where index.csv lies, if there is one, and what it says."""
+    folder = next((place for place in (root, base) if (place / INDEX_NAME).is_file()), None)
     if folder is not None:
-        return read_index(folder / INDEX_NAME, patient_column=patient_column, required=unit == "patient")
+        return folder, read_index(folder / INDEX_NAME, patient_column=patient_column, required=unit == "patient")
     if unit == "patient" and patient_column != AUTO_COLUMN:
         raise DataError(
             f"patient_column: seen '{patient_column}', but there is no {INDEX_NAME} beside the class folders; put it "
             f"there, or write '{AUTO_COLUMN}'"
         )
-    return Index({}, None)
+    return None, Index({}, None)
 
 
-def _unit_name(records: Sequence[ImageRecord]) -> UnitName:
-    kinds = {record.unit.partition(":")[0] for record in records}
-    return "patient" if "patient" in kinds else "lesion" if "lesion" in kinds else "image"
+def _candidate(
+    path: str, label: str, scan: ScannedFile, index: Mapping[str, IndexRow], *, unit: PrivacyUnit
+) -> Candidate:
+    row = index.get(composed(path))
+    if row is not None and composed(row.label) != composed(label):
+        raise DataError(f"{INDEX_NAME} gives {path} another label than its folder's; correct one of the two")
+    ids = _ids(row, scan)
+    # The first is the patient where one is known.
+    name = ids[0] if unit == "patient" and ids else f"sha256:{scan.sha256}"
+    return Candidate(path, label, name, scan.sha256, row.keep_clean if row is not None else None, ids)
 
 
-def _refuse_half_of_one_unit(table: ImageTable) -> None:
-    """A unit of half of all images is a column that says the same of many, far more often than it is a patient."""
-    images = len(table.records)
-    unit, most = Counter(record.unit for record in table.records).most_common(1)[0]
-    if images > _FEW_IMAGES and 2 * most >= images:
-        columns = {"patient": table.patient_column, "lesion": "lesion_id", "isic": "isic_id"}
-        raise DataError(
-            f"one {table.unit_name} holds at least half of the {images} images by the column "
-            f"'{columns[unit.partition(':')[0]]}' of {INDEX_NAME}, so it is probably the wrong column, or stands for "
-            "unknown; name the column of patients (patient_column in the site file), or correct it, or take images out"
-        )
-
-
-def _class_root(root: Path, folder: str | None) -> Path:
-    if not root.is_dir():
-        raise DataError(
-            f"the data folder {root} does not exist or is no folder; name the folder that holds the class folders"
-        )
-    if folder is None:
-        return root / "Train" if (root / "Train").is_dir() else root
-    if not (root / folder).is_dir():
-        raise DataError(f"the data folder {root} has no folder {folder}; it must hold <class>/*.jpg")
-    return root / folder
-
-
-def _class_names(base: Path, classes: Sequence[str] | None) -> tuple[str, ...]:
-    found = sorted(entry.name for entry in base.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not found:
-        raise DataError(f"the data folder {base} has no class folder; put images into {base.name}/<class>/*.jpg")
-    if classes is None:
-        return tuple(found)
-    unknown = [name for name in found if name not in classes]
-    if unknown:
-        raise DataError(
-            f"the data folder has class folder(s) that the plan does not name: {', '.join(unknown)}; "
-            f"allowed are {', '.join(classes)}"
-        )
-    return tuple(classes)
-
-
-def _list_images(base: Path, names: Sequence[str]) -> tuple[list[Path], Counter[str]]:
-    """Image files of the class folders, sorted by path, and how many other files were passed over, by reason."""
-    files: list[Path] = []
-    passed_over: Counter[str] = Counter(outside_class_folders=sum(_is_image(entry) for entry in base.iterdir()))
-    for name in names:
-        for entry in sorted((base / name).iterdir()) if (base / name).is_dir() else ():
-            if entry.is_dir():
-                below = [each for each in entry.rglob("*") if not each.is_dir()]
-                deep = sum(map(_is_image, below))
-                passed_over.update(in_subfolder=deep, not_an_image=len(below) - deep)
-            elif _is_image(entry):
-                files.append(entry)
-            else:
-                passed_over["not_an_image"] += 1
-    if not files:
-        found = ", ".join(_named(passed_over)) or "nothing else"
-        raise DataError(
-            f"the data folder {base} holds no .jpg, .jpeg or .png file in its class folders, but {found}; "
-            "put images directly into the class folders"
-        )
-    return files, +passed_over
-
-
-def _is_image(entry: Path) -> bool:
-    return entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()
-
-
-def _named(passed_over: Mapping[str, int]) -> list[str]:
-    sentences = {
-        "in_subfolder": "image(s) in subfolders of class folders",
-        "outside_class_folders": "image(s) outside of class folders",
-        "not_an_image": "file(s) that are not .jpg, .jpeg or .png",
-    }
-    return [f"{passed_over[reason]} {words}" for reason, words in sentences.items() if passed_over[reason]]
-
-
-def _candidate(path: Path, origin: Path, index: dict[str, IndexRow], *, unit: PrivacyUnit) -> Candidate:
-    relative = path.relative_to(origin).as_posix()
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"the image {relative} cannot be read: {error.strerror}; check its permissions") from error
-    row = index.get(relative)
-    if row is not None and row.label != path.parent.name:
-        raise DataError(
-            f"{INDEX_NAME} calls {relative} {row.label!r} but its folder says otherwise; correct one of the two"
-        )
-    ids = _ids(row) if row is not None else ()
-    # The first is the patient where there is such a column.
-    name = ids[0] if unit == "patient" and ids else f"sha256:{digest}"
-    return Candidate(relative, path.parent.name, name, digest, row.keep_clean if row is not None else None, ids)
-
-
-def _ids(row: IndexRow) -> tuple[str, ...]:
-    named = (("patient", row.patient), ("lesion", row.lesion_id), ("isic", row.isic_id))
+def _ids(row: IndexRow | None, scan: ScannedFile) -> tuple[str, ...]:
+    """All that is known of whose it is; what index.csv says of the patient stands before the file's own word."""
+    patient = row.patient if row is not None and row.patient else scan.patient
+    named = [("patient", patient)]
+    if row is not None:
+        named += [("lesion", row.lesion_id), ("isic", row.isic_id)]
     return tuple(f"{kind}:{identifier}" for kind, identifier in named if identifier)
 
 
-def _refuse_unlisted(candidates: Sequence[Candidate], index: dict[str, IndexRow], *, column: str) -> None:
-    """An image of nobody would be a unit of its own: one more budget for somebody."""
-    unlisted = sum(candidate.path not in index for candidate in candidates)
-    if unlisted:
+def _refuse_untagged(candidates: Sequence[Candidate]) -> None:
+    """Where some files say whose they are, one that does not would be a unit of its own: see above."""
+    untold = sum(not candidate.unit.startswith("patient:") for candidate in candidates)
+    if untold:
         raise DataError(
-            f"{INDEX_NAME} does not list {unlisted} of {len(candidates)} images, so its column '{column}' does not say "
-            "whose they are; add their lines, or delete the images"
+            f"{untold} of {len(candidates)} images do not say whose they are, while DICOM files beside them name their "
+            f"patients (PatientID); list all in {INDEX_NAME} with a column patient_id, or take them out"
         )
-
-
-def _index_warnings(candidates: list[Candidate], index: dict[str, IndexRow], *, prefix: str) -> list[str]:
-    present = {candidate.path for candidate in candidates}
-    inside = "" if prefix == "." else prefix + "/"
-    absent = sum(name.startswith(inside) and name not in present for name in index)
-    unlisted = len(present - index.keys())
-    warnings = []
-    if absent:
-        warnings.append(f"{INDEX_NAME} names {absent} file(s) that are not in the class folders")
-    if unlisted:
-        warnings.append(f"{unlisted} image(s) are not in {INDEX_NAME}: each counts as a unit of its own")
-    return warnings

@@ -50,9 +50,9 @@ class GenotypeCsvMapping(Settings):
 
     @model_validator(mode="after")
     def _labels_once(self) -> Self:
-        if (self.label is None) == (self.people is None):
+        if self.label is not None and self.people is not None:
             raise ConfigError(
-                "label: seen both or neither of `label` and `people`; name the file's own column as `label`, or "
+                "label: seen both of `label` and `people`; name the file's own column as `label`, or "
                 "another file as `people`"
             )
         if self.people is not None and self.patient is not None:
@@ -71,7 +71,7 @@ def read_genotype_csv(path: Path, data: GenotypeData, mapping: GenotypeCsvMappin
     reading, tally = Reading(), CallTally()
     people: dict[str, Person] = {} if mapping.people is None else read_people(mapping.people, data)
     rows = _rows(path, data, mapping, people=people, tally=tally)
-    labelled_rows(reading, rows, people)
+    labelled_rows(reading, rows, people if _tells_outcome(mapping) else None)
     reading.warnings += tally.sentences()
     if mapping.absent:
         reading.warnings.append(
@@ -111,7 +111,7 @@ def _rows(
         if labels is not None:
             refuse_unnamed(cells[2], f"{place}, column '{own[1]}'", "patient")
             people[sample] = Person(place, cells[2], labels.of(cells[1], place))
-        elif sample not in people:
+        elif sample not in people and mapping.people is not None:
             yield sample, place, {}
             continue
         counts: dict[str, Value] = dict.fromkeys(mapping.absent)
@@ -169,11 +169,16 @@ def _in_folder(mapping: GenotypeCsvMapping, folder: Path) -> GenotypeCsvMapping:
     return mapping.model_copy(update={"people": mapping.people.in_folder(folder)})
 
 
+def _tells_outcome(mapping: GenotypeCsvMapping) -> bool:
+    return mapping.label is not None or mapping.people is not None
+
+
 CONNECTOR = Connector(
-    "genotype-csv",
-    (GenotypeData,),
-    GenotypeCsvMapping,
-    read_genotype_csv,
-    lambda mapping: mapping.patient_column,
-    _in_folder,
+    form="genotype-csv",
+    kinds=(GenotypeData,),
+    mapping=GenotypeCsvMapping,
+    read=read_genotype_csv,
+    patient_of=lambda mapping: mapping.patient_column,
+    tells_outcome=_tells_outcome,
+    in_folder=_in_folder,
 )

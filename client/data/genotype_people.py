@@ -114,17 +114,20 @@ def refuse_unnamed(cell: str, where: str, what: str) -> None:
 def labelled_rows(
     reading: Reading,
     found: Iterable[tuple[str, str, Mapping[str, Value]]],
-    people: Mapping[str, Person],
+    people: Mapping[str, Person] | None,
 ) -> None:
     """Join genotypes and people to rows, and count those of either that lack the other.
 
     Args:
         reading: Is added to.
         found: Of each sample once: its name, where it stands, and its counts.
-        people: By sample.
+        people: By sample; None: labels are not asked for, and every sample is a row.
     """
     seen = 0
     for sample, place, counts in found:
+        if people is None:
+            reading.rows.append(RawRow(place, sample, counts))
+            continue
         person = people.get(sample)
         if person is None:
             reading.left_out["sample_without_label"] += 1
@@ -136,5 +139,5 @@ def labelled_rows(
             reading.left_out["no_variant_called"] += 1
         else:
             reading.rows.append(RawRow(place, person.patient, counts, person.label))
-    if len(people) > seen:
+    if people is not None and len(people) > seen:
         reading.left_out["label_without_sample"] += len(people) - seen

@@ -8,19 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from client.data.dicom import PREAMBLE_BYTES, begins_as_dicom
+from client.data.dicom_pixels import decode_dicom
+from client.data.image_files import UNDECODABLE
 from client.data.table import ImageTable, OnUndecodable
 from common.errors import DataError
 
 _DEEP_WHITE = 65_535
-# What Pillow raises for files that are no image, are cut off, or unpack to a decompression bomb.
-_UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 def decode_image(path: Path, size: int) -> NDArray[np.uint8]:
     """Decode a file, turn it upright, and scale and crop it centrally to a square.
 
     Args:
-        path: JPEG or PNG of any size and colour mode.
+        path: JPEG, PNG or DICOM file of any size and colour mode; its content says which, whatever its name.
         size: Side of the square, pixels, >= 1.
 
     Returns:
@@ -31,15 +32,22 @@ def decode_image(path: Path, size: int) -> NDArray[np.uint8]:
             without its folders.
     """
     try:
+        with path.open("rb") as stream:
+            dicom = begins_as_dicom(stream.read(PREAMBLE_BYTES))
+        if dicom:
+            return _square(decode_dicom(path).convert("RGB"), size)
         with Image.open(path) as image:
             # A JPEG can be decoded at 1/2, 1/4, 1/8 of its size: keeps a 20-megapixel photograph cheap and small.
             image.draft("RGB", (2 * size, 2 * size))
-            upright = _to_rgb(ImageOps.exif_transpose(image), path.name)
-            if upright.size != (size, size):
-                upright = ImageOps.fit(upright, (size, size), method=Image.Resampling.BICUBIC)
-            return np.asarray(upright, dtype=np.uint8)
-    except _UNDECODABLE as error:
+            return _square(_to_rgb(ImageOps.exif_transpose(image), path.name), size)
+    except UNDECODABLE as error:
         raise DataError(f"the image {path.name} cannot be decoded: {error}; replace or delete it") from error
+
+
+def _square(upright: Image.Image, size: int) -> NDArray[np.uint8]:
+    if upright.size != (size, size):
+        upright = ImageOps.fit(upright, (size, size), method=Image.Resampling.BICUBIC)
+    return np.asarray(upright, dtype=np.uint8)
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -59,15 +67,6 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     # Rounded, in 64 bits: white is 255 and black 0, and nothing wraps around.
     eight = (grey.astype(np.int64) + _DEEP_WHITE // 510) // (_DEEP_WHITE // 255)
     return Image.fromarray(eight.astype(np.uint8)).convert("RGB")
-
-
-def opens_as_image(path: Path) -> bool:
-    """Whether the file's header is that of an image; reads no pixels."""
-    try:
-        with Image.open(path):
-            return True
-    except _UNDECODABLE:
-        return False
 
 
 def check_decodable(table: ImageTable, *, on_undecodable: OnUndecodable) -> ImageTable:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from client.data.image_files import composed
+from client.data.truth import truth
 from common.errors import DataError
 from common.printable import printable
 from common.site_config import AUTO_COLUMN
@@ -14,8 +16,6 @@ from common.site_config import AUTO_COLUMN
 INDEX_NAME = "index.csv"
 _PATIENT_ID = "patient_id"
 _OWN = ("path", "label", "lesion_id", "isic_id", "keep_clean")
-_TRUE = frozenset({"true", "1", "yes"})
-_FALSE = frozenset({"false", "0", "no"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Index:
     """What index.csv says.
 
     Attributes:
-        rows: By image path, relative to the index's folder, with forward slashes.
+        rows: By image path, relative to the index's folder, with forward slashes and composed accents (NFC).
         patient_column: Name of the column that says whose an image is; None if there is none.
     """
 
@@ -60,8 +60,9 @@ def read_index(path: Path, *, patient_column: str, required: bool) -> Index:
             far as it goes.
 
     Raises:
-        DataError: If the file is no UTF-8 CSV, lacks a column, has one twice, names one image twice, or says of an
-            image nothing in a column of patients that is required. Never holds what stands in that column.
+        DataError: If the file is no UTF-8 CSV, lacks a column, has one twice, names one image twice, has a line of more
+            cells than the first, or says of an image nothing in a column of patients that is required. Never holds
+            what stands in a cell: it may be a patient's, whatever the column is called.
     """
     rows: dict[str, IndexRow] = {}
     try:
@@ -126,11 +127,17 @@ def _add_row(
     rows: dict[str, IndexRow], cells: dict[str, str | None], column: str | None, *, line: int, required: bool
 ) -> None:
     name = (cells["path"] or "").strip().replace("\\", "/")
+    # The csv module keeps them under None; every cell behind a stray comma would be read as that of another column.
+    if None in cells:
+        raise DataError(
+            f"{INDEX_NAME} line {line} has more cells than the first line; put a value that holds a comma into double "
+            "quotes, or take out what is too much"
+        )
     if not name or cells["label"] is None:
         raise DataError(f"{INDEX_NAME} line {line} has no path or no label; complete or delete the line")
-    key = PurePosixPath(name).as_posix()
+    key = composed(PurePosixPath(name).as_posix())
     if key in rows:
-        raise DataError(f"{INDEX_NAME} line {line} names {key} a second time; keep one line per image")
+        raise DataError(f"{INDEX_NAME} line {line} names an image a second time; keep one line per image")
     patient = (cells.get(column) or "").strip() if column is not None else ""
     if required and column is not None and not patient:
         raise DataError(
@@ -142,16 +149,5 @@ def _add_row(
         patient=patient,
         lesion_id=(cells.get("lesion_id") or "").strip(),
         isic_id=(cells.get("isic_id") or "").strip(),
-        keep_clean=_truth(cells.get("keep_clean") or "", line=line),
+        keep_clean=truth(cells.get("keep_clean") or "", place=f"{INDEX_NAME} line {line}"),
     )
-
-
-def _truth(text: str, *, line: int) -> bool | None:
-    word = text.strip().lower()
-    if not word:
-        return None
-    if word in _TRUE:
-        return True
-    if word in _FALSE:
-        return False
-    raise DataError(f"{INDEX_NAME} line {line}: keep_clean is {text!r}; write True, False, or leave it blank")

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from common.plural import counted
+
 Owner = Literal["patient", "lesion"]
 
 
@@ -67,7 +69,8 @@ def left_after_duplicates(
     kept.sort(key=lambda each: each.path)
     warnings.extend(_about_copies(by_picture, kept, owner=owner))
     if left_out["duplicate"]:
-        warnings.append(f"{left_out['duplicate']} byte-identical copies of kept images are left out")
+        copies = counted(left_out["duplicate"], "byte-identical copy", "byte-identical copies")
+        warnings.append(f"left out: {copies} of kept images")
     return kept, {reason: count for reason, count in left_out.items() if count}
 
 
@@ -90,13 +93,14 @@ def _about_copies(by_picture: Mapping[str, list[Candidate]], kept: Iterable[Cand
         pairs = ", ".join(f"{count} {pair}" for pair, count in conflicts.most_common())
         stay = f", {shared} stay with each of their {owner}s" if shared else ""
         sentences.append(
-            f"{conflicts.total()} images lie byte-identical in folders of different classes ({pairs}): index.csv's "
-            f"keep_clean decides {decided}{stay}, the other {conflicts.total() - decided - shared} are left out"
+            f"{counted(conflicts.total(), 'image lies', 'images lie')} byte-identical in folders of different classes "
+            f"({pairs}): index.csv's keep_clean decides {decided}{stay}, the other "
+            f"{conflicts.total() - decided - shared} are left out"
         )
     if several := sum(len(copies) > 1 for copies in staying.values()):
         sentences.append(
-            f"{several} images lie byte-identical in several {owner}s: each {owner} keeps its own; if they are one "
-            f"{owner}, give them one id in index.csv"
+            f"{counted(several, 'image lies', 'images lie')} byte-identical in several {owner}s: each {owner} keeps "
+            f"its own; if they are one {owner}, give them one id in index.csv"
         )
     return sentences
 
@@ -119,5 +123,6 @@ def one_label_per_unit(kept: Iterable[Candidate], warnings: list[str], *, owner:
         votes[candidate.unit][candidate.label] += 1
     torn = sum(len(counter) > 1 for counter in votes.values())
     if torn:
-        warnings.append(f"{torn} {owner}(s) carry more than one label: each is given the label of most of its images")
+        torn_units = counted(torn, f"{owner} carries", f"{owner}s carry")
+        warnings.append(f"{torn_units} more than one label: each is given the label of most of its images")
     return {unit: min(counter, key=lambda label: (-counter[label], label)) for unit, counter in votes.items()}

@@ -7,9 +7,11 @@ import hmac
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, Protocol
 
 from common.errors import DataError, LocalProtocolError
+from common.plural import counted
 
 OnUndecodable = Literal["skip", "refuse"]
 PrivacyUnit = Literal["patient", "record"]
@@ -113,11 +115,13 @@ class ImageTable:
         classes: Class names; a hospital may have no image of some.
         unit_name: What differential privacy protects: `patient` where index.csv has a column of patients, `lesion`
             where it has lesion ids, else `image`.
-        patient_column: The column of index.csv that says who is a patient, if that is the unit; else None.
+        patient_column: The column of index.csv that says who is a patient, if that is the unit; else None, as where
+            DICOM files say it themselves.
         warnings: Sentences for this hospital's eyes.
         left_out: Count of files that are not in `records`, by reason: `not_clean`, `conflicting_label`, `duplicate`,
             `undecodable`; `in_subfolder` and `outside_class_folders` for images that lie too deep or not deep enough;
-            `not_an_image` for everything else in class folders.
+            `hidden` for names that begin with a dot; `not_an_image` for everything else in class folders; of an index
+            that a mapping names, `other_split`, `other_label`, `no_file` for its rows, and `not_in_index` for files.
     """
 
     root: Path
@@ -140,18 +144,25 @@ class ImageTable:
         """Number of images of each class, in the order of `classes`."""
         return records_per_class(self)
 
-    def without_undecodable(self, bad: Collection[str], *, on_undecodable: OnUndecodable) -> ImageTable:
+    def without_undecodable(
+        self, bad: Collection[str], *, on_undecodable: OnUndecodable, problems: Mapping[str, str] = MappingProxyType({})
+    ) -> ImageTable:
         """Leave out the images at `bad` paths, or refuse the table because of them.
+
+        Args:
+            bad: Paths.
+            on_undecodable: Leave out, or refuse.
+            problems: What is wrong with some of them, by path, as far as it is known; no value of a tag.
 
         Raises:
             DataError: If there is any and `on_undecodable` is "refuse", or if no image is left.
         """
         if not bad:
             return self
-        named = name_some(sorted(bad))
+        named = name_some([f"{path} ({problems[path]})" if problems.get(path) else path for path in sorted(bad)])
         if on_undecodable == "refuse":
             raise DataError(
-                f"{len(bad)} image file(s) cannot be decoded: {named}; "
+                f"{counted(len(bad), 'image file')} cannot be decoded: {named}; "
                 "replace or delete them, or let them be skipped (data.unreadable_images in the plan)"
             )
         kept = tuple(record for record in self.records if record.path not in bad)
@@ -159,7 +170,7 @@ class ImageTable:
             raise DataError(f"not one image in the data folder can be decoded, among them {named}; replace the files")
         counts = dict(self.left_out)
         counts["undecodable"] = counts.get("undecodable", 0) + len(self.records) - len(kept)
-        warning = f"skipped {len(bad)} image file(s) that cannot be decoded: {named}"
+        warning = f"skipped {counted(len(bad), 'image file')} that cannot be decoded: {named}"
         return replace(self, records=kept, warnings=(*self.warnings, warning), left_out=counts)
 
 
@@ -179,7 +190,7 @@ def held_out(unit: str, *, salt: str, fraction: float) -> bool:
         neighbouring data sets therefore differ in one unit on one side only.
     """
     if not 0.0 <= fraction < 1.0:
-        raise LocalProtocolError(f"held-out fraction {fraction} is outside [0, 1)")
+        raise LocalProtocolError(f"held-out fraction {fraction} is outside [0, 1); pass the checked plan's")
     digest = hmac.new(salt.encode(), unit.encode(), hashlib.sha256).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2.0**64
 

@@ -39,7 +39,7 @@ class VcfMapping(Settings):
     """A mapping file of the form vcf."""
 
     form: Literal["vcf"]
-    people: PeopleTable
+    people: PeopleTable | None = None
     absent: Literal["missing", "reference"] = "missing"
 
 
@@ -64,7 +64,8 @@ class _Found:
 
 def read_vcf(path: Path, data: GenotypeData, mapping: VcfMapping) -> Reading:
     """Read a VCF file, or all of a folder; see `client.data.connector.Connector`."""
-    people, reading, found = read_people(mapping.people, data), Reading(), _Found()
+    people = None if mapping.people is None else read_people(mapping.people, data)
+    reading, found = Reading(), _Found()
     sites: dict[tuple[str, int], list[int]] = {}
     for index, variant in enumerate(data.variants):
         sites.setdefault((variant.chromosome, variant.position), []).append(index)
@@ -107,12 +108,12 @@ def _variants_of(  # noqa: PLR0913 -- keyword-only
     data: GenotypeData,
     sites: Mapping[tuple[str, int], Sequence[int]],
     *,
-    people: Mapping[str, Person],
+    people: Mapping[str, Person] | None,
     found: _Found,
     reading: Reading,
 ) -> dict[int, tuple[int, Counts]]:
     """Number of the record and counts of the file's labelled samples, by index of the variant."""
-    columns = [column for column, sample in enumerate(vcf.samples) if sample in people]
+    columns = [column for column, sample in enumerate(vcf.samples) if people is None or sample in people]
     chosen: dict[int, tuple[int, Counts]] = {}
     others: dict[int, int] = {}
     for record in vcf.records(sites):
@@ -169,12 +170,12 @@ def _add(
     chosen: Mapping[int, tuple[int, Counts]],
     variants: int,
     *,
-    people: Mapping[str, Person],
+    people: Mapping[str, Person] | None,
     found: _Found,
 ) -> None:
     """Take in what one file says: files may share people, and may share variants, but not both."""
-    labelled = [(column, sample) for column, sample in enumerate(vcf.samples) if sample in people]
-    found.unlabelled.update(sample for sample in vcf.samples if sample not in people)
+    labelled = [(column, sample) for column, sample in enumerate(vcf.samples) if people is None or sample in people]
+    found.unlabelled.update(sample for sample in vcf.samples if people is not None and sample not in people)
     indices = np.array(sorted(chosen), dtype=np.int64)
     block = np.array([chosen[index][1] for index in sorted(chosen)], dtype=np.int8).reshape(len(chosen), len(labelled))
     for place, (column, sample) in enumerate(labelled):
@@ -203,9 +204,16 @@ def _refuse_strangers(path: Path, data: GenotypeData, found: _Found) -> None:
 
 
 def _in_folder(mapping: VcfMapping, folder: Path) -> VcfMapping:
-    return mapping.model_copy(update={"people": mapping.people.in_folder(folder)})
+    people = None if mapping.people is None else mapping.people.in_folder(folder)
+    return mapping.model_copy(update={"people": people})
 
 
 CONNECTOR = Connector(
-    "vcf", (GenotypeData,), VcfMapping, read_vcf, lambda mapping: mapping.people.patient_column, _in_folder
+    form="vcf",
+    kinds=(GenotypeData,),
+    mapping=VcfMapping,
+    read=read_vcf,
+    patient_of=lambda mapping: mapping.people.patient_column if mapping.people else "sample",
+    tells_outcome=lambda mapping: mapping.people is not None,
+    in_folder=_in_folder,
 )

@@ -50,7 +50,9 @@ def test_the_demo_ends_with_a_model_a_report_and_no_process(small_plan: Path, tm
     assert 0 <= row["accuracy"] <= 1
     assert row["seconds"] > 0
     assert row["up_bytes"] > 3 * 7_000
-    assert {"name", "epsilon_spent", "epsilon_budget", "delta"} <= set(report["hospitals"][0])
+    assert {"name", "epsilon_spent", "epsilon_spent_if_all_others_collude", "epsilon_budget", "delta"} <= set(
+        report["hospitals"][0]
+    )
     assert all(0 < h["epsilon_spent"] <= h["epsilon_budget"] for h in report["hospitals"])
     assert "synthetic" in done.stdout
     assert "not covered yet" in done.stdout

@@ -27,7 +27,7 @@ NAMES = ("hospital-1", "hospital-2", "hospital-3", "hospital-4", "hospital-5", "
 SLOW, CUT = "hospital-5", "hospital-6"
 STEADY = NAMES[:4]
 ROUNDS = 4
-ROUND_TIMEOUT_S = 10.0
+ROUND_TIMEOUT_S = 15.0
 # 1 Mbit/s, and 300 ms there and back. An upload has 2.2 MB: 18 s, more than a round has.
 SLOW_LINE = Condition(bytes_per_s=125_000.0, delay_s=0.15)
 PARAMETERS = 600_000

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from common.ckks import PRESETS, add_in_place, chunks_for, decode_sum, decode_upload
-from common.ckks_parameters import SEED_BYTES
 from common.config import load_settings
 from common.plan import Plan
-from tests.support.flower_federation import Federation, environment
+from tests.support.flower_federation import Federation
+from tests.support.trivial_site import FRAMES_LOG
+from tests.support.trivial_sums import check_sums, upload_bytes
 
 NAMES = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
 ROUNDS = 2
 PAGE_KIB = 96
+# What a frame of pages has besides its page: header and signature.
+REST_BYTES = 512
 
 
-@pytest.mark.parametrize("verification", ["full", "sampled"])
+@pytest.mark.parametrize("verification", ["full", pytest.param("sampled", marks=pytest.mark.slow)])
 def test_sums_and_uploads_go_in_pages(tmp_path: Path, verification: str) -> None:
     """An upload takes two pages, a request up to nine; every hospital holds the sum, and no page is left anywhere."""
     federation = Federation(
@@ -35,35 +34,32 @@ def test_sums_and_uploads_go_in_pages(tmp_path: Path, verification: str) -> None
         whole_kib=PAGE_KIB,
     )
     federation.write()
-    try:
-        federation.start_all()
-        argv = [sys.executable, "-m", "server", "run", str(federation.plan_file), "--json"]
-        argv += ["--config", str(federation.server_file)]
-        result = subprocess.run(  # noqa: S603 -- our own command
-            argv, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False
-        )
-    finally:
-        federation.close()
-    assert result.returncode == 0, result.stderr
-    exchanges = json.loads(result.stdout)["exchanges"]
+    exchanges = federation.run_to_end(timeout_s=280.0)["exchanges"]
     train = [exchange for exchange in exchanges if exchange["kind"] == "train"]
     assert [(e["round"], e["attempt"]) for e in train] == [(number, 0) for number in range(1, ROUNDS + 1)]
     assert all(h["outcome"] == "contributed" for exchange in train for h in exchange["hospitals"])
     plan = load_settings(federation.plan_file, Plan)
-    parameters = PRESETS[plan.encryption.preset]
-    chunks = chunks_for(plan.upload_values, parameters)
-    upload_bytes = chunks * (parameters.chunk_bytes + SEED_BYTES)
-    assert upload_bytes > PAGE_KIB << 10
     # Whole messages are counted, whatever they were cut into.
-    assert all(h["up_bytes"] > upload_bytes for exchange in train for h in exchange["hospitals"])
-    assert all(h["down_bytes"] > upload_bytes for h in train[-1]["hospitals"])
-    for number in range(1, ROUNDS + 1):
-        wanted = np.zeros((chunks, parameters.ring_degree), dtype=np.uint64)
-        for name in NAMES:
-            upload = (tmp_path / name / f"upload-{number}.bin").read_bytes()
-            add_in_place(wanted, decode_upload(upload, chunks, parameters).words, parameters)
-        for name in NAMES:
-            body = (tmp_path / name / f"aggregate-{number}.bin").read_bytes()
-            assert np.array_equal(decode_sum(body, chunks, len(NAMES), parameters).words, wanted)
+    assert upload_bytes(plan) > PAGE_KIB << 10
+    assert all(h["up_bytes"] > upload_bytes(plan) for exchange in train for h in exchange["hospitals"])
+    assert all(h["down_bytes"] > upload_bytes(plan) for h in train[-1]["hospitals"])
+    check_sums(tmp_path, plan, dict.fromkeys(range(1, ROUNDS + 1), NAMES))
     for name in NAMES:
-        assert not [path for path in (tmp_path / name / "pages").iterdir() if path.stat().st_size]
+        passed = frames(tmp_path / name)
+        # Two pages of each upload came up, and of the requests with a sum, of which the last is `finish`, two at least.
+        assert len(passed["FWFET/1"]) >= 2 * ROUNDS
+        assert len(passed["FWLRQ/1"]) >= 2 * ROUNDS
+        assert len(passed["FWPAG/1"]) >= 3 * ROUNDS
+        assert (
+            max(size for sizes in passed.values() for pair in sizes for size in pair) <= (PAGE_KIB << 10) + REST_BYTES
+        )
+        assert not list((tmp_path / name / "pages").iterdir())
+
+
+def frames(folder: Path) -> dict[str, list[tuple[int, int]]]:
+    """Lengths of the frames that reached a hospital and of its answers, by the form of the frame."""
+    found = defaultdict[str, list[tuple[int, int]]](list)
+    for line in (folder / FRAMES_LOG).read_text().splitlines():
+        form, size, _, reply_size = line.split()
+        found[form].append((int(size), int(reply_size)))
+    return found

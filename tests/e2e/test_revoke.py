@@ -15,6 +15,7 @@ from scripts.federation import free_ports
 from scripts.synthetic import write_synthetic
 from server.store import Store
 from tests.support.deployment import Deployment, command, wait_until
+from tests.support.stored_sums import stored_sums
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -46,9 +47,9 @@ def succeed(*words: str) -> str:
 def epochs_of(folder: Path, run: str) -> list[int]:
     """Key epoch of each round that has a sum."""
     with closing(Store(folder / "coordinator" / "work")) as store:
-        aggregates = store.aggregates(run, 1, 0)
+        aggregates = stored_sums(store, run, 1, 0)
         numbers = [e.round for e in store.exchanges(run) if e.kind == "unmask"]
-        aggregates = store.aggregates(run, min(numbers), store.last_complete_round(run)) if numbers else ()
+        aggregates = stored_sums(store, run, min(numbers), store.last_complete_round(run)) if numbers else ()
     return [one.entry.survivors[0].manifest.epoch for one in aggregates]
 
 

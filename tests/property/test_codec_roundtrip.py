@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.encode import decode_sum_of_updates, encode_update
+from client.encode import decode_sum_of_updates
 from client.encrypt import SecretKey
 from common.ckks import (
     PRESETS,
@@ -27,6 +27,7 @@ from common.ckks import (
 )
 from common.errors import MalformedMessage
 from common.grid import plan_grid
+from tests.support.weighted_updates import encode_update
 
 KEYS = {name: SecretKey.generate(parameters) for name, parameters in PRESETS.items()}
 presets = st.sampled_from(sorted(PRESETS))

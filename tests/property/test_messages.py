@@ -30,10 +30,9 @@ from common.messages import (
     SignedManifest,
     Transcript,
     decode_reply,
-    decode_request,
     encode_reply,
-    encode_request,
 )
+from common.request_frames import decode_request, encode_request
 from common.wire import header_bytes
 
 COORDINATOR, HOSPITAL, STRANGER = Identity.generate(), Identity.generate(), Identity.generate()

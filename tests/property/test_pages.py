@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,24 +14,22 @@ from hypothesis import strategies as st
 from client.paged_site import PagedSite
 from common.errors import PeerError
 from common.identity import Identity
-from common.messages import decode_request, encode_request
+from common.page_sizes import PageSizes
 from common.pages import (
-    FETCH_MAGIC,
-    LONG_REPLY_MAGIC,
-    LONG_REQUEST_MAGIC,
-    PAGE_MAGIC,
-    WANTED_MAGIC,
-    Outline,
+    FETCH,
+    LONG_REPLY,
+    LONG_REQUEST,
+    PAGE,
+    WANTED,
+    Form,
     PageName,
-    Wanted,
-    decode_signed,
-    encode_signed,
-    page_bytes_of,
+    page_digests,
 )
+from common.request_frames import decode_request, encode_request
 from server.bodies import HeldBody
-from server.long_messages import Conversation, LongMessages
+from server.conversation import Conversation
+from server.long_messages import LongMessages
 from tests.support.masked_sites import MaskedSites
-from tests.unit.test_long_messages import Nothing
 
 NAME = "hospital-3"
 BODY = secrets.token_bytes(40_000)
@@ -44,19 +43,19 @@ class World:
         self.plan, self.coordinator, self.member = sites.plan, sites.coordinator, sites.member(NAME)
         self.identity = self.member.identity
         sign = self.coordinator.sign
-        self.long = LongMessages(self.plan, "a" * 32, sign=sign, history=Nothing(), folder=folder)
+        self.long = LongMessages(self.plan, "a" * 32, sign=sign, folder=folder)
         self.site = PagedSite(self._answer, self.member, folder=folder / "pages")
         digest = hashlib.sha256(BODY).hexdigest()
         head = encode_request(sites.request("train", 1, NAME, body_sha256=digest), b"", sign)
-        self.outline_frame = self.long.announce("train", NAME, head, HeldBody(BODY))
+        self.outline_frame = self.long.announce("train", NAME, head, HeldBody(BODY), pages=page_digests(BODY, 16 << 10))
         small = encode_request(sites.request("hello", 0, NAME), b"", sign)
         self.reply_frame = self.site.answer(small)
-        reply, _ = decode_signed(LONG_REPLY_MAGIC, self.reply_frame, Outline, self.identity.public_hex)
-        self.outline, _ = decode_signed(LONG_REQUEST_MAGIC, self.outline_frame, Outline, self.coordinator.public_hex)
+        reply, _ = LONG_REPLY.decode(self.reply_frame, self.identity.public_hex)
+        self.outline, _ = LONG_REQUEST.decode(self.outline_frame, self.coordinator.public_hex)
         self.wanted_frame = self.site.answer(self.outline_frame)
         name = PageName(outline=self.outline.digest, index=1)
-        self.page_frame = encode_signed(PAGE_MAGIC, name, sign, BODY[: page_bytes_of(self.plan)])
-        self.fetch_frame = encode_signed(FETCH_MAGIC, PageName(outline=reply.digest, index=1), sign)
+        self.page_frame = PAGE.encode(name, sign, BODY[: PageSizes.of(self.plan).page_bytes])
+        self.fetch_frame = FETCH.encode(PageName(outline=reply.digest, index=1), sign)
         self.to_site = (self.outline_frame, self.page_frame, self.fetch_frame)
 
     def _answer(self, frame: bytes | memoryview) -> bytes:
@@ -72,7 +71,7 @@ class World:
     def missing(self) -> tuple[int, ...]:
         """What the site lacks."""
         wanted = self.site.answer(self.outline_frame)
-        return decode_signed(WANTED_MAGIC, wanted, Wanted, self.identity.public_hex)[0].missing
+        return WANTED.decode(wanted, self.identity.public_hex)[0].missing
 
 
 @pytest.fixture(scope="module")
@@ -116,14 +115,13 @@ def test_any_flipped_bit_is_refused_by_the_coordinator(world: World, reply: bool
 def test_only_the_plans_coordinator_says_anything_of_pages(world: World, which: int, tmp_path: Path) -> None:
     """Not another key, and not a signature of another purpose; the control is the frame itself."""
     frame = world.to_site[which]
-    magics = (LONG_REQUEST_MAGIC, PAGE_MAGIC, FETCH_MAGIC)
-    models: tuple[type[Outline | PageName], ...] = (Outline, PageName, PageName)
-    header, body = decode_signed(magics[which], frame, models[which], world.coordinator.public_hex)
+    forms: tuple[Form[Any], ...] = (LONG_REQUEST, PAGE, FETCH, WANTED, LONG_REPLY)
+    header, body = forms[which].decode(frame, world.coordinator.public_hex)
     for signer in (Identity.generate(), world.identity):
         with pytest.raises(PeerError):
-            world.site.answer(encode_signed(magics[which], header, signer.sign, body))
-    for magic in {*magics, WANTED_MAGIC, LONG_REPLY_MAGIC} - {magics[which]}:
+            world.site.answer(forms[which].encode(header, signer.sign, body))
+    for other in forms[:which] + forms[which + 1 :]:
         with pytest.raises(PeerError):
-            world.site.answer(magic + frame[8:])
+            world.site.answer(other.magic + frame[8:])
     fresh = World(tmp_path)
     assert fresh.site.answer(fresh.to_site[which])

@@ -129,6 +129,6 @@ def test_the_rule_across_units_that_was_here_before_fails() -> None:
     assert kept == [first, copy]
     assert not left_out
     assert "(1 mole = wart): index.csv's keep_clean decides 0, 1 stay with each of their lesions" in warnings[0]
-    assert "1 images lie byte-identical in several lesions" in warnings[1]
+    assert "1 image lies byte-identical in several lesions" in warnings[1]
     as_one_unit = [Candidate(c.path, c.label, "lesion:A", c.sha256, c.keep_clean) for c in (first, copy)]
     assert left_after_duplicates(as_one_unit, [], owner="lesion") == ([], {"conflicting_label": 2})

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from client.encode import encode_update
 from client.storage import RunStorage
-from common.messages import UPLOAD_KINDS, Request, decode_request
+from common.messages import UPLOAD_KINDS, Request
 from common.plan import Plan
+from common.request_frames import decode_request
 from server.store import Store
 from tests.support.in_process_grid import InProcessGrid
 from tests.support.small_federation import NAMES, SmallFederation
+from tests.support.weighted_updates import encode_update
 from tests.support.whole_run import carry
 
 

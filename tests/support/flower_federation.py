@@ -142,6 +142,21 @@ class Federation:
         for name in self.hospitals:
             self.wait_connected(name)
 
+    def run_to_end(self, *, timeout_s: float) -> dict[str, Any]:
+        """Start all, carry a run to its end with `fedward-server run`, and stop all; what the command printed."""
+        try:
+            self.start_all()
+            argv = [sys.executable, "-m", "server", "run", str(self.plan_file), "--json"]
+            argv += ["--config", str(self.server_file)]
+            result = subprocess.run(  # noqa: S603 -- our own command
+                argv, env=environment(), cwd=self.folder, capture_output=True, text=True, timeout=timeout_s, check=False
+            )
+        finally:
+            self.close()
+        assert result.returncode == 0, result.stderr
+        summary: dict[str, Any] = json.loads(result.stdout)
+        return summary
+
     def log(self, name: str) -> str:
         """What a started process has printed."""
         return (self.folder / f"{name}.log").read_text(errors="replace")

@@ -19,8 +19,9 @@ from common.errors import BudgetExceeded, LedgerRolledBack
 from common.freshness_messages import FreshnessAnswer, OpenNonce
 from common.identity import Identity
 from common.mask_messages import FullAdvert, decode_document
-from common.messages import UPLOAD_KINDS, Kind, Request, SignedManifest, SignedReply, decode_reply, encode_request
+from common.messages import UPLOAD_KINDS, Kind, Request, SignedManifest, SignedReply, decode_reply
 from common.plan import Plan
+from common.request_frames import encode_request
 from common.site_config import load_site
 from scripts.federation import FederationOptions, provision
 from scripts.split import split_dataset
@@ -213,7 +214,7 @@ class Coordinator:
         aggregate, transcript = total.unmasked(unmasking)
         bodies = {reply.manifest.hospital: reply.body for reply in replies}
         entry = aggregate.entry.model_copy(update={"transcript": transcript})
-        return Aggregate(entry, b"".join([aggregate.body, *(bodies[name] for name in unmasking.names)]))
+        return Aggregate.held(entry, b"".join([aggregate.body, *(bodies[name] for name in unmasking.names)]))
 
     def _reveal(self, unmasking: Unmasking, name: str, site: Hospital) -> bool:
         """Take one site's shares; whether it withheld them."""
@@ -242,7 +243,7 @@ class Coordinator:
 def light(aggregate: Aggregate) -> Aggregate:
     """The aggregate without what verifies it: later manifests vouch for it."""
     entry = aggregate.entry
-    return Aggregate(entry.model_copy(update={"transcript": None}), aggregate.body[: entry.sum_bytes])
+    return Aggregate.held(entry.model_copy(update={"transcript": None}), aggregate.body[: entry.sum_bytes])
 
 
 def with_witnesses(aggregate: Aggregate, later: Aggregate) -> Aggregate:

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from common.errors import FedwardError
-from common.pages import FETCH_MAGIC, PAGE_MAGIC
+from common.pages import FETCH, LONG_REQUEST, PAGE
 from common.records import REPLY, REQUEST, frame_to_record, record_to_frame
 
 Answer = Callable[[bytes], bytes]
@@ -33,8 +33,9 @@ class InProcessGrid(Grid):
     """Answers as the hospitals' relays would; `sites` are the connected ones.
 
     A message is answered when it is pulled for; a page, which nobody pulls for, when it is pushed. `slow` holds names
-    whose answers are not there yet; `sent` keeps name, group and size of every request; `lost`
-    are Flower's errors for the pages that are fetched next.
+    whose answers are not there yet; `sent` keeps name, group and size of every request, `ttls` the seconds that each
+    lives; `lost` are Flower's errors for the pages that are fetched next, `lost_outlines` for the answers to outlines,
+    `dropped` says which frames of pages never arrive.
     """
 
     sites: dict[str, Answer]
@@ -42,7 +43,11 @@ class InProcessGrid(Grid):
     sent: list[tuple[str, str, int]] = field(default_factory=list)
     waiting: dict[str, tuple[str, Message]] = field(default_factory=dict)
     lost: list[int] = field(default_factory=list)
+    lost_outlines: list[int] = field(default_factory=list)
+    ttls: list[float] = field(default_factory=list)
+    dropped: Callable[[bytes], bool] = lambda _: False
     on_pull: Callable[[], None] = lambda: None
+    on_push: Callable[[], None] = lambda: None
 
     def get_nodes(self) -> Iterable[Node]:  # type: ignore[override]
         """The connected gateways; a name has one id for ever."""
@@ -57,10 +62,12 @@ class InProcessGrid(Grid):
             name = names[message.metadata.dst_node_id]
             frame = record_to_frame(message.content, REQUEST)
             self.sent.append((name, message.metadata.group_id, len(frame)))
+            self.ttls.append(message.metadata.ttl)
             self.waiting[message.object_id] = (name, message)
-            if frame.startswith(PAGE_MAGIC):
+            if PAGE.matches(frame) and not self.dropped(frame):
                 self._reply(*self.waiting.pop(message.object_id))
             identifiers.append(message.object_id)
+            self.on_push()
         return identifiers
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -73,12 +80,14 @@ class InProcessGrid(Grid):
         if name not in self.sites:
             return Message(Error(NODE_UNAVAILABLE, "gone"), reply_to=message)
         asked = record_to_frame(message.content, REQUEST)
-        if self.lost and asked.startswith(FETCH_MAGIC):
+        if self.lost and FETCH.matches(asked):
             return Message(Error(self.lost.pop(), "lost"), reply_to=message)
         try:
             frame = self.sites[name](asked)
         except FedwardError as error:
             return Message(Error(102, f"site:{error.code}"), reply_to=message)
+        if self.lost_outlines and LONG_REQUEST.matches(asked):
+            return Message(Error(self.lost_outlines.pop(), "lost"), reply_to=message)
         return Message(frame_to_record(frame, REPLY), reply_to=message)
 
     def set_run(self, run: object) -> NoReturn:

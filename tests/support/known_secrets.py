@@ -197,4 +197,4 @@ class KnownSecrets:
             transcript=transcript,
             witnesses=(),
         )
-        return Aggregate(entry, b"".join([body, *(reply.body for reply in replies)]))
+        return Aggregate.held(entry, b"".join([body, *(reply.body for reply in replies)]))

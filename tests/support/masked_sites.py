@@ -43,7 +43,7 @@ from server.admit import OpenExchange, admit
 from server.aggregate import Aggregate, RunningSum
 from server.ask import expected_answer
 from server.masked_round import Opening, Unmasking
-from server.requests import Step
+from server.steps import Step
 from tests.support.flower_federation import REPOSITORY
 from tests.support.replies import CHUNKS, NAMES, PARAMETERS, RUN, random_words
 

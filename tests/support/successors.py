@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from client.approve import Approver, take_in
+from client.data.source import DataPlace
 from client.declare import count_units
 from client.keygen import GATEWAY, VAULT_KEY, make_site
 from client.site_file import SiteChoices, new_site_file
@@ -25,7 +26,7 @@ def newcomer(federation: SmallFederation, name: str) -> Card:
     """Images and keys of a hospital that is in no plan yet."""
     data = federation.folder / "shards" / name
     write_images(data, per_class=8, seed=77)
-    units = count_units(data, federation.plan, patient_column="auto")
+    units = count_units(DataPlace(data), federation.plan)
     return make_site(federation.folder / "federation" / name, hospital=name, declared_units=units, passphrase=None).card
 
 

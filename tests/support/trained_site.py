@@ -9,6 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from client.accountant import PrivacyEvent
 from client.ledger import Ledger
 from client.ledger_cap import Cap
@@ -53,7 +55,7 @@ class Trained:
     def charge(self, count: int, *, shares: int = 1, clock: Callable[[], float] = time.time) -> None:
         """Charge rounds of another plan, beside the site's back."""
         federation = self.federation
-        ledger = Ledger.open(
+        ledger = Ledger(
             self.site.ledger,
             hospital=OURS,
             source=self.site.privacy.source,
@@ -90,3 +92,19 @@ def train_once(folder: Path) -> Trained:
         federation.open(OURS)
         assert federation.reply(federation.sites[OURS].answer(federation.frame("train", 1, OURS))).body
     return trained
+
+
+# A module that needs one takes both: `base, trained = trained_site.base, trained_site.trained`.
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Files of that site, and its ledger before the round as `before.sqlite`."""
+    return train_once(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def trained(base: Trained, tmp_path: Path) -> Trained:
+    """A copy of its own."""
+    shutil.copytree(base.folder, tmp_path / "site")
+    return Trained(tmp_path / "site", base.key)

@@ -14,6 +14,7 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,23 +36,15 @@ from common.errors import BudgetExceeded, FedwardError, WrongPlan, WrongRound
 from common.freshness_messages import FreshnessAnswer, sign_answer
 from common.identity import Identity
 from common.mask_messages import FullAdvert, encode_document
-from common.messages import (
-    NOTHING_APPLIED,
-    UPLOAD_KINDS,
-    Applied,
-    Manifest,
-    Request,
-    SignedRequest,
-    decode_reply,
-    decode_request,
-    encode_reply,
-)
+from common.messages import NOTHING_APPLIED, UPLOAD_KINDS, Applied, Manifest, Request, decode_reply, encode_reply
 from common.plan import Plan
+from common.request_frames import SignedRequest, decode_request
 from common.site_config import GatewaySettings
 from common.supervise import supervise
 from common.transcript import EMPTY_CHAIN, aggregate_root, merkle_root
 
 LONGEST_HOLD_S = 60.0
+FRAMES_LOG = "frames.log"
 
 
 class TrivialSite:
@@ -235,6 +228,24 @@ def tag_of(applied: Applied) -> str:
     return hashlib.sha256(applied.chain.encode()).hexdigest()
 
 
+def noting(answer: Callable[[bytes], bytes], log: Path) -> Callable[[bytes], bytes]:
+    """The same, with a line about each frame and its answer: the form of both and their lengths."""
+
+    def noted(frame: bytes) -> bytes:
+        reply = answer(frame)
+        with log.open("a") as file:
+            file.write(f"{form_of(frame)} {len(frame)} {form_of(reply)} {len(reply)}\n")
+        return reply
+
+    return noted
+
+
+def form_of(frame: bytes) -> str:
+    """What its magic says; nothing of bytes that are no frame."""
+    magic = frame[:7]
+    return magic.decode() if magic.startswith(b"FW") else "-"
+
+
 def show(event: ChildEvent) -> None:
     """One line per event, for the test's log."""
     sys.stdout.write(f"{event.name} {event.kind} {event.detail}\n")
@@ -251,7 +262,7 @@ def main() -> None:
         site = TrivialSite(content["name"], folder, load_settings(Path(content["plan"]), Plan))
         sys.stdout.write("site serves\n")
         sys.stdout.flush()
-        serve(PagedSite(site.answer, site.member, folder=folder / "pages").answer, socket)
+        serve(noting(PagedSite(site.answer, site.member, folder=folder / "pages").answer, folder / FRAMES_LOG), socket)
         return
     settings = GatewaySettings.model_validate_json(json.dumps(content["gateway"]))
     service = Child(

@@ -16,27 +16,24 @@ from client.paged_site import PagedSite
 from common.config import load_settings
 from common.errors import FedwardError
 from common.identity import Identity
-from common.messages import Request, decode_request
+from common.messages import Request
 from common.plan import Plan
-from server.aggregate import Aggregate, MadeSum
+from common.request_frames import decode_request
 from server.history import StoredHistory
 from server.long_messages import LongMessages
 from server.mask_store import MaskStore
 from server.one_by_one import OneByOneGrid
 from server.progress import Progress, ProgressFile
-from server.requests import RequestWriter, steps_after
+from server.requests import RequestWriter
+from server.steps import steps_after
 from server.store import Exchange, Store
 from server.strategy import SecureAggregation
 from tests.support.flower_federation import Federation
 from tests.support.in_process_grid import Answer, InProcessGrid
+from tests.support.stored_sums import stored_sums
 from tests.support.trivial_site import TrivialSite
 
 Whole = Callable[[bytes | memoryview], bytes]
-
-
-def held(made: Aggregate | MadeSum) -> Aggregate:
-    """A sum with its body in memory."""
-    return Aggregate(made.entry, made.content.read(0, made.content.size_bytes))
 
 
 @dataclass
@@ -85,7 +82,7 @@ class WholeRun:
     def ended(self, round_number: int) -> tuple[str, ...]:
         """Whose uploads are in a round's sum; nobody's if it was skipped."""
         with closing(Store(self.folder)) as store:
-            (aggregate,) = store.aggregates(self.run, round_number, round_number)
+            (aggregate,) = stored_sums(store, self.run, round_number, round_number)
         return tuple(signed.manifest.hospital for signed in aggregate.entry.survivors)
 
     def _paged(self, name: str, answer: Whole) -> Answer:
@@ -129,7 +126,7 @@ def carry(  # noqa: PLR0913 -- the parts of one run
     with closing(Store(folder)) as store, closing(MaskStore(folder, run)) as masks:
         store.begin(run, plan_digest=plan.digest, plan_json="{}", now=1.0)
         history = StoredHistory(store, masks, run)
-        long = LongMessages(plan, run, sign=identity.sign, history=history, folder=folder)
+        long = LongMessages(plan, run, sign=identity.sign, folder=folder)
         writer = RequestWriter(plan, run, identity.sign, history, long=long)
         steps = steps_after(plan, store.last_complete_round(run))
         progress = ProgressFile(folder, Progress(run, plan.name, plan.last_training_round))

@@ -90,9 +90,17 @@ def test_mixed_events_cost_more_than_each_and_less_than_their_sum() -> None:
 
 
 def test_the_order_and_grouping_of_events_do_not_matter() -> None:
-    """Ten rounds of two steps cost what twenty steps cost: no budget is won by rounds."""
+    """Ten rounds of two steps cost what twenty steps cost, among others too: no budget is won by rounds."""
+    others = [PrivacyEvent(1.0, 7.0, 1), PrivacyEvent(0.1, 1.0, 30)]
     rounds = [PrivacyEvent(1.0, 5.0, 2)] * 10
-    assert epsilon_of(rounds, 1e-5) == epsilon_of([PrivacyEvent(1.0, 5.0, 20)], 1e-5)
+    due = epsilon_of([PrivacyEvent(1.0, 5.0, 20), *others], 1e-5)
+    for events in (
+        [*rounds, *others],
+        [*others, *rounds],
+        [*others[::-1], *rounds],
+        [*rounds[3:], *others, *rounds[:3]],
+    ):
+        assert epsilon_of(events, 1e-5) == due
 
 
 class _TwiceTheNoise(RdpAccountant):  # type: ignore[misc]
@@ -135,8 +143,8 @@ def test_sigma_is_the_smallest_that_the_budget_allows(
 
 @settings(max_examples=10, deadline=None)
 @given(epsilon=st.floats(0.05, 30.0), steps=st.integers(1, 500), delta=st.sampled_from([1e-8, 1e-5, 1e-3]))
-def test_sigma_never_exceeds_any_budget(epsilon: float, steps: int, delta: float) -> None:
-    """The promise holds over the range of plans."""
+def test_sigma_of_full_batches_spends_any_budget_and_no_more(epsilon: float, steps: int, delta: float) -> None:
+    """The promise holds over the range of plans; for Poisson batches the cases above and below stand."""
     sigma = solve_sigma(epsilon=epsilon, delta=delta, q=1.0, steps=steps)
     spent = epsilon_of([PrivacyEvent(1.0, sigma, steps)], delta)
     assert epsilon * 0.99 - 2e-4 <= spent <= epsilon

@@ -19,6 +19,7 @@ from scripts.attack_forged_rounds import AFTER_A_SPLIT, AFTER_REVEAL, AFTER_UPLO
 from scripts.attack_forged_sums import FORGED_SUMS
 from scripts.attack_hostile import attack_hostile
 from scripts.attack_mutations import Shape, mutate
+from scripts.attack_pages import WATCHED
 from scripts.attack_result import AttackResult
 from scripts.attack_tamper import attack_tamper
 from scripts.cli import app
@@ -107,8 +108,9 @@ def test_malformed_messages_are_refused_by_name_in_little_memory(hostile: Attack
     details = hostile.as_json()
     assert (details["accepted"], details["crashes"]) == ({}, {})
     assert sum(numbers(hostile, "errors").values()) == details["messages"] == QUICK[Family.HOSTILE]
-    assert len(numbers(hostile, "kinds")) == 16
-    assert hostile.control == 71
+    assert len(numbers(hostile, "kinds")) == 21
+    assert set(WATCHED) < numbers(hostile, "kinds").keys()
+    assert hostile.control == 86
     assert details["states_equal"]
     assert hostile.passed
 

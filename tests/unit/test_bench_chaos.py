@@ -293,7 +293,7 @@ def test_charges_are_what_a_ledger_holds_of_this_run(tmp_path: Path) -> None:
     (tmp_path / KILLED).mkdir()
     cap = Cap(epsilon=100.0, delta=1e-5)
     path, identity = tmp_path / KILLED / "ledger.sqlite", Identity.generate()
-    ledger = Ledger.open(path, hospital=KILLED, source="images", identity=identity, cap=cap)
+    ledger = Ledger(path, hospital=KILLED, source="images", identity=identity, cap=cap)
     for run, number, kind in ((RUN, 1, "train"), ("5" * 32, 1, "train"), (RUN, 1, "eval"), (RUN, 2, "train")):
         ledger.charge(
             Charge(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.bench_command import run_bench
 
 FIELDS = {
     "name",
@@ -49,18 +47,11 @@ MASKED_FIELDS = {
 }
 
 
-def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own: the bench starts processes and redirects its standard output."""
-    program = "from common.command import run_command; from scripts.bench import bench_app; run_command(bench_app)"
-    command = [sys.executable, "-c", program, "codec", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)  # noqa: S603 -- our own interpreter
-
-
 def test_the_bench_writes_every_row_with_every_field(tmp_path: Path) -> None:
     """A small run of the whole bench: codecs, fresh processes for the peaks, table and file."""
     target = tmp_path / "codec.json"
     arguments = ("--parameters", "12000", "--hospitals", "3", "--repeats", "1", "--growth", "5", "--json", str(target))
-    run = run_bench(*arguments)
+    run = run_bench("codec", *arguments)
     assert run.returncode == 0, run.stderr
     assert "WARNING" not in run.stdout
     result = json.loads(target.read_text())
@@ -100,7 +91,7 @@ def check_masked_rows(rows: list[dict[str, float]], goals: dict[str, float], pri
 def test_a_result_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path, place: str) -> None:
     """A bench of minutes must not end in a path that was wrong from the start: no folder, a folder, below a file."""
     (tmp_path / "file").write_text("")
-    run = run_bench("--parameters", "12000", "--json", str(tmp_path / place))
+    run = run_bench("codec", "--parameters", "12000", "--json", str(tmp_path / place))
     assert run.returncode == 2
     assert "cannot be written" in run.stderr
     assert (run.stderr.count("\n"), run.stdout) == (1, "")
@@ -110,7 +101,7 @@ def test_a_result_that_cannot_be_written_is_refused_before_the_run(tmp_path: Pat
 @pytest.mark.parametrize("counts", ["2", "5,61", "5;10", "", "all"])
 def test_counts_that_no_plan_allows_are_refused(counts: str) -> None:
     """Two hospitals have no masks that hide anything; more than sixty no shares."""
-    run = run_bench("--growth", counts)
+    run = run_bench("codec", "--growth", counts)
     assert run.returncode == 2
     assert "--growth" in run.stderr
 
@@ -118,4 +109,4 @@ def test_counts_that_no_plan_allows_are_refused(counts: str) -> None:
 @pytest.mark.parametrize("option", ["--parameters", "--hospitals", "--repeats"])
 def test_impossible_counts_are_refused(option: str) -> None:
     """Nothing to measure is a wrong command line: exit code 2."""
-    assert run_bench(option, "0").returncode == 2
+    assert run_bench("codec", option, "0").returncode == 2

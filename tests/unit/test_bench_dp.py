@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -14,23 +12,16 @@ from client.backbone import read_weights
 from client.dpsgd import refuse_unsupported_layers
 from scripts.bench_dp import DpRow, ratios
 from scripts.bench_dp_models import CLASSES, groupnorm_lite0, pictures
+from tests.support.bench_command import run_bench
 
-ROOT = Path(__file__).parents[2]
 FIELDS = {"model", "name", "precision", "units", "steps_per_second", "units_per_second"}
-
-
-def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own: the bench sets torch's threads."""
-    program = "from common.command import run_command; from scripts.bench import bench_app; run_command(bench_app)"
-    command = [sys.executable, "-c", program, "dp", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)  # noqa: S603 -- our own interpreter
 
 
 def test_the_bench_writes_every_row_and_ratio(tmp_path: Path) -> None:
     """A small run of the whole bench, Opacus' own ways included."""
     target = tmp_path / "dp.json"
     sizes = ("--units", "12", "--features", "16", "--images", "1", "--side", "32", "--repeats", "1")
-    run = run_bench(*sizes, "--json", str(target))
+    run = run_bench("dp", *sizes, "--json", str(target))
     assert run.returncode == 0, run.stderr
     assert "Warning" not in run.stderr
     result = json.loads(target.read_text())
@@ -45,7 +36,7 @@ def test_the_bench_writes_every_row_and_ratio(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
     """In one sentence, with status 2."""
-    run = run_bench("--json", str(tmp_path / "nowhere" / "dp.json"))
+    run = run_bench("dp", "--json", str(tmp_path / "nowhere" / "dp.json"))
     assert run.returncode == 2
     assert "Traceback" not in run.stderr
     assert "cannot be written" in run.stderr

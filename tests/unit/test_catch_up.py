@@ -1,4 +1,4 @@
-"""A hospital that missed many rounds comes back page by page, while the others go on. No network."""
+"""A hospital that missed many rounds comes back part by part, while the others go on. No network."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ from flwr.serverapp import Grid
 from common.config import load_settings
 from common.errors import DeploymentError, TranscriptError
 from common.identity import Identity
-from common.messages import decode_request
 from common.plan import Plan
+from common.request_frames import decode_request
 from server.history import StoredHistory
 from server.mask_store import MaskStore
 from server.one_by_one import OneByOneGrid
+from server.parts import PartLimits
 from server.progress import Progress, ProgressFile
-from server.requests import PageLimits, RequestWriter, steps_after
+from server.requests import RequestWriter
+from server.steps import steps_after
 from server.store import Store
 from server.strategy import SecureAggregation
 from tests.support.flower_federation import Federation
 from tests.support.in_process_grid import Answer, InProcessGrid, as_server_app
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
+from tests.support.stored_sums import stored_sums
 from tests.support.trivial_site import TrivialSite
 
 ROUNDS = 12
 LATE = NAMES[3]
-LIMITS = PageLimits(aggregates=2)
+LIMITS = PartLimits(aggregates=2)
 
 
 @dataclass
@@ -87,7 +90,7 @@ class Run:
     @property
     def skipped(self) -> list[int]:
         """Rounds without a sum."""
-        over = self.store.aggregates(self.run, 1, self.store.last_complete_round(self.run))
+        over = stored_sums(self.store, self.run, 1, self.store.last_complete_round(self.run))
         return [aggregate.entry.round for aggregate in over if not aggregate.entry.survivors]
 
     def asked(self, name: str, kind: str) -> list[tuple[int, list[int]]]:
@@ -139,7 +142,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
 def test_a_hospital_that_missed_everything_comes_back_and_contributes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Real hospitals: page by page beside the rounds of the others, none of which is lost or repeated.
+    """Real hospitals: part by part beside the rounds of the others, none of which is lost or repeated.
 
     It has no advert in the round that it joins, so it observes that one, and contributes from the next on.
     """
@@ -178,8 +181,8 @@ def test_its_pages_are_in_the_record_of_the_rounds(run: Run) -> None:
         assert recorded == sum(size for who, _, size in run.grid.sent if who == name) > 0
 
 
-def test_a_hospital_that_takes_long_over_a_page_stalls_nobody(run: Run) -> None:
-    """While its answer is awaited it gets nothing more; after it the next page goes out."""
+def test_a_hospital_that_takes_long_over_a_part_stalls_nobody(run: Run) -> None:
+    """While its answer is awaited it gets nothing more; after it the next part goes out."""
     run.at_round(5, "join")
     run.at_round(6, "slow")
     run.at_round(9, "speak")
@@ -193,7 +196,7 @@ def test_a_hospital_that_takes_long_over_a_page_stalls_nobody(run: Run) -> None:
 
 
 def test_a_round_that_needs_the_hospital_waits_until_it_has_caught_up(run: Run) -> None:
-    """Fewer than the minimum are up to date: all pages go out before the round is asked for, and no attempt is lost."""
+    """Fewer than the minimum are up to date: all parts go out before the round is asked for, and no attempt is lost."""
     gone = NAMES[0]
     run.at_round(9, "join")
     run.leave_after(gone, 9)
@@ -248,7 +251,7 @@ def test_a_run_stops_with_the_names_of_those_that_did_not_catch_up(run: Run) -> 
 
 
 def test_a_hospital_that_is_behind_at_the_end_still_gets_the_finished_model(run: Run) -> None:
-    """The last pages go out before it is told to finish; the others have finished by then."""
+    """The last parts go out before it is told to finish; the others have finished by then."""
     run.at_round(ROUNDS, "join")
     run.go()
     assert run.asked(LATE, "train") == []

@@ -15,6 +15,7 @@ from torch import nn
 from client.accountant import PrivacyEvent
 from client.dpsgd import Randomness
 from client.learner import Learner, load_learner
+from client.noise_multipliers import NoiseMultipliers, planned_events
 from client.unit_images import UnitImages
 from common.errors import PlanError, UnsupportedLayer
 from common.plan import Plan
@@ -81,7 +82,7 @@ def test_one_call_draws_the_noise_and_the_batches_that_the_event_says(
     recorder = Recorder()
     learner = load(config, plan, recorder)
     learner.train(learner.initial, feature_mean=NO_MEAN, sigma=SIGMA)
-    event = learner.event(SIGMA)
+    event = planned_events(plan, NoiseMultipliers(SIGMA, None))["train"]
     assert event == PrivacyEvent(q=plan.training.sample_rate, sigma=SIGMA, steps=3)
     size = learner.initial.size
     assert sum(count for count, _ in recorder.noise_draws) == event.steps * size

@@ -10,21 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.checkpoint import make_checkpoint, open_checkpoint
+from client.checkpoint import continued_state, make_checkpoint, open_checkpoint
 from client.hpke import box_public_hex
 from client.member import Member
 from client.optimiser import OptimiserState
 from client.state import RunState, state_tag
+from client.storage import RunStorage
 from common.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
-from common.errors import BadSignature, CheckpointRefused, MalformedMessage, PeerError
+from common.errors import BadSignature, CheckpointMissing, CheckpointRefused, MalformedMessage, PeerError
 from common.identity import Identity
 from common.messages import Applied, Manifest, Request, SignedManifest, decode_reply, encode_reply
+from common.plan_models import FrozenBackboneModel
 from common.roster import Continued
 from common.transcript import EMPTY_CHAIN
 from tests.support.masked_sites import TRAINABLE_PARAMETERS, MaskedSites
 from tests.support.replies import NAMES, PARAMETERS, RUN
 
 KEY, MAKER, NEEDY, LAST = bytes(range(32)), NAMES[0], NAMES[3], 2
+WIDTH = 16
 
 
 @dataclass
@@ -96,24 +99,27 @@ class Table:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Table:
-    """A plan that continues another one after round 2."""
+    """A plan with a mean of features that continues another one after round 2."""
     sites = MaskedSites(tmp_path)
     continues = Continued(plan="a" * 64, run="b" * 32, round=LAST)
     federation = sites.plan.agreed.model_copy(update={"continues": continues})
-    sites.plan = sites.plan.model_copy(update={"federation": federation})
+    model = FrozenBackboneModel(kind="lite0-head", image_size=64, views=1, projection=WIDTH, seed=0)
+    privacy = sites.plan.privacy.model_copy(update={"mean_share": 0.1})
+    sites.plan = sites.plan.model_copy(update={"federation": federation, "model": model, "privacy": privacy})
     rng = np.random.default_rng(0)
     vectors = [rng.normal(size=TRAINABLE_PARAMETERS) for _ in range(2)]
     applied = Applied(round=LAST, root="3" * 64, chain=EMPTY_CHAIN)
-    return Table(sites, RunState(applied, OptimiserState(*vectors), np.zeros(0)))
+    return Table(sites, RunState(applied, OptimiserState(*vectors), rng.normal(size=WIDTH)))
 
 
 def test_the_model_arrives_bit_for_bit(table: Table) -> None:
-    """Model, optimiser state and history; three of four vouch, which is the plan's threshold."""
+    """Model, mean of the features, optimiser state and history; three of four vouch, which is the plan's threshold."""
     taken = table.opened(table.made(), table.vouchers())
     assert taken.applied == table.state.applied
     for seen, sent in (
         (taken.optimiser.parameters, table.state.optimiser.parameters),
         (taken.optimiser.velocity, table.state.optimiser.velocity),
+        (taken.feature_mean, table.state.feature_mean),
     ):
         assert seen.tobytes() == sent.tobytes()
 
@@ -151,9 +157,12 @@ def test_another_model_than_the_one_vouched_for_is_refused(table: Table) -> None
     """One hospital and the coordinator cannot plant a model: its last bit decides."""
     parameters = table.state.optimiser.parameters.copy()
     parameters[-1] = np.nextafter(parameters[-1], 1.0)
-    planted = replace(table.state, optimiser=OptimiserState(parameters, table.state.optimiser.velocity))
-    with pytest.raises(CheckpointRefused, match="0 hospitals vouch"):
-        table.opened(table.made(planted), table.vouchers())
+    moved = replace(table.state, optimiser=OptimiserState(parameters, table.state.optimiser.velocity))
+    mean = table.state.feature_mean.copy()
+    mean[-1] = np.nextafter(mean[-1], 1.0)
+    for planted in (moved, replace(table.state, feature_mean=mean)):
+        with pytest.raises(CheckpointRefused, match="0 hospitals vouch"):
+            table.opened(table.made(planted), table.vouchers())
 
 
 def test_a_forged_voucher_is_refused(table: Table) -> None:
@@ -208,7 +217,27 @@ def test_a_stranger_and_a_revoked_hospital_seal_nothing(table: Table) -> None:
 
 def test_a_model_of_another_size_is_refused(table: Table) -> None:
     """Vouched for or not."""
-    longer = RunState(table.state.applied, OptimiserState(np.zeros(9), np.zeros(9)), np.zeros(0))
-    with pytest.raises(CheckpointRefused, match="is no model of this plan"):
-        table.opened(table.made(longer), table.vouchers())
+    other = replace(table.state, optimiser=OptimiserState(np.zeros(9), np.zeros(9)))
+    for state in (other, replace(table.state, feature_mean=np.zeros(0))):
+        with pytest.raises(CheckpointRefused, match="is no model of this plan"):
+            table.opened(table.made(state), table.vouchers())
     assert box_public_hex(table.sites.boxes[NEEDY]) == table.member(NEEDY).plan.roster[3].box
+
+
+def test_a_run_goes_on_from_a_model_of_its_own_size_only(table: Table, tmp_path: Path) -> None:
+    """Parameters and mean of the features; else this site waits for a checkpoint from the others."""
+    plan = table.sites.plan
+    assert plan.agreed.continues is not None
+    earlier = RunStorage(tmp_path / plan.agreed.continues.run, plan=plan.agreed.continues.plan)
+    longer = OptimiserState(*(np.zeros(TRAINABLE_PARAMETERS + 1) for _ in range(2)))
+    for state in (
+        replace(table.state, feature_mean=np.zeros(0)),
+        replace(table.state, feature_mean=np.zeros(WIDTH + 1)),
+        replace(table.state, optimiser=longer),
+    ):
+        earlier.save_state(state)
+        with pytest.raises(CheckpointMissing, match="waits for a checkpoint"):
+            continued_state(tmp_path, RunStorage(tmp_path / RUN, plan=plan.digest), plan)
+    earlier.save_state(table.state)
+    taken = continued_state(tmp_path, RunStorage(tmp_path / RUN, plan=plan.digest), plan)
+    assert state_tag(taken, KEY) == state_tag(table.state, KEY)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from client.encode import decode_sum_of_updates, encode_update
+from client.encode import decode_sum_of_updates
 from common.ckks import PRESETS
 from common.errors import DecryptionError, LocalProtocolError, WeightMismatch
 from common.grid import plan_grid
+from tests.support.weighted_updates import encode_update
 
 GRID = plan_grid(PRESETS["compact"], [120, 80, 50], update_norm_bound=2.0, slot_sum_max=30)
 SLOTS = np.array([7, -3], dtype=np.int64)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from client.encode import decode_sum_of_updates, encode_steps, encode_update
+from client.encode import decode_sum_of_updates, encode_steps
 from client.encrypt import SecretKey
 from common.ckks import PRESETS, CkksParameters, EncryptedSum, add_in_place
 from common.errors import DecryptionError, PlanError
 from common.grid import Grid, plan_grid
+from tests.support.weighted_updates import encode_update
 
 BOTH = pytest.mark.parametrize("parameters", PRESETS.values(), ids=PRESETS)
 ROSTERS = {

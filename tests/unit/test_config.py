@@ -22,6 +22,16 @@ from tests.support.cards import make_card, make_rows
 CONFIGS = Path(__file__).parents[2] / "configs"
 PLANS = sorted((CONFIGS / "plans").glob("*.yaml"))
 TEMPLATE = CONFIGS / "plans" / "demo.yaml"
+NETWORK = {
+    "kind": "network",
+    "architecture": "torchvision:resnet18",
+    "weights_sha256": "0" * 64,
+    "trainable": "last:1",
+    "image_size": 64,
+    "views": 1,
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+}
 CNN = {"kind": "groupnorm-cnn", "image_size": 32, "width": 8, "seed": 0}
 
 
@@ -158,7 +168,47 @@ WRONG_PLANS: list[tuple[str, object, str]] = [
     (
         "model.kind",
         "resnet",
-        "model.kind: seen 'resnet'; 'lite0-head', 'groupnorm-cnn', 'linear', 'mlp', 'cox' are allowed",
+        "model.kind: seen 'resnet'; 'lite0-head', 'groupnorm-cnn', 'network', 'linear', 'mlp', 'cox' are allowed",
+    ),
+    (
+        "model",
+        NETWORK | {"architecture": "resnet18"},
+        (
+            "model.architecture: seen 'resnet18'; string should match pattern "
+            "'^(lite0|torchvision:[a-z0-9_]{1,60}|timm:[a-z0-9_]{1,60})$'"
+        ),
+    ),
+    (
+        "model",
+        NETWORK | {"weights_sha256": None},
+        (
+            "model.weights_sha256: architecture 'torchvision:resnet18' brings no weights; give the digest of the "
+            "weights file that all sites hold, or else a public seed to start from, and not both"
+        ),
+    ),
+    (
+        "model",
+        NETWORK | {"weights_sha256": None, "seed": 1},
+        (
+            "model.trainable: seen 'last:1' with a random start; only 'all' is allowed there: frozen layers of random "
+            "numbers see nothing; name a weights file by its digest"
+        ),
+    ),
+    (
+        "model",
+        NETWORK | {"architecture": "lite0"},
+        (
+            "model.weights_sha256: seen a digest or a seed with architecture 'lite0'; only null without a seed is "
+            "allowed there: its weights come with its package"
+        ),
+    ),
+    (
+        "model",
+        NETWORK | {"views": 8},
+        (
+            "model.views: seen 8 with trainable 'last:1'; only 1 is allowed there: views are averaged where the head "
+            "alone is trained"
+        ),
     ),
     ("model", CNN | {"width": 6}, "model.width: seen 6; a multiple of 4 is allowed (GroupNorm has 4 groups)"),
     ("data.classes", ["nevus"], "data.classes: seen ['nevus']; the list should have at least 2 items, not 1"),

@@ -267,7 +267,7 @@ MAPPINGS: list[tuple[dict[str, Any], str]] = [
     (feature("sex", column="sex", absent=True), "seen `absent: true` beside other keys"),
     (feature("sex", values={"m": "male"}), "seen no column; name its `column`, or write `absent: true`"),
     ({"label": {"column": "state", "classes": {"0": "dead"}}}, "label.classes: seen 'dead'; the plan's classes are we"),
-    ({"label": ...}, "the plan has classes; map a `label`, and neither `time` nor `event`"),
+    ({"label": ...}, "mapping.yaml: seen no label; a plan on data of kind 'table' learns from it: add it"),
     ({"time": {"column": "t", "unit": "d"}}, "the plan has classes; map a `label`, and neither `time` nor `event`"),
     ({"form": "csvv"}, "form: seen 'csvv'; allowed for data of kind 'table' are"),
     ({"delimiter": "comma"}, "delimiter: seen 'comma'"),

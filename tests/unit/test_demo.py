@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from common.errors import BudgetExceeded, DataError, DeploymentError, FedwardError, OperatorError, PlanError
-from scripts.demo import DemoOptions, Prepared, deliver, prepare, run_demo
+from scripts.demo import Prepared, deliver, prepare, run_demo
+from scripts.demo_options import DemoOptions
 from scripts.demo_run import FinishedRun
 from scripts.demo_work import WorkFolder
 from server.store import Store
@@ -27,6 +28,7 @@ from tests.support.small_federation import TEMPLATE, write_images
 
 REPOSITORY = Path(__file__).parents[2]
 RUN = "ab" * 16
+ALONE = "epsilon_spent_if_all_others_collude"
 
 
 def demo_options(folder: Path) -> DemoOptions:
@@ -37,6 +39,8 @@ def demo_options(folder: Path) -> DemoOptions:
         write_images(folder / "images" / "Train", per_class=12, seed=0)
     return DemoOptions(
         data=folder / "images",
+        mapping=None,
+        sites=None,
         plan=plan,
         hospitals=3,
         rounds=None,
@@ -68,7 +72,7 @@ def finished(made: tuple[DemoOptions, Prepared], tmp_path: Path) -> Prepared:
     results = folder / "hospital-1" / "results" / RUN
     results.mkdir(parents=True)
     (results / "model.safetensors").write_bytes(b"no model")
-    (results / "metrics.json").write_text(json.dumps({"privacy": {"unit": "image"}, "rounds": []}))
+    (results / "metrics.json").write_text(json.dumps({"privacy": {"unit": "image", ALONE: 9.5}, "rounds": []}))
     shutil.copy(folder / "plan.yaml", results)
     return replace(prepared, folder=folder)
 
@@ -120,7 +124,7 @@ def test_a_test_folder_that_cannot_be_scored_is_refused_before_any_work(tmp_path
         ({"hospitals": 4}, "--hospitals 3, seen 4;"),
         ({"rounds": 3}, "--rounds, else the plan's, 2, seen 3;"),
         ({"epsilon": 4.0}, "--epsilon, else the plan's, 8.0, seen 4.0;"),
-        ({"data": None}, "--data .*/images, seen synthetic;"),
+        ({"data": None}, "--data, --mapping or --sites .*/images, seen synthetic;"),
     ],
 )
 def test_a_work_folder_is_not_used_with_other_options(
@@ -208,6 +212,8 @@ def test_a_score_that_fails_at_the_end_does_not_lose_the_run(finished: Prepared,
     target = tmp_path / "results" / f"small-{RUN[:8]}"
     assert report["results"] == str(target)
     assert json.loads((target / "metrics.json").read_text()) == report
+    # Of each hospital's own results; the others of this federation have none.
+    assert [hospital[ALONE] for hospital in report["hospitals"]] == [9.5, None, None]
     assert (target / "model.safetensors").read_bytes() == b"no model"
     assert (target / "config" / "hospital-1" / "hospital-1.yaml").exists()
     assert not list(target.rglob("*.key"))

@@ -18,7 +18,7 @@ import server.cli
 from common.server_config import load_server
 from common.site_config import load_site
 from scripts.config_docs import PAGE, page
-from scripts.demo import SYNTHETIC_IMAGES_PER_CLASS
+from scripts.demo_data import SYNTHETIC_IMAGES_PER_CLASS
 from scripts.synthetic import CLASSES
 
 REPOSITORY = Path(__file__).parents[2]

@@ -47,6 +47,7 @@ from tests.support.small_federation import NAMES, provision_small, template
 OURS = NAMES[0]
 NOW = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)
+NEWEST = "and it lacks none that this site and its peers have seen"
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_a_sound_site_passes_every_check_of_its_part(site: Path, capsys: pytest.
     assert status == 0
     assert {name for name, row in seen.items() if row["status"] != "pass"} <= {"clock"}
     assert {"vault", "plan", "CKKS key", "data", "ledger", "state folder", "device", "memory", "disk"} <= set(seen)
-    assert seen["data"]["seen"].startswith("12 images of 12 image(s): 6 dark, 6 light; ")
+    assert seen["data"]["seen"].startswith("12 images of 12 images: 6 dark, 6 light; ")
     assert not (site / "state").exists()
     assert not (site / "ledger.sqlite").exists()
 
@@ -221,7 +222,7 @@ def other_source(site: Path) -> str:
 def ledger(site: Path, *, source: str = "images") -> Ledger:
     """Open a site's ledger, or begin it."""
     cap = Cap(epsilon=8.0, delta=1e-5)
-    return Ledger.open(site / "ledger.sqlite", hospital=OURS, source=source, identity=site_identity(site), cap=cap)
+    return Ledger(site / "ledger.sqlite", hospital=OURS, source=source, identity=site_identity(site), cap=cap)
 
 
 MISTAKES = [
@@ -300,9 +301,7 @@ def test_units_are_counted_by_the_column_of_patients(tmp_path: Path, capsys: pyt
     (data / "index.csv").write_text("\n".join(("path,label,who", *lines)) + "\n")
     status, seen = rows(capsys, site, "--part", "site")
     assert status == 0
-    assert seen["data"]["seen"].startswith(
-        f"{len(images)} images of {len(images) // 2} patient(s) by the column 'who':"
-    )
+    assert seen["data"]["seen"].startswith(f"{len(images)} images of {len(images) // 2} patients by the column 'who':")
     (data / "index.csv").write_text(
         "\n".join(("path,label,who", *lines[:-1], lines[-1].rpartition(",")[0] + ",")) + "\n"
     )
@@ -329,13 +328,13 @@ def test_a_ledger_that_is_held_is_told_from_a_damaged_one(site: Path, capsys: py
         wait_until((site / "site.sock").exists, "site service")
         status, found = rows(capsys, site, "--part", "site")
         assert status == 0
-        assert found["ledger"]["seen"].startswith(f"held by this site's running service (process {service.pid})")
+        assert found["ledger"]["seen"].endswith(f"; held by this site's running service (process {service.pid})")
         assert found["state folder"]["status"] == "pass"
     finally:
         service.terminate()
         service.wait(timeout=30)
     status, found = rows(capsys, site, "--part", "site")
-    assert (status, found["ledger"]["seen"]) == (0, "0 entries; epsilon 0.0000 of 8 spent at delta 1e-05")
+    assert (status, found["ledger"]["seen"]) == (0, f"0 entries, {NEWEST}; epsilon 0.0000 of 8 spent at delta 1e-05")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")

@@ -18,8 +18,8 @@ from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from client.dpsgd import Randomness, TrainingSettings, train_local
-from client.grid_optimizer import sensitivity_steps
+from client.dpsgd import LocalTraining, Randomness, train_local
+from client.grid_optimizer import sensitivity_steps, to_noise_grid
 from client.model import trainable_vector
 from client.networks import linear_head, small_cnn
 from client.noise import bernoulli
@@ -37,16 +37,16 @@ def silence(count: int, _sd: float) -> NDArray[np.int64]:
 SILENT = Randomness(noise=silence)
 
 
-def full(steps: int = 1, *, clip: float = 0.5, momentum: float = 0.0, declared: int = 50) -> TrainingSettings:
+def full(steps: int = 1, *, clip: float = 0.5, momentum: float = 0.0, declared: int = 50) -> LocalTraining:
     """Full batch, learning rate 1."""
-    return TrainingSettings(
+    return LocalTraining(
         steps=steps, clip=clip, learning_rate=1.0, momentum=momentum, sampling="full", rate=1.0, declared_units=declared
     )
 
 
-def poisson(rate: float, *, steps: int = 1) -> TrainingSettings:
+def poisson(rate: float, *, steps: int = 1) -> LocalTraining:
     """Poisson batches, learning rate 1."""
-    return TrainingSettings(
+    return LocalTraining(
         steps=steps, clip=0.5, learning_rate=1.0, momentum=0.0, sampling="poisson", rate=rate, declared_units=50
     )
 
@@ -63,7 +63,7 @@ def head() -> nn.Module:
     return linear_head(FEATURES, classes=CLASSES).double()
 
 
-def train(model: nn.Module, x: Tensor, y: Tensor, settings: TrainingSettings, **randomness: Randomness) -> np.ndarray:
+def train(model: nn.Module, x: Tensor, y: Tensor, settings: LocalTraining, **randomness: Randomness) -> np.ndarray:
     """Train with sigma 1."""
     return train_local(model, x, y, settings=settings, sigma=1.0, on_step=lambda _: None, **randomness)
 
@@ -125,12 +125,11 @@ def warm(kind: Literal["lite0-head", "groupnorm-cnn"], seed: int, *, size: float
 
 @pytest.mark.parametrize("clip", [1e-3, 0.5, 1e4])
 def test_one_unit_moves_the_sum_by_at_most_what_the_noise_is_scaled_to(clip: float) -> None:
-    """The sensitivity that is charged: add or remove any unit, of any size, in any place, and look at the whole sum."""
+    """The sensitivity that is charged: remove a unit of each place, of any size, and look at the whole sum."""
     most = 0.0
-    for seed, scale in itertools.product(range(6), (1e-6, 1.0, 1e6, 1e18, 1e150)):
-        x, y = units(seed)
-        model = warm("lite0-head", seed)
-        place = (7 * seed) % UNITS
+    for place, scale in itertools.product(range(UNITS), (1e-6, 1.0, 1e6, 1e18, 1e150)):
+        x, y = units(place % 6)
+        model = warm("lite0-head", place % 6)
         whole = x.double()
         whole[place] *= scale
         keep = torch.arange(UNITS) != place
@@ -142,6 +141,18 @@ def test_one_unit_moves_the_sum_by_at_most_what_the_noise_is_scaled_to(clip: flo
     assert sd == 2**20 + math.sqrt(CLASSES * FEATURES) + 1
     if clip < 1e4:
         assert most >= 2**20 - 10  # control: a unit does count, up to the bound
+
+
+def test_rounding_to_the_noise_grid_is_in_the_sensitivity() -> None:
+    """The worst pair: each number of the sum is just below half a step, and the unit takes each just beyond it."""
+    parameters, fine = 2**14, 2**24
+    whole_steps = 2**20 // math.isqrt(parameters)
+    before = np.full(parameters, 7 * fine + fine // 2 - 1, np.int64)
+    after = before + whole_steps * fine + 1
+    assert np.linalg.norm(after - before) == pytest.approx(2.0**44, rel=1e-9)
+    moved = float(np.linalg.norm(to_noise_grid(after) - to_noise_grid(before)))
+    assert moved <= sensitivity_steps(parameters, 1)
+    assert moved >= 2**20 + math.sqrt(parameters) - 1  # control: C alone would not do
 
 
 @pytest.mark.parametrize("kind", ["lite0-head", "groupnorm-cnn"])
@@ -310,7 +321,7 @@ def stock_opacus(x: Tensor, y: Tensor, sigma: float) -> np.ndarray:
 
 
 def test_updates_are_distributed_like_those_of_stock_opacus() -> None:
-    """Same mean (the clipped sum) and same spread over repeats, once both divide by the same number."""
+    """Same mean (the clipped sum), spread and shape over repeats, once both divide by the same number."""
     x, y = units()
     repeats = 60
     ours = np.stack([train(head(), x, y, full(declared=UNITS)) for _ in range(repeats)])
@@ -320,6 +331,10 @@ def test_updates_are_distributed_like_those_of_stock_opacus() -> None:
     assert np.abs(ours.mean(0) - theirs.mean(0)).max() < 5 * pooled
     for sample in (ours, theirs):
         assert (sample - sample.mean(0)).std() == pytest.approx(spread * math.sqrt(1 - 1 / repeats), rel=0.07)
+    noise = [np.sort((sample - sample.mean(0)).ravel()) for sample in (ours, theirs)]
+    both = np.concatenate(noise)
+    ranks = [np.searchsorted(one, both, side="right") / one.size for one in noise]
+    assert np.abs(ranks[0] - ranks[1]).max() < 2.7 * math.sqrt(2 / noise[0].size)  # a false alarm in a million runs
 
 
 def test_a_network_trains_and_leaves_no_hook() -> None:
@@ -377,7 +392,7 @@ def test_a_norm_without_fixed_statistics_is_refused_even_frozen() -> None:
 def test_sampling_that_no_accountant_covers_is_refused(sampling: str, rate: float) -> None:
     """Shuffled batches of fixed size are not Poisson, whatever is often claimed."""
     with pytest.raises(PlanError, match=r"training\.sampling"):
-        TrainingSettings(
+        LocalTraining(
             steps=1,
             clip=1.0,
             learning_rate=1.0,
@@ -393,13 +408,7 @@ def test_settings_out_of_range_are_refused(field: str) -> None:
     """Each would train without the bound that is charged."""
     values = {"steps": 1, "clip": 1.0, "learning_rate": 1.0, "momentum": 0.0, "declared_units": 9, field: -1}
     with pytest.raises(PlanError, match="are allowed"):
-        TrainingSettings(**values, sampling="full", rate=1.0)  # type: ignore[arg-type]
-
-
-def test_the_charge_is_what_is_trained() -> None:
-    """The ledger's event comes from the settings that training uses."""
-    event = poisson(0.25, steps=7).event(1.5)
-    assert (event.q, event.sigma, event.steps) == (0.25, 1.5, 7)
+        LocalTraining(**values, sampling="full", rate=1.0)  # type: ignore[arg-type]
 
 
 def test_inputs_without_labels_are_our_own_mistake() -> None:
@@ -410,15 +419,17 @@ def test_inputs_without_labels_are_our_own_mistake() -> None:
 
 
 def test_real_coins_choose_different_batches_each_step() -> None:
-    """Poisson sampling by the CSPRNG: sizes vary as they should."""
+    """Poisson sampling by the CSPRNG: of forty units never the same ones, and sizes vary as they should."""
+    batches: list[bytes] = []
     sizes: list[int] = []
 
     def counted(count: int, rate: float) -> NDArray[np.bool_]:
         drawn = bernoulli(count, rate)
+        batches.append(drawn.tobytes())
         sizes.append(int(drawn.sum()))
         return drawn
 
     train(head(), *units(), poisson(0.5, steps=30), randomness=Randomness(noise=silence, coins=counted))
-    assert len(sizes) == 30
+    assert len(set(batches)) == len(batches) == 30
     assert 13 < np.mean(sizes) < 27
     assert len(set(sizes)) > 3

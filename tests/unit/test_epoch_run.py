@@ -16,6 +16,7 @@ from server.store import Store
 from tests.support.carried_run import CarriedRun, carried_run, store_updates
 from tests.support.in_process_grid import as_server_app
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
+from tests.support.stored_sums import stored_sums
 
 ROUNDS = 5
 
@@ -134,7 +135,7 @@ def test_one_key_opens_the_sums_of_its_own_rounds_only(run: CarriedRun) -> None:
     site, plan = run.federation.sites[NAMES[0]], run.plan
     parameters = PRESETS[plan.encryption.preset]
     with closing(Store(run.folder)) as store:
-        aggregates = store.aggregates(run.run, 2, 3)
+        aggregates = stored_sums(store, run.run, 2, 3)
     first = site._keys.epoch(1).ckks
     sums = [decode_sum(a.body, chunks_for(plan.upload_values, parameters), len(NAMES), parameters) for a in aggregates]
     assert np.abs(first.decrypt(sums[0], run.federation.grid)).max() > 0

@@ -15,7 +15,7 @@ from common.errors import EpochExpired
 from common.plan import Plan
 from common.roster import Continued
 from server.epochs import Epochs
-from server.requests import HELLO, Step
+from server.steps import HELLO, Step
 from server.store import Store
 from tests.support.masked_sites import MaskedSites
 from tests.support.replies import NAMES, RUN

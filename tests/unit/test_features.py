@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -193,12 +194,11 @@ def test_eight_views_do_not_depend_on_how_the_lesion_lay(trunk: Lite0) -> None:
     image = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     turned = np.ascontiguousarray(np.rot90(image))
     mirrored = np.ascontiguousarray(image[::-1])
-    straight = pool(trunk, image, views=8, compute=CPU)
+    eight = replace(RECIPE, views=8)
+    straight = pool(trunk, image, recipe=eight)
     for other in (turned, mirrored):
-        assert np.allclose(straight, pool(trunk, other, views=8, compute=CPU), atol=1e-4)
-        assert not np.allclose(
-            pool(trunk, image, views=1, compute=CPU), pool(trunk, other, views=1, compute=CPU), atol=1e-2
-        )
+        assert np.allclose(straight, pool(trunk, other, recipe=eight), atol=1e-4)
+        assert not np.allclose(pool(trunk, image, recipe=RECIPE), pool(trunk, other, recipe=RECIPE), atol=1e-2)
 
 
 def test_units_are_rows_of_norm_one_with_one_label_each(root: Path, tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def test_an_old_copy_of_ledger_and_state_is_caught(federation: SmallFederation, 
     federation.close(OURS)
     found = ledger_finding(federation)
     assert found.failed
-    assert "peers have seen entry 1 of it: it was restored from an older copy" in found.verdict.seen
+    assert "lacks entry 1, which this site has named in a signed message" in found.verdict.seen
     federation.open(OURS)
     newest.restore()
     federation.close(OURS)

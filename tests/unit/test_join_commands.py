@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from client.cli import main as client_main
+from client.data.source import DataPlace
 from client.declare import site_units
 from client.keygen import make_site, read_card
 from client.plan_in_words import plan_in_words
@@ -141,7 +142,7 @@ def words(base: Path, site: Path, *, unit: Literal["patient", "record"]) -> str:
     plan = plan_of(base)
     plan = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"unit": unit})})
     privacy = load_site(site / "site.yaml").privacy
-    units = site_units(site.parent / "images", plan, patient_column="auto")
+    units = site_units(DataPlace(site.parent / "images"), plan)
     return "\n".join(plan_in_words(plan, hospital="hospital-1", privacy=privacy, units=units))
 
 
@@ -188,7 +189,7 @@ def test_the_column_of_patients_is_chosen_at_the_first_approval(
         assert approve(home, base, None, "--data", str(data), *named) == 0
         config = load_site(home / "site.yaml")
         assert config.patient_column == (named[1] if named else "auto")
-        units = site_units(config.data, with_patients, patient_column=config.patient_column)
+        units = site_units(DataPlace.of_site(config), with_patients)
         assert (units.kind, units.named, units.patient_column) == ("patient", 6, column)
     capsys.readouterr()
 
@@ -202,9 +203,47 @@ def test_keygen_counts_by_the_column_of_patients(
     asked["privacy"]["unit"], asked["data"]["held_out"] = "patient", 0.0
     (tmp_path / "template.yaml").write_text(yaml.safe_dump(asked))
     words = ("keygen", "hospital-9", "--plan", str(tmp_path / "template.yaml"), "--data", str(data))
-    for home, more, declared in (("a", ("--patient-column", "subject"), 6), ("b", (), 12)):
+    for home, more, said in (
+        ("a", ("--patient-column", "subject"), "6 training units (patients, by the column 'subject' of index.csv)"),
+        ("b", (), "12 training units (images)"),
+    ):
         assert run(client_main, "fedward-client", *words, "--site", str(tmp_path / home), *more) == 0
-        assert f"declares {declared} training units" in capsys.readouterr().out
+        assert f"which declares {said}, are in" in capsys.readouterr().out
+
+
+def test_a_column_that_would_count_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A number that is given is taken as it is: whoever names a column beside it would believe that it was counted."""
+    words = ("fedward-client", "keygen", "hospital-9", "--units", "6", "--site", str(tmp_path / "a"))
+    for column in ("subject", "auto"):
+        assert run(client_main, *words, "--patient-column", column) == 2
+        assert "--patient-column: counts with --plan and --data only" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+    assert run(client_main, *words) == 0
+    assert "which declares 6 training units (as --units says), are in" in capsys.readouterr().out
+
+
+def test_another_count_than_the_declared_one_is_said_before_the_hospital_agrees(
+    base: Path, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever forgets the column of patients at approve; the control is the same column at both commands."""
+    asked = yaml.safe_load((base / "template.yaml").read_text())
+    asked["privacy"]["unit"], asked["data"]["held_out"] = "patient", 0.0
+    (site.parent / "template.yaml").write_text(yaml.safe_dump(asked))
+    cards, out = str(base / "cards"), site.parent / "first"
+    words = ("provision", str(site.parent / "template.yaml"), "--cards", cards, "--out", str(out))
+    assert run(fedward_main, "fedward", *words) == 0
+    write_images(site.parent / "data", per_class=12, seed=3)
+    data = patients_of(site.parent, site.parent / "images", "subject")
+    assert (
+        site_units(DataPlace(data, patient_column="subject"), plan_of(site.parent)).training == 12
+    )  # as its card declares
+    for more, is_said in (((), True), (("--patient-column", "subject"), False)):
+        home = site.parent / f"site-{is_said}"
+        shutil.copytree(site, home)
+        capsys.readouterr()
+        assert approve(home, site.parent, None, "--data", str(data), *more) == 0
+        sentence = "Mind: this site declared 12 training units to keygen, its data has 24; units were counted here by "
+        assert (sentence + "patient_column auto: if keygen was" in capsys.readouterr().out) == is_said
 
 
 def test_the_plan_in_words_says_who_recomputes_sums(base: Path, site: Path, capsys: pytest.CaptureFixture[str]) -> None:

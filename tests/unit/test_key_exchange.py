@@ -14,12 +14,13 @@ from flwr.serverapp import Grid
 from common.errors import KeyMissing
 from common.identity import Identity
 from common.key_messages import Confirmation, dealer_of, encode_document, sign_document
-from common.messages import decode_request
+from common.request_frames import decode_request
 from server.history import StoredHistory
 from server.mask_store import MaskStore
 from server.one_by_one import OneByOneGrid
 from server.progress import Progress, ProgressFile
-from server.requests import RequestWriter, steps_after
+from server.requests import RequestWriter
+from server.steps import steps_after
 from server.store import Store
 from server.strategy import SecureAggregation
 from tests.support.in_process_grid import Answer, InProcessGrid, as_server_app

@@ -42,7 +42,7 @@ def open_ledger(
     clock: Callable[[], float] = lambda: 1e9,
 ) -> Ledger:
     """The ledger of hospital-2."""
-    return Ledger.open(
+    return Ledger(
         folder / "ledger.sqlite",
         hospital="hospital-2",
         source=source,
@@ -362,7 +362,7 @@ def test_a_whole_chain_forged_with_another_key_is_refused(tmp_path: Path, identi
 def test_the_ledger_of_another_site_or_source_is_refused(tmp_path: Path, identity: Identity) -> None:
     """One ledger per data source: a fresh one under another name would renew the budget."""
     open_ledger(tmp_path, identity).close()
-    with pytest.raises(LedgerError, match="belongs to another site"):
+    with pytest.raises(LedgerError, match="was begun with the identity key"):
         open_ledger(tmp_path, Identity.generate())
     with pytest.raises(LedgerError, match="is the ledger of source 'skin', the site file says 'eyes'"):
         open_ledger(tmp_path, identity, source="eyes")
@@ -399,7 +399,7 @@ def test_two_processes_cannot_hold_one_ledger(tmp_path: Path, identity: Identity
         "import sys, pathlib; from client.ledger import *; from client.ledger_cap import Cap\n"
         "from common.identity import Identity\n"
         "from common.errors import LedgerError\n"
-        "try: Ledger.open(pathlib.Path(sys.argv[1]), hospital='h', source='skin', cap=Cap(3, 1e-5),"
+        "try: Ledger(pathlib.Path(sys.argv[1]), hospital='h', source='skin', cap=Cap(3, 1e-5),"
         " identity=Identity.load(pathlib.Path(sys.argv[2])))\n"
         "except LedgerError as error: print(error)\n"
         "else: print('opened')\n"

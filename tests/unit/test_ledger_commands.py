@@ -16,30 +16,21 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from client import ledger_copy
 from client.accountant import PrivacyEvent, epsilon_of
 from client.cli import app
 from client.ledger_cap import Cap, charges_left
-from client.ledger_copy import copy_ledger
+from client.ledger_copy import agreed_look, copy_ledger
 from client.ledger_entry import Charge
+from client.ledger_file import create_file
 from common.errors import AlreadyExists, ConfigError, FedwardError, LedgerError, LedgerRolledBack, SiteStorageError
 from common.identity import Identity
-from tests.support.trained_site import OURS, STEP, Trained, train_once
+from tests.support import trained_site
+from tests.support.trained_site import OURS, STEP, Trained
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Files of that site, and its ledger before the round as `before.sqlite`."""
-    return train_once(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def trained(base: Trained, tmp_path: Path) -> Trained:
-    """A copy of its own."""
-    shutil.copytree(base.folder, tmp_path / "site")
-    return Trained(tmp_path / "site", base.key)
+base, trained = trained_site.base, trained_site.trained
 
 
 def said(*arguments: object) -> str:
@@ -50,12 +41,13 @@ def said(*arguments: object) -> str:
 
 
 def refused(*arguments: object, kind: type[FedwardError] = LedgerError) -> str:
-    """The one sentence of a command that ends with exit code 2."""
+    """The one sentence of a command that ends with exit code 2, with what to do behind a semicolon."""
     with pytest.raises(kind) as error:
         said(*arguments)
     assert error.value.exit_code == 2
     sentence = str(error.value)
     assert "\n" not in sentence
+    assert "; " in sentence
     return sentence
 
 
@@ -74,7 +66,7 @@ def test_show_says_what_stands_there_and_what_is_left(trained: Trained) -> None:
     assert f"{entry.charge.event.sigma:.4f}" in shown
     assert f"training units {entry.epsilon:.4f}, held-out units 0.0000" in shown
     assert "cap: epsilon 8 for each unit" in shown
-    assert "left: 1 rounds of plan 'small', which has 2; 1 rounds of it are charged" in shown
+    assert "left: 1 round of plan 'small', which has 2; 1 round of it is charged" in shown
     assert "collude" not in shown
     trained.charge(2, shares=4)
     shown = said("show", "-c", trained.config)
@@ -98,8 +90,8 @@ def test_show_tells_programs_the_same(trained: Trained) -> None:
     assert told["plan"]["rounds_left"] == 0
 
 
-def test_rounds_that_are_left_are_those_that_the_ledger_takes(tmp_path: Path) -> None:
-    """One more is refused; the search's own bound is kept."""
+def test_rounds_that_are_left_are_those_that_the_cap_pays_for() -> None:
+    """One more would pass it; the search's own bound is kept. `test_rounds_left` asks the ledger itself."""
     charge = Charge("r", 1, "train", "aa", "bb", "ee", STEP, 0.5, "local", 1)
     cap, delta = Cap(1.0, 1e-5), 1e-5
     left = charges_left([charge], charge, cap=cap, at_most=1000)
@@ -107,7 +99,6 @@ def test_rounds_that_are_left_are_those_that_the_ledger_takes(tmp_path: Path) ->
     assert charges_left([charge], charge, cap=cap, at_most=left) == left
     assert charges_left([charge], charge, cap=cap, at_most=3) == 3
     assert charges_left([charge] * (left + 1), charge, cap=cap, at_most=9) == 0
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_site_that_never_charged_is_shown_its_plan(trained: Trained) -> None:
@@ -122,7 +113,7 @@ def test_verify_says_who_signed_how_many_and_the_last_hash(trained: Trained) -> 
     """One sentence for the site itself, and one for an auditor who has a copy and the public key."""
     head = copy_ledger(trained.site.ledger, public_key=trained.key).head()
     own = said("verify", "-c", trained.config)
-    assert "1 entries" in own
+    assert "1 entry" in own
     assert head in own
     assert "lacks nothing that this site's state folder and its peers have seen" in own
     shutil.copy(trained.site.ledger, trained.folder / "copy")
@@ -182,22 +173,25 @@ def test_a_ledger_of_another_site_or_source_is_refused(trained: Trained) -> None
     assert "was begun with the identity key" in refused("verify", "--file", trained.site.ledger, "--public-key", other)
     text = trained.config.read_text(encoding="utf-8")
     trained.config.write_text(text.replace(f"source: {trained.site.privacy.source}", "source: eyes"), encoding="utf-8")
-    assert "one ledger per source" in refused("show", "-c", trained.config, kind=ConfigError)
+    assert "one ledger per source" in refused("show", "-c", trained.config)
     for arguments in ((), ("--file", "x"), ("-c", "x", "--public-key", other), ("--file", "x", "--export", "y")):
         assert "give --config alone" in refused("verify", *arguments, kind=ConfigError)
     short = refused("verify", "--file", trained.site.ledger, "--public-key", "12", kind=ConfigError)
     assert "64 hex digits are allowed" in short
 
 
-@pytest.mark.parametrize("damage", [b"", b"not a database" * 100])
-def test_a_damaged_or_missing_ledger_is_one_sentence(trained: Trained, damage: bytes) -> None:
+def test_a_damaged_or_missing_ledger_is_one_sentence(trained: Trained) -> None:
     """Never a traceback, never an empty list of entries."""
     whole = trained.site.ledger.read_bytes()
-    for content in (damage, whole[: len(whole) // 2]):
+    for content, sentence in (
+        (b"", "is no ledger of format 1 but of 0"),
+        (b"not a database" * 100, "is damaged (file is not a database)"),
+        (whole[: len(whole) // 2], "is damaged (database disk image is malformed)"),
+    ):
         trained.site.ledger.write_bytes(content)
-        refused("show", "-c", trained.config)
-        refused("verify", "-c", trained.config)
-        refused("export", trained.folder / "out", "-c", trained.config)
+        assert sentence in refused("show", "-c", trained.config)
+        assert sentence in refused("verify", "-c", trained.config)
+        assert sentence in refused("export", trained.folder / "out", "-c", trained.config)
     trained.site.ledger.unlink()
     assert "is not there" in refused("verify", "-c", trained.config)
     assert not (trained.folder / "out").exists()
@@ -216,23 +210,53 @@ def test_an_exported_file_verifies_until_it_is_altered(trained: Trained, name: s
     whole = out.read_text()
     lines = whole.splitlines(keepends=True)
     head_line, entries = (lines[:1], lines[1:]) if name.endswith("csv") else ([], lines)
-    for altered in (
-        whole.replace("0.5,", "0.4,", 1) if head_line else whole.replace('"clip": 0.5', '"clip": 0.4', 1),
-        whole.replace("distributed", "local", 1),
-        "".join([*head_line, *entries[1:]]),
-        "".join([*head_line, entries[1], entries[0], entries[2]]),
-        "".join([*head_line, *entries, entries[2]]),
-        whole.replace(head[:8], "0" * 8),
-        whole[: len(whole) // 2],
-        whole + "\x00",
-        whole + "[]\n",
-        "what\n" + whole,
+    other_column = ("0.5,", "0.4,") if head_line else ('"clip": 0.5', '"clip": 0.4')
+    for altered, sentence in (
+        (whole.replace(*other_column, 1), "says something else than what is signed in it"),
+        (whole.replace("distributed", "local", 1), "says something else than what is signed in it"),
+        ("".join([*head_line, *entries[1:]]), "is out of its place in the chain"),
+        ("".join([*head_line, entries[1], entries[0], entries[2]]), "is out of its place in the chain"),
+        ("".join([*head_line, *entries, entries[2]]), "is out of its place in the chain"),
+        (whole.replace(head[:8], "0" * 8), "does not hash to what it says"),
+        (whole[: whole.rindex('"') - 1], "is no exported ledger"),
+        (whole + "\x00", "cannot be read" if head_line else "is no exported ledger"),
+        (whole + "[]\n", "cannot be read"),
+        ("what\n" + whole, "its head line is not" if head_line else "is no exported ledger"),
     ):
         assert altered != whole
         out.write_text(altered)
-        refused("verify", "--export", out, "--public-key", trained.key)
+        assert sentence in refused("verify", "--export", out, "--public-key", trained.key)
     out.write_text(whole)
     said("verify", "--export", out, "--public-key", trained.key)
+
+
+def test_what_holds_no_entry_is_verified_for_nobody(trained: Trained) -> None:
+    """Nothing in it is signed, so any key would do; the control is one entry, which another key does not verify."""
+    key, other = trained.key, Identity.generate().public_hex
+    for name in ("out.csv", "out.jsonl"):
+        out = trained.folder / name
+        with_one = said("export", out, "-c", trained.config)
+        assert with_one.startswith("1 entry is in ")
+        assert "is not signed by" in refused("verify", "--export", out, "--public-key", other)
+        said("verify", "--export", out, "--public-key", key)
+        out.write_text("".join(out.read_text().splitlines(keepends=True)[:1]) if name.endswith("csv") else "")
+        for one in (key, other):
+            assert "holds no entry, so nothing in it is signed" in refused(
+                "verify", "--export", out, "--public-key", one
+            )
+    empty = trained.folder / "empty.sqlite"
+    create_file(empty, source="images", public_key=other)
+    assert "holds nothing that is signed" in said("verify", "--file", empty, "--public-key", other)
+
+
+def test_an_export_nested_without_end_is_one_sentence(trained: Trained) -> None:
+    """A line, and what a line says is signed: the JSON reader gives up at some depth."""
+    out = trained.folder / "out.jsonl"
+    said("export", out, "-c", trained.config)
+    row, deep = json.loads(out.read_text()), "[" * 100_000
+    for content, sentence in ((deep, "is no exported ledger"), (json.dumps(row | {"body": deep}), "cannot be read")):
+        out.write_text(content)
+        assert sentence in refused("verify", "--export", out, "--public-key", trained.key)
 
 
 def test_an_exported_file_can_be_read_by_others(trained: Trained) -> None:
@@ -271,7 +295,7 @@ def test_a_running_site_is_looked_at_and_not_disturbed(held: Trained) -> None:
         command = [sys.executable, "-m", "client", "ledger", *words]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 -- our own code
         assert done.returncode == 0, done.stderr
-        assert "1 entries" in done.stdout
+        assert "1 entry" in done.stdout
     with (
         pytest.raises(sqlite3.OperationalError, match="locked"),
         closing(sqlite3.connect(held.site.ledger, timeout=0)) as db,
@@ -301,12 +325,15 @@ def test_a_half_written_commit_is_undone_in_the_copy_alone(trained: Trained, tmp
         copy_ledger(tmp_path / "copy", public_key=trained.key)
 
 
-def test_a_file_that_changes_all_the_time_is_not_guessed_at(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two looks must agree."""
-    monkeypatch.setattr(ledger_copy, "_PAUSE_S", 0.0)
-    count = iter(range(10**6))
-    monkeypatch.setattr(ledger_copy, "_look", lambda _: (str(next(count)).encode(), b""))
-    assert "changes while it is read" in refused("verify", "-c", trained.config)
+def test_a_file_that_changes_all_the_time_is_not_guessed_at(tmp_path: Path) -> None:
+    """Two looks must agree, however late; the control is a file that comes to rest."""
+    restless = (str(number).encode() for number in range(10**6))
+    with pytest.raises(LedgerError, match="changes while it is read; try again"):
+        agreed_look(lambda: (next(restless), b""), tmp_path / "ledger", pause_s=0.0)
+    calming = (str(min(number, 9)).encode() for number in range(10**6))
+    assert agreed_look(lambda: (next(calming), b""), tmp_path / "ledger", pause_s=0.0) == (b"9", b"")
+    journals = (str(min(number, 9)).encode() for number in range(10**6))
+    assert agreed_look(lambda: (b"", next(journals)), tmp_path / "ledger", pause_s=0.0) == (b"", b"9")
 
 
 def test_help_explains_the_file_to_write() -> None:

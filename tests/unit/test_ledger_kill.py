@@ -23,7 +23,7 @@ from client.ledger_cap import Cap
 from client.ledger_entry import Charge
 from common.identity import Identity
 folder = pathlib.Path(sys.argv[1])
-ledger = Ledger.open(folder / "ledger.sqlite", hospital="h", source="skin", cap=Cap(1e3, 1e-5),
+ledger = Ledger(folder / "ledger.sqlite", hospital="h", source="skin", cap=Cap(1e3, 1e-5),
                      identity=Identity.load(folder / "key"))
 number = ledger.sequence()
 while True:
@@ -57,9 +57,7 @@ def check_survival(folder: Path, kills: int) -> None:
         new = charge_until_killed(folder, 1 + kill % 5)
         assert new
         acknowledged += new
-        ledger = Ledger.open(
-            folder / "ledger.sqlite", hospital="h", source="skin", cap=Cap(1e3, 1e-5), identity=identity
-        )
+        ledger = Ledger(folder / "ledger.sqlite", hospital="h", source="skin", cap=Cap(1e3, 1e-5), identity=identity)
         with contextlib.closing(ledger):
             standing = {f"{entry.sequence} {entry.hash}" for entry in ledger.entries()}
             assert standing.issuperset(acknowledged)

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from client.accountant import PrivacyEvent
+from client.counted_images import marks_of_images
 from client.data import ImageRecord, ImageTable
 from client.ledger import Ledger
 from client.ledger_cap import Cap
 from client.ledger_entry import Charge
-from client.ledger_marks import image_marks
 from client.ledger_overlap import Place, claim_images
 from common.errors import LedgerError
 from common.identity import Identity
@@ -55,11 +55,11 @@ class Site:
     ) -> Iterator[Ledger]:
         """What a start does with the ledger; without images it looks at nothing, as before."""
         file = self.folder / path
-        ledger = Ledger.open(file, hospital="h", source=source, identity=self.identity, cap=Cap(3.0, 1e-5))
+        ledger = Ledger(file, hospital="h", source=source, identity=self.identity, cap=Cap(3.0, 1e-5))
         with contextlib.closing(ledger):
             if images is not None:
                 place = Place(file, source, self.identity.public_hex, self.folder / state)
-                claim_images(ledger, image_marks(self.identity, images), place=place)
+                claim_images(ledger, marks_of_images(self.identity, images), place=place)
             yield ledger
 
     def spend(self, images: ImageTable | None, *, source: str = "a", path: str = "a.sqlite") -> None:
@@ -215,7 +215,7 @@ def test_a_ledger_that_never_charged_hinders_nobody_unless_a_process_holds_it(tm
     code = (
         "import sys, pathlib; from client.ledger import Ledger; from client.ledger_cap import Cap\n"
         "from common.identity import Identity\n"
-        "ledger = Ledger.open(pathlib.Path(sys.argv[1]), hospital='h', source='a', cap=Cap(3, 1e-5),"
+        "ledger = Ledger(pathlib.Path(sys.argv[1]), hospital='h', source='a', cap=Cap(3, 1e-5),"
         " identity=Identity.load(pathlib.Path(sys.argv[2])))\n"
         "print('held', flush=True); sys.stdin.read()\n"
     )
@@ -316,7 +316,7 @@ def test_a_damaged_memory_is_refused(site: Site) -> None:
 def test_marks_tell_nothing_to_whoever_lacks_the_key() -> None:
     """Another site's marks of the same pictures and lesions are others; an id that is only the file's adds none."""
     images = table(pictures(0, 2), lesions=["lesion:1", f"sha256:{pictures(1, 2)[0]}"])
-    ours, theirs = (image_marks(Identity.generate(), images) for _ in range(2))
+    ours, theirs = (marks_of_images(Identity.generate(), images) for _ in range(2))
     assert [len(marks) for marks in ours] == [2, 1]
     assert not frozenset().union(*ours) & frozenset().union(*theirs)
     assert b"".join(sorted(ours[0])).find(bytes.fromhex(images.records[0].sha256)) == -1

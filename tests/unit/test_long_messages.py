@@ -10,34 +10,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.ckks import PRESETS, chunks_for, decode_sum, decode_upload
 from common.errors import BadSignature, MalformedMessage, PeerError, WrongPlan, WrongRound
 from common.identity import Identity
-from common.messages import AggregateEntry, encode_request
+from common.page_sizes import PageSizes
 from common.pages import (
-    FETCH_MAGIC,
-    LONG_REPLY_MAGIC,
-    PAGE_MAGIC,
-    WANTED_MAGIC,
+    FETCH,
+    LONG_REPLY,
+    PAGE,
+    WANTED,
     Outline,
     Wanted,
-    decode_signed,
-    encode_signed,
-    most_reply_bytes,
-    page_bytes_of,
     page_digests,
 )
+from common.request_frames import encode_request
 from common.transcript import MerkleTree
 from common.verdicts import record_with_path
-from server.bodies import Body, HeldBody, JoinedBody, RecordsBody, StoredBody
-from server.long_messages import Conversation, LongMessages
+from server.bodies import Body, HeldBody, JoinedBody, PageHashes, RecordsBody, StoredBody
+from server.conversation import Conversation
+from server.long_messages import LongMessages
 from tests.support.in_process_grid import Answer, as_server_app
 from tests.support.masked_sites import MaskedSites
+from tests.support.trivial_sums import check_sums
 from tests.support.whole_run import WholeRun, trivial_run
 
 NAMES = tuple(f"hospital-{k}" for k in range(1, 6))
@@ -48,7 +45,9 @@ PAGE_KIB = 16
 REST_BYTES = 512
 
 
-def make_run(folder: Path, verification: str = "full", *, page_kib: int = PAGE_KIB) -> WholeRun:
+def make_run(
+    folder: Path, verification: str = "full", *, page_kib: int = PAGE_KIB, whole_kib: int = PAGE_KIB
+) -> WholeRun:
     """Five hospitals, four of them needed, whose uploads take 22 kB."""
     return trivial_run(
         folder,
@@ -56,7 +55,7 @@ def make_run(folder: Path, verification: str = "full", *, page_kib: int = PAGE_K
         rounds=ROUNDS,
         verification=verification,
         page_kib=page_kib,
-        whole_kib=page_kib,
+        whole_kib=whole_kib,
         round_timeout_s=120.0,
     )
 
@@ -68,19 +67,27 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WholeRun:
     return make_run(tmp_path)
 
 
-def check_sums(run: WholeRun) -> None:
-    """Every hospital of a round holds the sum of what its survivors uploaded, added by numpy."""
-    parameters = PRESETS["compact"]
-    chunks = chunks_for(run.plan.upload_values, parameters)
-    for number in range(1, ROUNDS + 1):
-        names = run.ended(number)
-        bodies = [(run.folder / name / f"upload-{number}.bin").read_bytes() for name in names]
-        wanted = np.stack([decode_upload(body, chunks, parameters).words for body in bodies]).sum(axis=0)
-        for name in names:
-            entry = AggregateEntry.model_validate_json((run.folder / name / f"aggregate-{number}.json").read_text())
-            body = (run.folder / name / f"aggregate-{number}.bin").read_bytes()
-            total = decode_sum(body, chunks, len(entry.survivors), parameters)
-            assert np.array_equal(total.words, wanted % parameters.modulus)
+def check_run(run: WholeRun) -> None:
+    """Every hospital of a round holds the sum of what its survivors uploaded."""
+    check_sums(run.folder, run.plan, {number: run.ended(number) for number in range(1, ROUNDS + 1)})
+
+
+def go_and_note(run: WholeRun) -> list[tuple[bytes, bytes]]:
+    """Carry a run to its end; each frame to a hospital, and its answer."""
+    frames: list[tuple[bytes, bytes]] = []
+
+    def gateway(_: str, answer: Answer) -> Answer:
+        def noting(frame: bytes) -> bytes:
+            reply = answer(frame)
+            frames.append((frame, reply))
+            return reply
+
+        return noting
+
+    run.gateway = gateway
+    run.go()
+    check_run(run)
+    return frames
 
 
 @pytest.mark.parametrize("verification", ["full", "sampled"])
@@ -90,28 +97,33 @@ def test_a_run_in_pages_asks_what_a_run_without_asks(
     """The same requests, whole, in the same exchanges; no message is longer than a page, in either direction."""
     as_server_app(monkeypatch)
     sizes, seen = dict[int, list[int]](), {}
-    for page_kib in (PAGE_KIB, 8192):
-        run = make_run(tmp_path / str(page_kib), verification, page_kib=page_kib)
-        sizes[page_kib] = []
-
-        def gateway(_: str, answer: Answer, noted: list[int] = sizes[page_kib]) -> Answer:
-            def noting(frame: bytes) -> bytes:
-                reply = answer(frame)
-                noted.extend((len(frame), len(reply)))
-                return reply
-
-            return noting
-
-        run.gateway = gateway
-        run.go()
-        check_sums(run)
-        seen[page_kib] = Counter((name, request.kind, request.round) for name, request, _ in run.requests)
+    for whole_kib in (PAGE_KIB, 8192):
+        run = make_run(tmp_path / str(whole_kib), verification, whole_kib=whole_kib)
+        sizes[whole_kib] = [len(one) for pair in go_and_note(run) for one in pair]
+        seen[whole_kib] = Counter((name, request.kind, request.round) for name, request, _ in run.requests)
         up = [o.up_bytes for e in run.exchanges() if e.kind == "train" for o in e.outcomes]
         assert min(up) > PAGE_KIB << 10
+        # Nothing of it is left on the hospitals' disks.
+        assert not [path for name in NAMES for path in (run.folder / name / "pages").glob("*")]
     assert seen[PAGE_KIB] == seen[8192]
     assert max(sizes[PAGE_KIB]) <= (PAGE_KIB << 10) + REST_BYTES
     # The control.
     assert max(sizes[8192]) > 2 * max(sizes[PAGE_KIB])
+
+
+@pytest.mark.parametrize(("page_kib", "whole_kib"), [(64, 16), (16, 64)])
+def test_what_is_long_and_how_long_a_page_is_are_two_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page_kib: int, whole_kib: int
+) -> None:
+    """An upload of 22 kB goes in one page of 64 KiB where 16 KiB go whole, and whole where 64 KiB do."""
+    as_server_app(monkeypatch)
+    frames = go_and_note(make_run(tmp_path, page_kib=page_kib, whole_kib=whole_kib))
+    fetched = [len(reply) for frame, reply in frames if FETCH.matches(frame)]
+    brought = [len(frame) for frame, _ in frames if PAGE.matches(frame)]
+    assert len(fetched) == (len(NAMES) * ROUNDS if whole_kib == 16 else 0)
+    assert all(size > 20_000 for size in fetched)
+    # Requests with a sum and all uploads are long in either case; the longest page is a full one.
+    assert page_kib << 10 < max(brought) <= (page_kib << 10) + REST_BYTES
 
 
 class Killed(Exception):
@@ -146,7 +158,7 @@ def test_a_coordinator_that_is_killed_between_two_pages_goes_on(
             killed, passed = killed + 1, 0
             run.grid.waiting.clear()
     assert killed >= 3
-    check_sums(run)
+    check_run(run)
     assert {(e.round, e.attempt) for e in run.exchanges() if e.kind == "train"} == {(1, 0), (2, 0)}
     uploads = {(name, request.round) for name, request, _ in run.requests if request.kind == "train"}
     assert uploads == {(name, number) for name in NAMES for number in (1, 2)}
@@ -157,7 +169,7 @@ def test_a_page_that_flower_loses_is_fetched_again(run: WholeRun, lost: list[int
     """A few times; a node that is gone, or loses all, is given up, and its hospital asked in the next attempt."""
     run.grid.lost = lost
     run.go()
-    check_sums(run)
+    check_run(run)
     first = run.exchanges()[2]
     assert (first.kind, first.round, first.attempt) == ("train", 1, 0)
     assert all(o.outcome == "contributed" for o in first.outcomes) == contributed
@@ -182,17 +194,16 @@ class Lie:
 
         def lying(frame: bytes) -> bytes:
             reply = answer(frame)
-            magic = reply[:8]
-            if magic == LONG_REPLY_MAGIC:
-                outline, _ = decode_signed(magic, reply, Outline, member.identity.public_hex)
+            if LONG_REPLY.matches(reply):
+                outline, _ = LONG_REPLY.decode(reply, member.identity.public_hex)
                 self.outlines.append(outline)
                 if len(self.outlines) == 1:
                     return reply  # of round 1
                 return self._other_outline(outline, member.identity) or reply
-            if magic == WANTED_MAGIC and frame[:8] != PAGE_MAGIC:
-                wanted, _ = decode_signed(magic, reply, Wanted, member.identity.public_hex)
+            if WANTED.matches(reply) and not PAGE.matches(frame):
+                wanted, _ = WANTED.decode(reply, member.identity.public_hex)
                 return self._other_wanted(wanted, member.identity) or reply
-            if frame[:8] == FETCH_MAGIC and len(self.outlines) == 2:
+            if FETCH.matches(frame) and len(self.outlines) == 2:
                 return self._other_page(reply)
             return reply
 
@@ -213,7 +224,7 @@ class Lie:
             return b""
         self.told += 1
         signer = Identity.generate() if self.way == "a stranger's outline" else identity
-        made = encode_signed(LONG_REPLY_MAGIC, outline.model_copy(update=changes[self.way]), signer.sign)
+        made = LONG_REPLY.encode(outline.model_copy(update=changes[self.way]), signer.sign)
         return made + (b"x" if self.way == "too long" else b"")
 
     def _other_wanted(self, wanted: Wanted, identity: Identity) -> bytes:
@@ -227,7 +238,7 @@ class Lie:
         if self.way not in changes or wanted.outline != self.wanted:
             return b""
         self.told += 1
-        return encode_signed(WANTED_MAGIC, wanted.model_copy(update=changes[self.way]), identity.sign)
+        return WANTED.encode(wanted.model_copy(update=changes[self.way]), identity.sign)
 
     def _other_page(self, reply: bytes) -> bytes:
         made = {
@@ -267,7 +278,7 @@ def test_a_hospital_that_lies_about_pages_is_refused_by_name(run: WholeRun, way:
     run.gateway = lie.gateway
     run.go()
     assert lie.told
-    check_sums(run)
+    check_run(run)
     (train,) = [e for e in run.exchanges() if (e.kind, e.round) == ("train", 2)]
     assert {o.hospital: (o.outcome, o.code) for o in train.outcomes} == {
         name: ("failed", error.__name__) if name == LIAR else ("contributed", "") for name in NAMES
@@ -284,9 +295,7 @@ class Party:
 
     def __post_init__(self) -> None:
         plan = self.sites.plan
-        self.long = LongMessages(
-            plan, "a" * 32, sign=self.sites.coordinator.sign, history=Nothing(), folder=self.folder
-        )
+        self.long = LongMessages(plan, "a" * 32, sign=self.sites.coordinator.sign, folder=self.folder)
         self.request = encode_request(self.sites.request("train", 1, LIAR), b"", self.sites.coordinator.sign)
 
     def conversation(self) -> Conversation:
@@ -297,48 +306,35 @@ class Party:
 
     def outline(self, reply: bytes | bytearray) -> bytes:
         """What the hospital says of a long reply."""
-        page_bytes = page_bytes_of(self.sites.plan)
         sent = self.long.last_to(LIAR)
         assert sent is not None
-        outline = Outline(
+        outline = Outline.of(
+            bytes(reply),
             run="a" * 32,
             plan=self.sites.plan.digest,
             hospital=LIAR,
             request=sent.request,
-            head_bytes=0,
-            size_bytes=len(reply),
-            pages=page_digests(lambda a, b: bytes(reply[a:b]), 0, len(reply), page_bytes=page_bytes),
+            page_bytes=PageSizes.of(self.sites.plan).page_bytes,
         )
-        return encode_signed(LONG_REPLY_MAGIC, outline, self.sites.identities[LIAR].sign)
-
-
-class Nothing:
-    """A history of no rounds."""
-
-    def entries(self, _: tuple[int, int]) -> tuple[AggregateEntry, ...]:
-        """None."""
-        return ()
-
-    def body(self, _: tuple[int, int]) -> Body:
-        """Empty."""
-        return HeldBody(b"")
+        return LONG_REPLY.encode(outline, self.sites.identities[LIAR].sign)
 
 
 def test_a_long_request_and_a_long_reply_take_the_memory_of_a_few_pages(tmp_path: Path) -> None:
     """Both have 40 pages; the memory is that of Python and numpy, and of nothing that was mapped from the disk."""
     party = Party(MaskedSites(tmp_path, page_kib=PAGE_KIB, whole_kib=PAGE_KIB), tmp_path)
-    page_bytes, whole = page_bytes_of(party.sites.plan), bytearray(40 * (PAGE_KIB << 10))
+    page_bytes, whole = PageSizes.of(party.sites.plan).page_bytes, bytearray(40 * (PAGE_KIB << 10))
     party.long.note("checkpoint", LIAR, party.request)
     announced = party.outline(whole)
     tracemalloc.start()
     try:
         body = StoredBody(len(whole), lambda: nullcontext(lambda start, stop: bytes(whole[start:stop])))
-        party.long.announce("checkpoint", LIAR, party.request, body)
+        hashes = PageHashes(page_bytes).up_to(len(whole), body)
+        party.long.announce("checkpoint", LIAR, party.request, body, pages=hashes.pages)
         talk, sent = party.conversation(), party.long.last_to(LIAR)
         assert sent is not None
         assert sent.outline is not None
-        wanted = Wanted.of(sent.outline, range(41))
-        follow_ups = talk.hear(encode_signed(WANTED_MAGIC, wanted, party.sites.identities[LIAR].sign), None)
+        wanted = Wanted.of(sent.outline.digest, (1 << 41) - 1)
+        follow_ups = talk.hear(WANTED.encode(wanted, party.sites.identities[LIAR].sign), None)
         assert not isinstance(follow_ups, bytes | memoryview)
         assert sum(len(one.page) for one in follow_ups) > len(whole)
         fetches = talk.hear(announced, None)
@@ -358,7 +354,7 @@ def test_a_long_request_and_a_long_reply_take_the_memory_of_a_few_pages(tmp_path
 def test_a_reply_is_no_longer_than_what_was_asked_for_can_be(tmp_path: Path) -> None:
     """It is refused before a page of it is asked for."""
     party = Party(MaskedSites(tmp_path, page_kib=PAGE_KIB, whole_kib=PAGE_KIB), tmp_path)
-    most = most_reply_bytes(party.sites.plan, "train")
+    most = PageSizes.of(party.sites.plan).most_reply_bytes("train")
     party.long.note("train", LIAR, party.request)
     with pytest.raises(MalformedMessage, match="at most"):
         party.conversation().hear(party.outline(bytes(most + 1)), None)
@@ -410,17 +406,16 @@ def test_a_body_is_read_in_any_parts(data: st.DataObject) -> None:
     assert body.read(0, len(whole)) == whole
 
 
-def outline_of(head_bytes: int, size_bytes: int, page_bytes: int, data: bytes) -> Outline:
+def outline_of(head_bytes: int, page_bytes: int, data: bytes) -> Outline:
     """Of any bytes."""
-    digests = page_digests(lambda a, b: data[a:b], head_bytes, size_bytes, page_bytes=page_bytes)
-    return Outline(
+    return Outline.of(
+        data,
         run="a" * 32,
         plan="1" * 64,
         hospital=LIAR,
         request="2" * 64,
         head_bytes=head_bytes,
-        size_bytes=size_bytes,
-        pages=digests,
+        page_bytes=page_bytes,
     )
 
 
@@ -428,22 +423,30 @@ def outline_of(head_bytes: int, size_bytes: int, page_bytes: int, data: bytes) -
 def test_pages_are_the_whole_in_order(head: int, rest: int, page_bytes: int) -> None:
     """No byte twice and none missing, no page longer than allowed; those of the rest do not depend on the head."""
     data = hashlib.shake_128(b"message").digest(head + rest)
-    outline = outline_of(head, len(data), page_bytes, data)
+    outline = outline_of(head, page_bytes, data)
     outline.check_size(most_bytes=len(data), page_bytes=page_bytes)
     places = [outline.place(index, page_bytes) for index in range(len(outline.pages))]
     assert b"".join(data[start:stop] for start, stop in places) == data
     assert all(0 < stop - start <= page_bytes for start, stop in places)
     for index, (start, stop) in enumerate(places):
         outline.check_page(index, data[start:stop], page_bytes)
-    alone = outline_of(0, rest, page_bytes, data[head:])
+    alone = outline_of(0, page_bytes, data[head:])
     assert outline.pages[len(outline.pages) - len(alone.pages) :] == alone.pages
-    for refused in ({"most_bytes": len(data) - 1, "page_bytes": page_bytes},):
-        with pytest.raises(MalformedMessage):
-            outline.check_size(**refused)
+    with pytest.raises(MalformedMessage):
+        outline.check_size(most_bytes=len(data) - 1, page_bytes=page_bytes)
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300), st.integers(1, 70))
+def test_what_several_hospitals_get_is_hashed_once(shared: bytes, own: bytes, page_bytes: int) -> None:
+    """Each goes on behind its last full page, and all come to the digests of the whole."""
+    body, whole = HeldBody(shared), JoinedBody((HeldBody(shared), HeldBody(own)))
+    full = PageHashes(page_bytes).up_to(len(shared) // page_bytes * page_bytes, body)
+    made = [full.up_to(whole.size_bytes, whole) for _ in range(2)]
+    assert {one.whole for one in made} == {hashlib.sha256(shared + own).hexdigest()}
+    assert {one.pages for one in made} == {page_digests(shared + own, page_bytes)}
 
 
 @given(st.sets(st.integers(0, 6), min_size=0))
 def test_wanted_pages_are_named_one_way(missing: set[int]) -> None:
     """Bits and pages are each other's inverse."""
-    outline = outline_of(0, 7, 1, b"1234567")
-    assert Wanted.of(outline, missing).missing == tuple(sorted(missing))
+    assert Wanted.of("1" * 64, sum(1 << index for index in missing)).missing == tuple(sorted(missing))

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from common.ckks import chunks_for
+from common.ckks_parameters import SEED_BYTES
 from common.errors import StoreError
 from server.mask_store import MaskStore, OpenRound
 from server.masked_round import Opening
 from tests.support.flower_federation import REPOSITORY
-from tests.support.masked_sites import Ended, MaskedSites
-from tests.support.replies import NAMES, RUN
+from tests.support.masked_sites import TRAINABLE_PARAMETERS, Ended, MaskedSites
+from tests.support.replies import NAMES, PARAMETERS, RUN
 
 FIRST_THREE = NAMES[:3]
 
@@ -37,6 +39,13 @@ def masks(tmp_path: Path) -> Iterator[MaskStore]:
 def reopened(tmp_path: Path, run: str = RUN) -> MaskStore:
     """The same file, as after a restart; SQLite lets both read."""
     return MaskStore(tmp_path, run)
+
+
+def upload_of(masks: MaskStore, round_number: int, attempt: int, *, hospital: str) -> bytes:
+    """An upload that was kept, whole."""
+    size = chunks_for(TRAINABLE_PARAMETERS, PARAMETERS) * (PARAMETERS.chunk_bytes + SEED_BYTES)
+    with masks.opened_upload(round_number, attempt, hospital=hospital) as read:
+        return bytes(read(0, size))
 
 
 def save(masks: MaskStore, opening: Opening) -> None:
@@ -111,7 +120,7 @@ def test_survivors_uploads_and_transcript_are_read_as_they_were_written(
         assert again.opened(2) == OpenRound(opening, 0, survivors)
         assert again.transcript(2) == ended.transcript
         for name in FIRST_THREE:
-            assert again.upload(2, 0, hospital=name) == ended.uploads[name]
+            assert upload_of(again, 2, 0, hospital=name) == ended.uploads[name]
         # Opening it once more, as after a restart, does not forget whose shares were asked for.
         again.open(2, opening, attempt=0)
         assert again.opened(2) == OpenRound(opening, 0, survivors)
@@ -124,7 +133,7 @@ def test_uploads_of_two_attempts_are_kept_apart(masks: MaskStore) -> None:
     """They carry other masks."""
     for attempt in (0, 1):
         masks.save_upload(2, attempt, hospital="hospital-1", body=bytes([attempt]))
-    assert [masks.upload(2, attempt, hospital="hospital-1") for attempt in (0, 1)] == [b"\0", b"\1"]
+    assert [upload_of(masks, 2, attempt, hospital="hospital-1") for attempt in (0, 1)] == [b"\0", b"\1"]
 
 
 def test_what_is_needed_no_more_is_forgotten(masks: MaskStore, sites: MaskedSites) -> None:
@@ -152,14 +161,14 @@ def test_what_is_needed_no_more_is_forgotten(masks: MaskStore, sites: MaskedSite
     assert masks._rows(query, (RUN,)) == [(0,)]
     assert all(masks.opened(number) for number in (2, 3, 4))
     assert masks.transcript(2) == ended[2].transcript
-    assert masks.upload(2, 0, hospital="hospital-1") == ended[2].uploads["hospital-1"]
-    assert masks.upload(3, 0, hospital="hospital-1")
+    assert upload_of(masks, 2, 0, hospital="hospital-1") == ended[2].uploads["hospital-1"]
+    assert upload_of(masks, 3, 0, hospital="hospital-1")
 
 
 def test_a_file_from_which_an_upload_is_gone_is_one_sentence(masks: MaskStore) -> None:
     """Not a traceback in the coordinator's log."""
     with pytest.raises(StoreError, match="restore a backup"):
-        masks.upload(1, 0, hospital="hospital-1")
+        upload_of(masks, 1, 0, hospital="hospital-1")
 
 
 def test_what_was_fixed_survives_a_kill_at_once(tmp_path: Path) -> None:
@@ -179,7 +188,7 @@ def test_what_was_fixed_survives_a_kill_at_once(tmp_path: Path) -> None:
         assert known.opening.hospitals == NAMES
         assert known.survivors is not None
         assert [signed.manifest.hospital for signed in known.survivors] == list(FIRST_THREE)
-        assert masks.upload(1, 0, hospital="hospital-2")
+        assert upload_of(masks, 1, 0, hospital="hospital-2")
         assert masks.transcript(1) is not None
 
 

@@ -10,10 +10,11 @@ import pytest
 from Crypto.Cipher import AES
 from Crypto.Hash import SHA256
 from Crypto.Protocol.KDF import HKDF
+from numpy.typing import NDArray
 
 from common.ckks_parameters import PRESETS, CkksParameters
 from common.errors import LocalProtocolError
-from common.mask_stream import add_mask, mask_key, mask_words, subtract_mask
+from common.mask_stream import add_mask, mask_key, subtract_mask
 from common.packing import BLOCK_CHUNKS
 
 SECRET = bytes(range(32))
@@ -47,6 +48,13 @@ WASTEFUL = [
     CkksParameters("wasteful-short", 2048, 268460033, 2.0**20),
     CkksParameters("wasteful-long", 2048, 1099511795713, 2.0**20),
 ]
+
+
+def mask_words(key: bytes, chunks: int, parameters: CkksParameters) -> NDArray[np.uint64]:
+    """The first chunks of a stream."""
+    words = np.zeros((chunks, parameters.ring_degree), dtype=np.uint64)
+    add_mask(words, key, parameters)
+    return words
 
 
 def slow_words(key: bytes, chunk: int, parameters: CkksParameters) -> list[int]:

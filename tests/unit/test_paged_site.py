@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -12,25 +13,21 @@ from typing import Any
 import pytest
 
 from client.paged_site import PagedSite
-from common.errors import BadSignature, MalformedMessage, PeerError, WrongPlan, WrongRound
+from common.errors import BadSignature, MalformedMessage, PeerError, SiteStorageError, WrongPlan, WrongRound
 from common.identity import Identity
-from common.messages import MAX_REQUEST_HEADER_BYTES, REQUEST_MAGIC, encode_request
+from common.messages import Kind
+from common.page_sizes import PageSizes
 from common.pages import (
-    FETCH_MAGIC,
-    LONG_REPLY_MAGIC,
-    LONG_REQUEST_MAGIC,
-    PAGE_MAGIC,
-    WANTED_MAGIC,
+    FETCH,
+    LONG_REPLY,
+    LONG_REQUEST,
+    PAGE,
+    WANTED,
     Outline,
     PageName,
-    Wanted,
-    decode_signed,
-    encode_signed,
-    most_request_bytes,
-    page_bytes_of,
-    page_digests,
 )
-from common.wire import body_start, unframe
+from common.request_frames import encode_request, request_digest
+from common.wire import body_start
 from tests.support.masked_sites import MaskedSites
 
 NAME = "hospital-2"
@@ -46,7 +43,7 @@ class Party:
     reply: bytes = b"a short reply"
 
     def __post_init__(self) -> None:
-        self.member, self.page_bytes = self.sites.member(NAME), page_bytes_of(self.sites.plan)
+        self.member, self.page_bytes = self.sites.member(NAME), PageSizes.of(self.sites.plan).page_bytes
         self.restart()
 
     def restart(self) -> None:
@@ -57,40 +54,37 @@ class Party:
         self.asked.append(bytes(frame))
         return self.reply
 
-    def request(self, body: bytes, number: int = 1) -> bytes:
+    def request(self, body: bytes, number: int = 1, *, kind: Kind = "train") -> bytes:
         """A signed request in one frame."""
         digest = hashlib.sha256(body).hexdigest()
-        request = self.sites.request("train", number, NAME, body_sha256=digest)
+        request = self.sites.request(kind, number, NAME, body_sha256=digest)
         return encode_request(request, body, self.sites.coordinator.sign)
 
     def outline(self, frame: bytes, **changes: Any) -> Outline:  # noqa: ANN401 -- any field
         """What announces it."""
-        header, _, _ = unframe(REQUEST_MAGIC, frame, most_header_bytes=MAX_REQUEST_HEADER_BYTES)
-        digests = page_digests(lambda a, b: frame[a:b], body_start(frame), len(frame), page_bytes=self.page_bytes)
-        fields: dict[str, Any] = {
-            "run": "a" * 32,
-            "plan": self.sites.plan.digest,
-            "hospital": NAME,
-            "request": hashlib.sha256(header).hexdigest(),
-            "head_bytes": body_start(frame),
-            "size_bytes": len(frame),
-            "pages": digests,
-        }
-        return Outline(**fields | changes)
+        return Outline.of(
+            frame,
+            run="a" * 32,
+            plan=self.sites.plan.digest,
+            hospital=NAME,
+            request=request_digest(frame),
+            head_bytes=body_start(frame),
+            page_bytes=self.page_bytes,
+        ).model_copy(update=changes)
 
     def announce(self, outline: Outline, signer: Identity | None = None) -> bytes:
         """The site's answer to it."""
-        return self.site.answer(encode_signed(LONG_REQUEST_MAGIC, outline, (signer or self.sites.coordinator).sign))
+        return self.site.answer(LONG_REQUEST.encode(outline, (signer or self.sites.coordinator).sign))
 
     def missing(self, answer: bytes) -> list[int]:
         """The pages that it lacks."""
-        wanted, _ = decode_signed(WANTED_MAGIC, answer, Wanted, self.member.identity.public_hex)
+        wanted, _ = WANTED.decode(answer, self.member.identity.public_hex)
         return list(wanted.missing)
 
     def page(self, outline: Outline, index: int, data: bytes, signer: Identity | None = None) -> list[int]:
         """Bring a page; what is still missing."""
         name = PageName(outline=outline.digest, index=index)
-        frame = encode_signed(PAGE_MAGIC, name, (signer or self.sites.coordinator).sign, data)
+        frame = PAGE.encode(name, (signer or self.sites.coordinator).sign, data)
         return self.missing(self.site.answer(frame))
 
     def pages(self, frame: bytes, outline: Outline) -> list[bytes]:
@@ -98,10 +92,17 @@ class Party:
         places = [outline.place(index, self.page_bytes) for index in range(len(outline.pages))]
         return [frame[start:stop] for start, stop in places]
 
+    def bring(self, frame: bytes) -> Outline:
+        """All pages of a request that the site lacks."""
+        outline = self.outline(frame)
+        for index in self.missing(self.announce(outline)):
+            self.page(outline, index, self.pages(frame, outline)[index])
+        return outline
+
     def fetch(self, outline: Outline, index: int, signer: Identity | None = None) -> bytes:
         """A page of the reply."""
         name = PageName(outline=outline.digest, index=index)
-        return self.site.answer(encode_signed(FETCH_MAGIC, name, (signer or self.sites.coordinator).sign))
+        return self.site.answer(FETCH.encode(name, (signer or self.sites.coordinator).sign))
 
     def files(self) -> list[int]:
         """Sizes of what lies on the disk."""
@@ -128,10 +129,11 @@ def test_a_request_in_pages_is_answered_like_one_in_a_frame(party: Party) -> Non
         assert party.asked == []
     assert party.announce(outline) == party.reply
     assert party.asked == [frame]
-    assert party.files() == []
-    # The same in one frame.
+    # The same in one frame; what came in pages is over then.
+    assert len(party.files()) == 1
     assert party.site.answer(frame) == party.reply
     assert party.asked == [frame, frame]
+    assert party.files() == []
 
 
 def test_nothing_is_answered_while_a_page_is_missing(party: Party) -> None:
@@ -203,7 +205,7 @@ def test_an_unsound_outline_is_refused_before_anything_is_kept(
 
 def test_a_request_is_no_longer_than_the_plan_has_a_use_for(party: Party) -> None:
     """A coordinator that turned hostile fills no disk."""
-    most = most_request_bytes(party.sites.plan)
+    most = PageSizes.of(party.sites.plan).most_request_bytes
     frame = party.request(b"x" * 50_000)
     head = body_start(frame)
     for size, refused in ((most + 1, True), (most, False)):
@@ -262,12 +264,79 @@ def test_a_site_that_is_killed_asks_only_for_what_it_lacks(party: Party) -> None
     assert party.asked == [frame]
 
 
+def test_a_site_that_is_killed_before_its_answer_arrived_answers_again(party: Party) -> None:
+    """The request is still there: no page of it comes twice."""
+    frame = party.request(secrets.token_bytes(50_000))
+    outline = party.bring(frame)
+    for _ in range(2):
+        assert party.announce(outline) == party.reply
+        party.restart()
+    assert party.asked == [frame, frame]
+
+
+def test_nothing_of_a_run_is_left_behind_its_end(party: Party) -> None:
+    """Not what came of a request that was given up, nor a request that ended the run itself."""
+    outline = party.outline(party.request(secrets.token_bytes(50_000)))
+    party.announce(outline)
+    party.site.answer(party.request(b"", kind="hello"))
+    assert len(party.files()) == 1
+    party.site.answer(party.request(b"", kind="finish"))
+    assert party.files() == []
+    finish = party.bring(party.request(secrets.token_bytes(50_000), kind="finish"))
+    assert len(party.files()) == 1
+    assert party.announce(finish) == party.reply
+    assert party.files() == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "flipped"])
+def test_a_damaged_file_locks_no_site_out(party: Party, damage: str) -> None:
+    """All pages had come. It says that its disk is damaged, or that they are another request; then it asks again."""
+    frame = party.request(secrets.token_bytes(50_000))
+    outline = party.bring(frame)
+    (path,) = party.folder.glob("*")
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    elif damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(b"x" + path.read_bytes()[1:])
+    with pytest.raises(MalformedMessage if damage == "flipped" else SiteStorageError):
+        party.announce(outline)
+    assert party.asked == []
+    party.bring(frame)
+    assert party.announce(outline) == party.reply
+    assert party.asked == [frame]
+
+
+def test_a_disk_that_refuses_a_page_locks_no_site_out(party: Party) -> None:
+    """What is there is looked at again."""
+    frame = party.request(secrets.token_bytes(50_000))
+    outline = party.outline(frame)
+    party.announce(outline)
+    shutil.rmtree(party.folder)
+    with pytest.raises(SiteStorageError):
+        party.page(outline, 0, party.pages(frame, outline)[0])
+    party.bring(frame)
+    assert party.announce(outline) == party.reply
+
+
+def test_a_page_beyond_any_file_is_refused_by_name(tmp_path: Path) -> None:
+    """Its place is a number that no file has."""
+    party = Party(MaskedSites(tmp_path, page_kib=65_536, whole_kib=16), tmp_path / "pages", reply=bytes(40_000))
+    answer = party.site.answer(party.request(b""))
+    outline, _ = LONG_REPLY.decode(answer, party.member.identity.public_hex)
+    assert party.fetch(outline, 0) == party.reply
+    for index in (1, (1 << 40) - 1):
+        with pytest.raises(MalformedMessage, match="shorter"):
+            party.fetch(outline, index)
+
+
 def test_a_long_reply_goes_in_pages(party: Party) -> None:
     """Signed as a whole, the same page as often as it is asked for; it is gone with the next short answer."""
     party.reply = secrets.token_bytes(40_000)
     frame = party.request(b"")
     answer = party.site.answer(frame)
-    outline, rest = decode_signed(LONG_REPLY_MAGIC, answer, Outline, party.member.identity.public_hex)
+    outline, rest = LONG_REPLY.decode(answer, party.member.identity.public_hex)
     assert (outline.hospital, outline.size_bytes, outline.request) == (NAME, 40_000, party.outline(frame).request)
     assert not rest
     for _ in range(2):

@@ -14,13 +14,14 @@ import pytest
 import yaml
 from PIL import Image
 
+from client.counted_images import marks_of_images
 from client.data import ImageTable, load_table
+from client.data.source import DataPlace
 from client.data.table import PrivacyUnit, SiteTable
 from client.declare import SiteUnits, count_units, held_out_rule, site_units
 from client.learner import load_learner
 from client.ledger import Ledger
 from client.ledger_cap import Cap
-from client.ledger_marks import image_marks
 from client.ledger_overlap import Place, claim_images
 from client.plan_in_words import plan_in_words
 from common.errors import DataError, LedgerError
@@ -65,7 +66,7 @@ def test_a_column_of_patients_is_used_before_lesions(tmp_path: Path) -> None:
     assert (table.unit_name, table.patient_column) == ("patient", "patient_id")
     assert table.unit_labels() == {"patient:A": 0, "patient:B": 1}
     assert {record.label_index for record in table.records if record.unit == "patient:A"} == {0}
-    assert any("1 patient(s) carry more than one label" in warning for warning in table.warnings)
+    assert any("1 patient carries more than one label" in warning for warning in table.warnings)
     control = load(write_folder(tmp_path / "b", "path,label,person,lesion_id", *FOUR))
     assert sorted(set(units(control).values())) == ["lesion:L1", "lesion:L2", "lesion:L3"]
     assert (control.unit_name, control.patient_column) == ("lesion", None)
@@ -99,7 +100,7 @@ def test_byte_identical_images_of_several_patients_are_told(tmp_path: Path) -> N
     (root / "mole" / "1.png").write_bytes((root / "mole" / "0.png").read_bytes())
     table = load(root)
     assert len(table.records) == 2
-    assert any("1 images lie byte-identical in several patients" in warning for warning in table.warnings)
+    assert any("1 image lies byte-identical in several patients" in warning for warning in table.warnings)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,22 @@ def test_byte_identical_images_of_several_patients_are_told(tmp_path: Path) -> N
         ("who", "path,label,who,who", (f"a/0.png,a,{OWNER},B",), "has the column who twice"),
         ("label", "path,label", ("a/0.png,a",), "'label', which means something else in index.csv"),
         ("lesion_id", "path,label,lesion_id", (f"a/0.png,a,{OWNER}",), "'lesion_id', which means something else"),
+        # A comma too much, or a column too few: somebody's name stands where another column is expected.
+        (
+            "auto",
+            "path,label,keep_clean,patient_id",
+            (f"a/0.png,a,{OWNER},yes",),
+            "line 2: keep_clean is neither true nor false",
+        ),
+        (
+            "auto",
+            "path,label,keep_clean,patient_id",
+            (f"a/0.png,a,b,{OWNER},True",),
+            "line 2 has more cells than the first line; put a value that holds a comma into double quotes",
+        ),
+        ("auto", "path,label,patient_id", (f"a/0.png,a,{OWNER},",), "line 2 has more cells than the first line"),
+        ("auto", "path,label,patient_id", (f"a/0.png,{OWNER},a",), "gives a/0.png another label than its folder's"),
+        ("auto", "path,label,patient_id", (f"a/0.png,a,{OWNER}",) * 2, "line 3 names an image a second time"),
     ],
 )
 def test_a_wrong_column_gets_one_clear_error_without_what_stands_in_it(
@@ -167,7 +184,9 @@ def of_sizes(sizes: Sequence[int], name: str = "patient_id") -> tuple[str, ...]:
 def test_one_unit_with_half_of_all_images_is_refused(tmp_path: Path, name: str, sizes: tuple[int, ...]) -> None:
     """A column that says the same of many is a wrong column. No value of it is told."""
     root = write_folder(tmp_path, *of_sizes(sizes, name))
-    with pytest.raises(DataError, match=f"at least half of the {sum(sizes)} images by the column '{name}'") as caught:
+    what = name.removesuffix("_id") if name != "isic_id" else name
+    sentence = f"one {what} holds at least half of the {sum(sizes)} images by the column '{name}'"
+    with pytest.raises(DataError, match=sentence) as caught:
         load(root)
     assert OWNER not in str(caught.value)
 
@@ -274,12 +293,12 @@ def test_the_column_decides_what_a_site_declares_and_what_it_approves(tmp_path: 
     def words(units: SiteUnits | None) -> str:
         return "\n".join(plan_in_words(agreed, hospital=NAMES[0], privacy=privacy, units=units))
 
-    assert count_units(root, plan, patient_column="who") == 1
-    assert count_units(root, plan, patient_column="auto") == 2
-    said = words(site_units(root, plan, patient_column="who"))
+    assert count_units(DataPlace(root, patient_column="who"), plan) == 1
+    assert count_units(DataPlace(root), plan) == 2
+    said = words(site_units(DataPlace(root, patient_column="who"), plan))
     assert "Unit of privacy: patient: all images of one count as one, by the column 'who' of index.csv." in said
     assert "not a person" not in said
-    said = words(site_units(root, plan, patient_column="auto"))
+    said = words(site_units(DataPlace(root), plan))
     assert "Unit of privacy: lesion: " in said
     assert "not a person" in said
     assert "a patient where this site's index.csv has a column of them" in words(None)
@@ -292,11 +311,9 @@ def test_the_column_decides_what_a_site_declares_and_what_it_approves(tmp_path: 
 def started(folder: Path, identity: Identity, table: ImageTable, source: str) -> Iterator[None]:
     """A start with a ledger of this source, which then spends."""
     path = folder / f"{source}.sqlite"
-    with contextlib.closing(
-        Ledger.open(path, source=source, hospital="h", identity=identity, cap=Cap(8.0, 1e-5))
-    ) as ledger:
+    with contextlib.closing(Ledger(path, source=source, hospital="h", identity=identity, cap=Cap(8.0, 1e-5))) as ledger:
         claim_images(
-            ledger, image_marks(identity, table), place=Place(path, source, identity.public_hex, folder / "state")
+            ledger, marks_of_images(identity, table), place=Place(path, source, identity.public_hex, folder / "state")
         )
         yield
 

@@ -26,7 +26,8 @@ from common.errors import (
 )
 from common.identity import verify
 from common.mask_messages import Advert, sign
-from common.messages import REQUEST_MAGIC, Request, SignedReply, Transcript
+from common.messages import Request, SignedReply, Transcript
+from common.request_frames import REQUEST_MAGIC
 from common.transcript import merkle_root
 from common.wire import parse_header, signed_bytes
 from server.aggregate import Aggregate
@@ -80,7 +81,7 @@ class Unmasked:
         entry = self.honest.entry.model_copy(
             update={"transcript": transcript or self.transcript, "sum_bytes": len(body)}
         )
-        return Aggregate(entry, b"".join([body, *(uploads or self.uploads)]))
+        return Aggregate.held(entry, b"".join([body, *(uploads or self.uploads)]))
 
     def told(self, **changes: object) -> Aggregate:
         """The honest aggregate with another transcript."""
@@ -250,7 +251,7 @@ REFUSED: dict[str, tuple[Callable[[Unmasked], Aggregate], type[FedwardError]]] =
         MalformedMessage,
     ),
     "no uploads": (
-        lambda u: Aggregate(
+        lambda u: Aggregate.held(
             u.honest.entry.model_copy(update={"transcript": u.transcript.model_copy(update={"upload_bytes": 0})}),
             u.total,
         ),

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from annotated_types import Le
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import MalformedMessage
+from common.frame_bounds import MAX_FRAME_BYTES
+from common.pages import MAX_HEADER_BYTES
+from common.plan_settings import CohortSettings
 from common.records import PIECE_BYTES, REPLY, REQUEST, frame_to_record, record_to_frame
+from common.request_frames import MAX_REQUEST_HEADER_BYTES
+from common.wire import SIGNED_PARTS_BYTES
 
 
 def record_of(
@@ -70,3 +77,26 @@ def test_anything_else_is_refused(record: RecordDict) -> None:
     """A pickle in an array, a second record, a false length."""
     with pytest.raises(MalformedMessage):
         record_to_frame(record, REPLY)
+
+
+def test_a_frame_longer_than_any_is_refused_before_it_is_put_together() -> None:
+    """Its pieces are one and the same here, so that only putting them together would take memory."""
+    piece = bytes(PIECE_BYTES)
+    for pieces, refused in ((MAX_FRAME_BYTES // PIECE_BYTES + 1, True), (2, False)):
+        array = Array(dtype="bytes", shape=(len(piece),), stype=REPLY, data=piece)
+        record = RecordDict({"fedward": ArrayRecord({f"frame-{index:05d}": array for index in range(pieces)})})
+        with pytest.raises(MalformedMessage, match="at most") if refused else nullcontext():
+            assert len(record_to_frame(record, REPLY)) == pieces * PIECE_BYTES
+
+
+def test_no_plan_asks_for_a_longer_frame() -> None:
+    """What goes whole, with the longest header, and a page with its name."""
+    longest = {
+        name: limit.le << 10
+        for name in ("whole_kib", "page_kib")
+        for limit in CohortSettings.model_fields[name].metadata
+        if isinstance(limit, Le) and isinstance(limit.le, int)
+    }
+    assert longest["whole_kib"] + MAX_REQUEST_HEADER_BYTES + SIGNED_PARTS_BYTES <= MAX_FRAME_BYTES
+    assert longest["page_kib"] + 512 <= MAX_FRAME_BYTES
+    assert MAX_HEADER_BYTES + SIGNED_PARTS_BYTES <= MAX_FRAME_BYTES

@@ -1,4 +1,4 @@
-"""The coordinator writes requests page by page, and sends them one at a time."""
+"""The coordinator writes requests part by part, and sends them one at a time."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ from common.config import parse_settings
 from common.errors import MalformedMessage
 from common.identity import Identity
 from common.mask_messages import opening_digest
-from common.messages import AggregateEntry, Applied, Manifest, SignedManifest, decode_request
+from common.messages import AggregateEntry, Applied, Manifest, SignedManifest
 from common.plan import Plan
 from common.plan_bounds import default_threshold
+from common.request_frames import decode_request
 from common.wire import header_bytes
 from server.aggregate import Aggregate, skipped
 from server.ask import Attempt, expected_answer
+from server.bodies import JoinedBody
 from server.exchange import Collection
-from server.one_by_one import OneByOneGrid, messages_of
-from server.requests import HELLO, PageLimits, RequestWriter, Rounds, Step
+from server.flower_messages import messages_of
+from server.one_by_one import OneByOneGrid
+from server.parts import PartLimits
+from server.requests import RequestWriter
+from server.steps import HELLO, Rounds, Step
 from tests.support.cards import make_rows
 from tests.support.flower_federation import REPOSITORY
 from tests.support.in_process_grid import as_server_app
@@ -89,7 +94,7 @@ def aggregate(round_number: int, *, hospitals: int, body: bytes) -> Aggregate:
     entry = AggregateEntry(
         round=round_number, attempt=0, survivors=survivors, sum_bytes=len(body), transcript=None, witnesses=()
     )
-    return Aggregate(entry, body)
+    return Aggregate.held(entry, body)
 
 
 @dataclass
@@ -101,14 +106,21 @@ class Generated:
     skipped: frozenset[int] = frozenset()
     asked: list[Rounds] = field(default_factory=list)
 
-    def aggregates(self, rounds: Rounds) -> list[Aggregate]:
-        """Each with its round number in the body."""
+    def entries(self, rounds: Rounds) -> tuple[AggregateEntry, ...]:
+        """See `server.parts.History`."""
         self.asked.append(rounds)
-        return [self._one(number) for number in range(rounds.first, rounds.last + 1)]
+        return tuple(one.entry for one in self._all(rounds))
+
+    def body(self, rounds: Rounds) -> JoinedBody:
+        """Each round's number."""
+        return JoinedBody([one.content for one in self._all(rounds)])
 
     def sizes(self, rounds: Rounds) -> list[tuple[int, int]]:
         """Of those."""
-        return [(len(header_bytes(a.entry)), len(a.body)) for a in self.aggregates(rounds)]
+        return [(len(header_bytes(one.entry)), one.content.size_bytes) for one in self._all(rounds)]
+
+    def _all(self, rounds: Rounds) -> list[Aggregate]:
+        return [self._one(number) for number in range(rounds.first, rounds.last + 1)]
 
     def _one(self, number: int) -> Aggregate:
         if number in self.skipped:
@@ -205,17 +217,17 @@ def test_a_plain_request_carries_survivors_and_neither_aggregates_nor_adverts(tm
 
 
 @pytest.mark.parametrize(("hospitals", "rounds", "most"), [(5, 2500, 256), (50, 300, 72)])
-def test_any_number_of_missed_rounds_fits_page_by_page(hospitals: int, rounds: int, most: int) -> None:
-    """A site takes a header of 8 MiB: without pages one that was away for 1690 rounds of five could never come back."""
+def test_any_number_of_missed_rounds_fits_part_by_part(hospitals: int, rounds: int, most: int) -> None:
+    """A site takes a header of 8 MiB: without parts one that was away for 1690 rounds of five could never come back."""
     writer = RequestWriter(plan_of(hospitals), RUN, COORDINATOR.sign, Generated(hospitals))
     missing, seen, largest = Rounds(1, rounds), list[int](), 0
     while missing.first <= missing.last:
-        page = writer.page(missing)
-        ((_, frame),) = writer.write(HELLO, attempt=0, rounds={"hospital-1": page})
+        part = writer.part(missing)
+        ((_, frame),) = writer.write(HELLO, attempt=0, rounds={"hospital-1": part})
         sent = decode_request(frame, COORDINATOR.public_hex)
         seen += [int.from_bytes(body, "big") for body in sent.aggregate_bodies()]
         largest = max(largest, len(sent.request.aggregates))
-        missing = Rounds(page.last + 1, rounds)
+        missing = Rounds(part.last + 1, rounds)
     assert seen == list(range(1, rounds + 1))
     assert largest == most
     # The control: all at once is refused by the site, however well it is signed.
@@ -225,40 +237,40 @@ def test_any_number_of_missed_rounds_fits_page_by_page(hospitals: int, rounds: i
 
 
 @pytest.mark.parametrize(
-    ("limits", "missing", "page"),
+    ("limits", "missing", "part"),
     [
-        (PageLimits(), Rounds(4, 3), Rounds(4, 3)),
-        (PageLimits(aggregates=3), Rounds(2, 9), Rounds(2, 4)),
-        (PageLimits(aggregates=3), Rounds(2, 4), Rounds(2, 4)),
-        (PageLimits(body_bytes=1000), Rounds(2, 9), Rounds(2, 3)),
-        (PageLimits(body_bytes=1), Rounds(2, 9), Rounds(2, 2)),
-        (PageLimits(header_bytes=1), Rounds(2, 9), Rounds(2, 2)),
+        (PartLimits(), Rounds(4, 3), Rounds(4, 3)),
+        (PartLimits(aggregates=3), Rounds(2, 9), Rounds(2, 4)),
+        (PartLimits(aggregates=3), Rounds(2, 4), Rounds(2, 4)),
+        (PartLimits(body_bytes=1000), Rounds(2, 9), Rounds(2, 3)),
+        (PartLimits(body_bytes=1), Rounds(2, 9), Rounds(2, 2)),
+        (PartLimits(header_bytes=1), Rounds(2, 9), Rounds(2, 2)),
     ],
 )
-def test_a_page_takes_what_fits_and_one_at_least(limits: PageLimits, missing: Rounds, page: Rounds) -> None:
-    """A model whose aggregate is larger than a page goes round by round."""
+def test_a_part_takes_what_fits_and_one_at_least(limits: PartLimits, missing: Rounds, part: Rounds) -> None:
+    """A model whose aggregate is larger than a part goes round by round."""
     writer = RequestWriter(plan_of(4), RUN, COORDINATOR.sign, Generated(4, body_bytes=400), limits)
-    assert writer.page(missing) == page
+    assert writer.part(missing) == part
 
 
 @pytest.mark.parametrize(
-    ("skips", "limits", "page"),
+    ("skips", "limits", "part"),
     [
         # One that fits is followed by three that were skipped, which count for nothing.
-        ({4, 5, 6}, PageLimits(aggregates=2), Rounds(2, 6)),
-        ({4, 5, 6}, PageLimits(aggregates=3), Rounds(2, 6)),
-        ({4, 5, 6}, PageLimits(body_bytes=1000), Rounds(2, 6)),
-        ({4, 5, 6}, PageLimits(header_bytes=1), Rounds(2, 2)),
-        ({3, 4, 5}, PageLimits(header_bytes=1), Rounds(2, 5)),
-        ({3, 4, 5}, PageLimits(aggregates=1), Rounds(2, 5)),
-        # The page begins with skipped rounds: a sum goes with them as long as it fits.
-        ({2, 3}, PageLimits(aggregates=3), Rounds(2, 4)),
-        ({2, 3}, PageLimits(aggregates=2), Rounds(2, 3)),
-        ({2, 3}, PageLimits(body_bytes=1), Rounds(2, 3)),
-        (set(range(2, 10)), PageLimits(aggregates=1, header_bytes=1, body_bytes=1), Rounds(2, 9)),
+        ({4, 5, 6}, PartLimits(aggregates=2), Rounds(2, 6)),
+        ({4, 5, 6}, PartLimits(aggregates=3), Rounds(2, 6)),
+        ({4, 5, 6}, PartLimits(body_bytes=1000), Rounds(2, 6)),
+        ({4, 5, 6}, PartLimits(header_bytes=1), Rounds(2, 2)),
+        ({3, 4, 5}, PartLimits(header_bytes=1), Rounds(2, 5)),
+        ({3, 4, 5}, PartLimits(aggregates=1), Rounds(2, 5)),
+        # The part begins with skipped rounds: a sum goes with them as long as it fits.
+        ({2, 3}, PartLimits(aggregates=3), Rounds(2, 4)),
+        ({2, 3}, PartLimits(aggregates=2), Rounds(2, 3)),
+        ({2, 3}, PartLimits(body_bytes=1), Rounds(2, 3)),
+        (set(range(2, 10)), PartLimits(aggregates=1, header_bytes=1, body_bytes=1), Rounds(2, 9)),
     ],
 )
-def test_a_page_ends_before_a_sum(skips: set[int], limits: PageLimits, page: Rounds) -> None:
-    """What vouches for a page are manifests of the next sum, which name the rounds that were skipped before it too."""
+def test_a_part_ends_before_a_sum(skips: set[int], limits: PartLimits, part: Rounds) -> None:
+    """What vouches for a part are manifests of the next sum, which name the rounds that were skipped before it too."""
     history = Generated(4, body_bytes=400, skipped=frozenset(skips))
-    assert RequestWriter(plan_of(4), RUN, COORDINATOR.sign, history, limits).page(Rounds(2, 9)) == page
+    assert RequestWriter(plan_of(4), RUN, COORDINATOR.sign, history, limits).part(Rounds(2, 9)) == part

@@ -98,7 +98,7 @@ class Trained:
             round=1, attempt=0, survivors=survivors, sum_bytes=len(body), transcript=transcript, witnesses=()
         )
         sent = uploads or [bytes(reply.body) for reply in self.replies]
-        return Aggregate(entry.model_copy(update=changes), body + b"".join(sent))
+        return Aggregate.held(entry.model_copy(update=changes), body + b"".join(sent))
 
     def with_manifest(self, index: int, *, signer: str = "", **changes: Any) -> Aggregate:  # noqa: ANN401 -- any field
         """The honest sum, with one manifest changed and signed anew; without `signer` it keeps its old signature."""
@@ -131,7 +131,7 @@ class Trained:
         applied = after.followed_by(aggregate_root(bare.body))
         manifests = [reply.manifest.model_copy(update={"round": 2, "applied": applied}) for reply in self.replies[1:]]
         witnesses = tuple(self.signed(manifest, manifest.hospital) for manifest in manifests)
-        return Aggregate(bare.entry.model_copy(update={"witnesses": witnesses}), bare.body)
+        return Aggregate.held(bare.entry.model_copy(update={"witnesses": witnesses}), bare.body)
 
 
 @pytest.fixture(scope="module")

@@ -234,7 +234,7 @@ def test_a_skipped_round_brings_nothing(federation: SmallFederation, changes: di
     honest = federation.sum_of(uploads[0], secrets=federation.secrets(1))
     if "transcript" in changes:
         changes = {"transcript": honest.entry.transcript}
-    lie = Aggregate(skipped(1, 0).entry.model_copy(update=changes), b"x" if "sum_bytes" in changes else b"")
+    lie = Aggregate.held(skipped(1, 0).entry.model_copy(update=changes), b"x" if "sum_bytes" in changes else b"")
     with pytest.raises(FedwardError, match="no survivors"):
         federation.catch_up_with(OURS, [lie])
     federation.catch_up_with(OURS, [honest])
@@ -310,7 +310,7 @@ def page(federation: SmallFederation) -> list[Aggregate]:
 def vouched_by(federation: SmallFederation, witnesses: Sequence[SignedManifest]) -> list[Aggregate]:
     """The same on the word of these."""
     first, last = page(federation)
-    return [first, Aggregate(last.entry.model_copy(update={"witnesses": tuple(witnesses)}), last.body)]
+    return [first, Aggregate.held(last.entry.model_copy(update={"witnesses": tuple(witnesses)}), last.body)]
 
 
 def witnesses(federation: SmallFederation, number: int = 3) -> tuple[SignedManifest, ...]:
@@ -340,7 +340,7 @@ def another_sum(federation: SmallFederation) -> list[Aggregate]:
     first, last = page(federation)
     third = federation.coordinator.aggregates[2]
     body = third.body[: third.entry.sum_bytes]
-    return [Aggregate(first.entry, body), last]
+    return [Aggregate.held(first.entry, body), last]
 
 
 HISTORIES: dict[str, tuple[Callable[[SmallFederation], list[Aggregate]], type[FedwardError]]] = {

@@ -25,14 +25,16 @@ from server.mask_exchange import MaskExchange
 from server.mask_store import MaskStore
 from server.one_by_one import OneByOneGrid
 from server.progress import Progress, ProgressFile
-from server.requests import HELLO, RequestWriter, Rounds, Step
+from server.requests import RequestWriter
 from server.round_end import RoundEnd
+from server.steps import HELLO, Rounds, Step
 from server.store import Store
 from server.verification import Verification
 from server.verify_exchange import VerifyExchange
 from tests.support.in_process_grid import Answer, InProcessGrid, as_server_app, number
 from tests.support.masked_sites import MaskedSites
 from tests.support.replies import CHUNKS, NAMES, PARAMETERS, RUN
+from tests.support.stored_sums import sent_aggregates, stored_sums
 from tests.support.trivial_site import TrivialSite
 
 STEP = Step("train", 1)
@@ -91,7 +93,7 @@ class Coordinator:
     @property
     def aggregate(self) -> Aggregate:
         """How round 1 ended."""
-        (aggregate,) = self.store.aggregates(RUN, 1, 1)
+        (aggregate,) = stored_sums(self.store, RUN, 1, 1)
         return aggregate
 
     def collect(self, *names: str, step: Step = STEP, attempt: int = 0) -> Collection:
@@ -244,9 +246,9 @@ def test_a_round_that_is_skipped_after_all_leaves_no_transcript(coordinator: Coo
         again.end.resume(STEP)
         assert again.aggregate == skipped(1, 0)
         assert again.masks.transcript(1) is None
-        assert again.history.aggregates(Rounds(1, 1)) == (skipped(1, 0),)
+        assert sent_aggregates(again.history, Rounds(1, 1)) == (skipped(1, 0),)
         again.masks.save_transcript(1, 0, transcript)
-        assert again.history.aggregates(Rounds(1, 1)) != (skipped(1, 0),)
+        assert sent_aggregates(again.history, Rounds(1, 1)) != (skipped(1, 0),)
 
 
 def test_a_round_that_cannot_begin_to_unmask_leaves_no_transcript(

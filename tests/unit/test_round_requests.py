@@ -10,7 +10,8 @@ import pytest
 
 from common.errors import BadSignature, EpochExpired, KeyMissing, MalformedMessage, WrongPlan, WrongRound
 from common.identity import Identity
-from common.messages import Request, decode_request, encode_request
+from common.messages import Request
+from common.request_frames import decode_request, encode_request
 from tests.support.site_keys import site_identity
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
 

@@ -22,10 +22,10 @@ from common.identity import Identity
 from common.messages import REPLY_MAGIC, AggregateEntry, Request, SignedManifest, decode_reply, encode_reply
 from common.plan import Plan
 from common.verdicts import assigned_chunks
-from server.aggregate import Aggregate, MadeSum
+from server.aggregate import Aggregate
 from server.strategy import SecureAggregation
 from tests.support.in_process_grid import as_server_app
-from tests.support.whole_run import WholeRun, held, trivial_run
+from tests.support.whole_run import WholeRun, trivial_run
 
 NAMES = tuple(f"hospital-{k}" for k in range(1, 6))
 ROUNDS = 3
@@ -67,7 +67,7 @@ def another_chunk(aggregate: Aggregate, chunk: int) -> Aggregate:
     total = decode_sum(aggregate.body, CHUNKS, len(aggregate.entry.survivors), PARAMETERS)
     words = total.words.copy()
     words[chunk, 17] = (words[chunk, 17] + np.uint64(1)) % np.uint64(PARAMETERS.modulus)
-    return replace(aggregate, body=encode_sum(replace(total, words=words)))
+    return Aggregate.held(aggregate.entry, encode_sum(replace(total, words=words)))
 
 
 def altering(round_number: int, chunk: int) -> Callable[[SecureAggregation], None]:
@@ -76,9 +76,9 @@ def altering(round_number: int, chunk: int) -> Callable[[SecureAggregation], Non
     def lie(strategy: SecureAggregation) -> None:
         save = strategy._store.save
 
-        def saving(run: str, exchange: Any, aggregate: Aggregate | MadeSum | None) -> None:  # noqa: ANN401
+        def saving(run: str, exchange: Any, aggregate: Aggregate | None) -> None:  # noqa: ANN401
             if aggregate is not None and aggregate.entry.survivors and exchange.round == round_number:
-                aggregate = another_chunk(held(aggregate), chunk)
+                aggregate = another_chunk(aggregate, chunk)
             save(run, exchange, aggregate)
 
         strategy._store.save = saving  # type: ignore[method-assign]

@@ -17,12 +17,13 @@ from common.ckks import PRESETS, chunks_for, decode_sum, encode_sum
 from common.errors import DeploymentError
 from common.plan import Plan
 from common.transcript import aggregate_root
-from server.aggregate import Aggregate, MadeSum
+from server.aggregate import Aggregate
 from server.store import Store
 from server.strategy import SecureAggregation
 from tests.support.in_process_grid import as_server_app
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
-from tests.support.whole_run import WholeRun, held
+from tests.support.stored_sums import stored_sums
+from tests.support.whole_run import WholeRun
 
 PARAMETERS = PRESETS["compact"]
 
@@ -58,7 +59,7 @@ def replayed(federation: SmallFederation, run: WholeRun) -> RunState:
     plan, hospital = federation.plan, next(iter(federation.sites.values()))
     state = initial_state(hospital._contributor.learner.initial, statistics=0)
     with closing(Store(run.folder)) as store:
-        aggregates = store.aggregates(run.run, 1, plan.last_round)
+        aggregates = stored_sums(store, run.run, 1, plan.last_round)
     for aggregate in aggregates:
         chunks = chunks_for(plan.upload_values, PARAMETERS)
         total = decode_sum(aggregate.body, chunks, len(aggregate.entry.survivors), PARAMETERS)
@@ -88,9 +89,9 @@ def another_sum(plan: Plan) -> Callable[[SecureAggregation], None]:
     def lie(strategy: SecureAggregation) -> None:
         save = strategy._store.save
 
-        def saving(run: str, exchange: Any, aggregate: Aggregate | MadeSum | None) -> None:  # noqa: ANN401
+        def saving(run: str, exchange: Any, aggregate: Aggregate | None) -> None:  # noqa: ANN401
             if aggregate is not None and exchange.round == 1:
-                aggregate = shifted(held(aggregate))
+                aggregate = shifted(aggregate)
             save(run, exchange, aggregate)
 
         strategy._store.save = saving  # type: ignore[method-assign]
@@ -101,7 +102,7 @@ def another_sum(plan: Plan) -> Callable[[SecureAggregation], None]:
         words = total.words.copy()
         step = 32 * 3.24 * (len(plan.roster) * PARAMETERS.ring_degree / 2) ** 0.5
         words[0] = (words[0] + np.uint64(round(step))) % np.uint64(PARAMETERS.modulus)
-        return replace(aggregate, body=encode_sum(replace(total, words=words)))
+        return Aggregate.held(aggregate.entry, encode_sum(replace(total, words=words)))
 
     return lie
 

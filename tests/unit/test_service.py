@@ -16,6 +16,7 @@ import grpc
 import pytest
 
 from client.service import EXCHANGE
+from common.frame_bounds import MAX_FRAME_BYTES
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +108,14 @@ def test_the_socket_is_for_owner_and_group(socket: Path) -> None:
         socket.parent.mkdir(exist_ok=True)
         if not socket.exists():
             leave_socket(socket)
+
+
+def test_no_longer_frame_is_taken_than_there_is(socket: Path) -> None:
+    """Whoever holds the gateway fills no memory of the site."""
+    with running(serving(socket), socket) as (call, _log):
+        assert refusal(call, bytes(MAX_FRAME_BYTES + 1))[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
+        # It goes on after that.
+        assert call(b"abc", timeout=20) == b"cba"
 
 
 def leave_socket(path: Path) -> None:

@@ -11,15 +11,18 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from common.config import parse_settings
+from common.plan import Plan
 from tests.support.in_process import Coordinator
 from tests.support.in_process_grid import as_server_app
 from tests.support.killed_sites import KilledSites
 from tests.support.site_nursery import Nursery
-from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
+from tests.support.small_federation import NAMES, TEMPLATE, SmallFederation, provision_small, template
 
 OURS = NAMES[0]
 REQUESTS = 40
@@ -28,7 +31,22 @@ REQUESTS = 40
 
 def provisioned(folder: Path) -> Path:
     """A federation whose hospitals allow spending for many runs."""
-    provision_small(folder, template(privacy={"epsilon": 2.0}))
+    return allowing(folder, template(privacy={"epsilon": 2.0}), metrics="aggregate")
+
+
+def of_all_kinds(folder: Path) -> Path:
+    """One that takes statistics, trains twice, and closes with noisy counts: each of them is charged."""
+    content: dict[str, Any] = {
+        **TEMPLATE,
+        "model": {"kind": "lite0-head", "image_size": 64, "views": 1, "projection": 16, "seed": 0},
+        "privacy": {**TEMPLATE["privacy"], "epsilon": 2.0, "mean_share": 0.12},
+    }
+    return allowing(folder, parse_settings(yaml.safe_dump(content), Plan, source="plan"), metrics="final-dp")
+
+
+def allowing(folder: Path, plan: Plan, *, metrics: str) -> Path:
+    """A federation with a plan, and caps that no test reaches."""
+    provision_small(folder, plan, metrics=metrics)
     for name in NAMES:
         path = folder / "federation" / name / f"{name}.yaml"
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -64,7 +82,7 @@ def carry_runs(sites: KilledSites, *, runs: int, kills: int) -> dict[str, object
     rounds = list(range(1, sites.plan.last_round + 1))
     assert sites.contributed(run) == dict.fromkeys(NAMES, rounds)
     hits = sites.killer.hits
-    released = Counter(who for (who, _, _), kind in sites.releases.kinds.items() if kind == "train")
+    released = {name: Counter(kind for _, _, kind in keys) for name, keys in sites.releases.needed.items()}
     return {
         "runs": runs,
         "kills": len(hits),
@@ -85,7 +103,38 @@ def test_sites_that_are_killed_charge_what_they_release_and_come_back(tmp_path: 
         carry_runs(sites, runs=1, kills=3)
         assert len(sites.killer.hits) >= 3
         # A round each in two runs of two: who was killed may have sat one of the first run out, and paid nothing then.
-        assert all(2 <= sites.charges(name) <= 4 for name in NAMES)
+        assert all(2 <= sites.charges(name)["train"] <= 4 for name in NAMES)
+
+
+def test_statistics_and_noisy_counts_are_charged_before_they_leave(tmp_path: Path, nursery: Nursery) -> None:
+    """As training is, under kills; the run without kills releases and charges every kind at every hospital."""
+    with KilledSites(of_all_kinds(tmp_path), nursery) as sites:
+        carry_runs(sites, runs=1, kills=2)
+        assert len(sites.killer.hits) >= 2
+        for name in NAMES:
+            least = {"stat": 1, "train": 2, "eval": 1}
+            assert all(least[kind] <= count <= 2 * least[kind] for kind, count in sites.charges(name).items())
+            assert sites.charges(name).keys() == least.keys()
+
+
+def test_statistics_and_counts_without_a_charge_are_seen(tmp_path: Path, nursery: Nursery) -> None:
+    """The control: ledgers whose charges are not on the disk."""
+    with KilledSites(of_all_kinds(tmp_path), nursery, flaw="forgets-charges") as sites:
+        sites.go(secrets.token_hex(16), kills=0, requests=REQUESTS)
+        with pytest.raises(AssertionError, match="hospital-1 released without a charge: eval, stat, train, train"):
+            sites.check()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7_200)
+def test_forty_kills_in_eight_runs_with_all_kinds_of_charges(tmp_path: Path, nursery: Nursery) -> None:
+    """Statistics, training and noisy counts."""
+    with KilledSites(of_all_kinds(tmp_path), nursery) as sites:
+        seen = carry_runs(sites, runs=8, kills=5)
+        sys.stderr.write(json.dumps(seen) + "\n")
+        hits = sites.killer.hits
+    assert len(hits) >= 40
+    assert {hit.kind for hit in hits} >= {"stat", "train", "unmask"}
 
 
 @pytest.mark.slow
@@ -123,13 +172,13 @@ def test_a_round_that_is_asked_for_again_and_again_is_charged_once(tmp_path: Pat
     """Through the socket: ten times the same bytes, also of a service that was killed; three attempts, one charge."""
     with KilledSites(provisioned(tmp_path), nursery, names=[OURS]) as sites:
         three_attempts(sites)
-        assert sites.charges(OURS) == 1
+        assert sites.charges(OURS) == {"train": 1}
         sites.check()  # the three held the same integers
 
 
 @pytest.mark.parametrize(
     ("flaw", "seen"),
-    [("forgets-charges", "released 1 updates without a charge"), ("trains-again", "3 different updates left")],
+    [("forgets-charges", "released without a charge: train"), ("trains-again", "3 different updates left")],
 )
 def test_a_site_that_releases_too_much_is_seen(tmp_path: Path, nursery: Nursery, flaw: str, seen: str) -> None:
     """The control: a ledger whose charges are not on the disk, and a site that trains again under a standing charge."""

@@ -147,7 +147,7 @@ def test_an_empty_target_is_used(source: Path, tmp_path: Path) -> None:
 
 def test_a_class_with_fewer_lesions_than_hospitals_is_refused_and_nothing_is_left(source: Path, tmp_path: Path) -> None:
     """Names the class, its count and the hospitals; counts lesions, not images."""
-    with pytest.raises(DataError, match=r"class 'wart' has 12 usable lesion\(s\) for 13 hospitals"):
+    with pytest.raises(DataError, match=r"class 'wart' has 12 usable lesions for 13 hospitals"):
         _split(source, tmp_path / "out", hospitals=13)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["source"]
 
@@ -167,7 +167,7 @@ def test_what_lies_in_the_wrong_place_is_told(source: Path, tmp_path: Path) -> N
     (source / "Train" / "mole" / "notes.txt").write_text("x")
     report = _split(source, tmp_path / "out")
     assert report.left_out == {"in_subfolder": 12, "not_an_image": 1}
-    assert "12 image(s) in subfolders of class folders" in " ".join(report.warnings)
+    assert "12 images in subfolders of class folders" in " ".join(report.warnings)
 
 
 def test_a_cut_off_image_is_refused_or_skipped_by_choice(source: Path, tmp_path: Path) -> None:

@@ -19,19 +19,21 @@ import yaml
 
 from common.config import parse_settings
 from common.errors import ConfigError, StoreError
-from common.messages import decode_request
 from common.plan import Plan
+from common.request_frames import decode_request
 from common.wire import header_bytes
 from server.aggregate import Aggregate, skipped
 from server.database import VERSION, Database
 from server.history import StoredHistory
 from server.mask_store import MaskStore
-from server.requests import RequestWriter, Rounds, Step, steps_after
+from server.requests import RequestWriter
+from server.steps import Rounds, Step, steps_after
 from server.store import Exchange, Outcome, Store
 from tests.support.cards import make_rows
 from tests.support.flower_federation import REPOSITORY
 from tests.support.masked_sites import MaskedSites
 from tests.support.replies import NAMES, Hospitals
+from tests.support.stored_sums import stored_sums
 
 RUN = "a" * 32
 
@@ -79,7 +81,7 @@ def test_what_was_saved_is_read_back_after_reopening(tmp_path: Path) -> None:
     store.save(RUN, exchange(1), saved)
     store.close()
     again = Store(tmp_path)
-    assert again.aggregates(RUN, 1, 1) == (saved,)
+    assert stored_sums(again, RUN, 1, 1) == (saved,)
     assert again.exchanges(RUN) == (exchange(1),)
     assert again.last_complete_round(RUN) == 1
 
@@ -96,7 +98,7 @@ def test_a_saved_round_survives_a_kill_at_once(tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGKILL
     store = Store(tmp_path)
     assert store.last_complete_round(RUN) == 1
-    assert len(store.aggregates(RUN, 1, 1)[0].body) == store.aggregates(RUN, 1, 1)[0].entry.body_bytes
+    assert len(stored_sums(store, RUN, 1, 1)[0].body) == stored_sums(store, RUN, 1, 1)[0].entry.body_bytes
 
 
 def test_a_full_disk_is_one_sentence_and_loses_no_earlier_round(tmp_path: Path) -> None:
@@ -141,7 +143,7 @@ def test_a_skipped_round_is_over_and_has_an_entry_without_a_body(tmp_path: Path)
     store.save(RUN, exchange(1), aggregate(1))
     store.save(RUN, exchange(2), skipped(2, 1))
     assert store.last_complete_round(RUN) == 2
-    assert store.aggregates(RUN, 1, 2) == (aggregate(1), skipped(2, 1))
+    assert stored_sums(store, RUN, 1, 2) == (aggregate(1), skipped(2, 1))
     assert [body for _, body in store.sizes(RUN, 1, 2)] == [len(aggregate(1).body), 0]
 
 
@@ -170,7 +172,7 @@ def test_a_missing_round_is_an_error(tmp_path: Path) -> None:
     store = begin(tmp_path)
     store.save(RUN, exchange(2), aggregate(2))
     with pytest.raises(StoreError, match="holds 1 of the rounds 1 to 2"):
-        store.aggregates(RUN, 1, 2)
+        stored_sums(store, RUN, 1, 2)
 
 
 def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
@@ -194,7 +196,7 @@ def test_each_hospital_gets_the_rounds_that_it_misses(tmp_path: Path, small_plan
     for name, frame in frames.items():
         signed = decode_request(frame, identity.public_hex)
         assert signed.request.hospital == name
-        stored = store.aggregates(RUN, *missing[name])
+        stored = stored_sums(store, RUN, *missing[name])
         assert [entry.round for entry in signed.request.aggregates] == [a.entry.round for a in stored]
         assert [bytes(body) for body in signed.aggregate_bodies()] == [a.body for a in stored]
 
@@ -204,7 +206,7 @@ def test_sizes_are_those_of_what_is_sent(tmp_path: Path) -> None:
     store = begin(tmp_path)
     for number in (1, 2, 3):
         store.save(RUN, exchange(number), aggregate(number))
-    stored = store.aggregates(RUN, 2, 3)
+    stored = stored_sums(store, RUN, 2, 3)
     assert store.sizes(RUN, 2, 3) == tuple((len(header_bytes(a.entry)), len(a.body)) for a in stored)
 
 

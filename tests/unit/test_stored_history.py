@@ -11,16 +11,20 @@ import pytest
 from client.recompute import recompute
 from client.verify import Expectation, check_history, verify_aggregate
 from common.errors import TranscriptError
-from common.messages import NOTHING_APPLIED, Applied, decode_request
+from common.messages import NOTHING_APPLIED, Applied
+from common.request_frames import decode_request
 from common.transcript import aggregate_root
 from common.wire import header_bytes
 from server.aggregate import skipped
 from server.history import StoredHistory
 from server.mask_store import MaskStore
-from server.requests import HELLO, PageLimits, RequestWriter, Rounds
+from server.parts import PartLimits
+from server.requests import RequestWriter
+from server.steps import HELLO, Rounds
 from server.store import Exchange, Store
 from tests.support.masked_sites import Ended, MaskedSites, tag_of
 from tests.support.replies import NAMES, RUN
+from tests.support.stored_sums import sent_aggregates
 
 THREE = NAMES[:3]
 SKIPPED = (3, 4, 7)
@@ -57,15 +61,15 @@ class Past:
         self.masks.forget()
         self.applied.append(self.applied[-1].followed_by(root))
 
-    def take(self, page: Rounds, *, limits: PageLimits = PageLimits()) -> int:  # noqa: B008 -- frozen
-        """A hospital that has applied all before the page takes it, with its own checks; how many it recomputed."""
+    def take(self, part: Rounds, *, limits: PartLimits = PartLimits()) -> int:  # noqa: B008 -- frozen
+        """A hospital that has applied all before the part takes it, with its own checks; how many it recomputed."""
         member = self.sites.member(READER)
         writer = RequestWriter(self.sites.plan, RUN, self.sites.coordinator.sign, self.history, limits)
-        ((_, frame),) = writer.write(HELLO, attempt=0, rounds={READER: page})
+        ((_, frame),) = writer.write(HELLO, attempt=0, rounds={READER: part})
         signed = decode_request(frame, self.sites.coordinator.public_hex)
         entries, bodies = signed.request.aggregates, signed.aggregate_bodies()
         roots = [aggregate_root(b[: e.sum_bytes]) if e.survivors else "" for e, b in zip(entries, bodies, strict=True)]
-        applied, recomputed = self.applied[page.first - 1], 0
+        applied, recomputed = self.applied[part.first - 1], 0
         check_history(entries, roots, member=member, run=RUN, applied=applied)
         for entry, body, root in zip(entries, bodies, roots, strict=True):
             if entry.survivors:
@@ -75,7 +79,7 @@ class Past:
                     recompute(verified, entry, entry.transcript, uploads=body[entry.sum_bytes :], member=member)
                     recomputed += 1
             applied = applied.followed_by(root)
-        assert applied == self.applied[page.last]
+        assert applied == self.applied[part.last]
         return recomputed
 
 
@@ -94,7 +98,7 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Past]:
 
 def test_the_last_sum_comes_with_transcript_and_uploads(past: Past) -> None:
     """Byte for byte as the hospitals signed them, in roster order; what comes before it is the sum alone."""
-    aggregates = past.history.aggregates(Rounds(1, LAST))
+    aggregates = sent_aggregates(past.history, Rounds(1, LAST))
     assert [aggregate.entry.round for aggregate in aggregates] == list(range(1, LAST + 1))
     last = past.rounds[SUMS[-1]]
     for number, aggregate in enumerate(aggregates, start=1):
@@ -118,7 +122,7 @@ def test_the_last_sum_comes_with_transcript_and_uploads(past: Past) -> None:
 @pytest.mark.parametrize("last", range(1, LAST))
 def test_earlier_rounds_come_with_the_manifests_of_the_next_sum(past: Past, last: int) -> None:
     """On the last entry that is sent, which may be a skipped round; none where the transcript itself is sent."""
-    entries = [aggregate.entry for aggregate in past.history.aggregates(Rounds(1, last))]
+    entries = [aggregate.entry for aggregate in sent_aggregates(past.history, Rounds(1, last))]
     later = next((number for number in SUMS if number > last), None)
     assert [entry.witnesses for entry in entries[:-1]] == [()] * (last - 1)
     if later is None:
@@ -131,14 +135,14 @@ def test_earlier_rounds_come_with_the_manifests_of_the_next_sum(past: Past, last
 
 def test_skipped_rounds_at_the_end_have_nobody_to_vouch_for_them_yet(past: Past) -> None:
     """Nor anything to vouch for; no bytes either."""
-    (aggregate,) = past.history.aggregates(Rounds(LAST, LAST))
+    (aggregate,) = sent_aggregates(past.history, Rounds(LAST, LAST))
     assert aggregate == skipped(LAST, 0)
-    assert past.history.aggregates(Rounds(LAST + 1, LAST)) == ()
+    assert sent_aggregates(past.history, Rounds(LAST + 1, LAST)) == ()
 
 
 def test_sizes_are_those_of_what_is_sent(past: Past) -> None:
     """With the transcript in the header and the uploads in the body, but without manifests that vouch."""
-    sizes, sent = past.history.sizes(Rounds(1, LAST)), past.history.aggregates(Rounds(1, LAST))
+    sizes, sent = past.history.sizes(Rounds(1, LAST)), sent_aggregates(past.history, Rounds(1, LAST))
     assert [body for _, body in sizes] == [len(aggregate.body) for aggregate in sent]
     uploads = sum(map(len, past.rounds[SUMS[-1]].uploads.values()))
     assert sizes[SUMS[-1] - 1][1] == len(past.rounds[SUMS[-1]].aggregate.body) + uploads
@@ -148,30 +152,30 @@ def test_sizes_are_those_of_what_is_sent(past: Past) -> None:
     assert past.history.sizes(Rounds(5, 6)) == sizes[4:6]
 
 
-LIMITS = [PageLimits(aggregates=most) for most in range(1, 9)] + [
-    PageLimits(body_bytes=1),
-    PageLimits(header_bytes=1),
-    PageLimits(body_bytes=60_000),
-    PageLimits(header_bytes=8_000),
+LIMITS = [PartLimits(aggregates=most) for most in range(1, 9)] + [
+    PartLimits(body_bytes=1),
+    PartLimits(header_bytes=1),
+    PartLimits(body_bytes=60_000),
+    PartLimits(header_bytes=8_000),
 ]
 
 
 @pytest.mark.parametrize("limits", LIMITS, ids=range(len(LIMITS)))
 @pytest.mark.parametrize("start", [1, 2, 3, 4, 5])
-def test_a_hospital_takes_every_page_with_its_own_checks(past: Past, limits: PageLimits, start: int) -> None:
-    """Wherever it stands and however small the pages are: each is vouched for, and the last sum is recomputed once."""
+def test_a_hospital_takes_every_page_with_its_own_checks(past: Past, limits: PartLimits, start: int) -> None:
+    """Wherever it stands and however small the parts are: each is vouched for, and the last sum is recomputed once."""
     writer = RequestWriter(past.sites.plan, RUN, past.sites.coordinator.sign, past.history, limits)
-    missing, recomputed, pages = Rounds(start, LAST), 0, 0
+    missing, recomputed, parts = Rounds(start, LAST), 0, 0
     while missing.first <= missing.last:
-        page = writer.page(missing)
-        assert page.first == missing.first <= page.last
-        recomputed += past.take(page, limits=limits)
-        missing, pages = Rounds(page.last + 1, LAST), pages + 1
+        part = writer.part(missing)
+        assert part.first == missing.first <= part.last
+        recomputed += past.take(part, limits=limits)
+        missing, parts = Rounds(part.last + 1, LAST), parts + 1
     assert recomputed == 1
-    assert pages <= len([number for number in SUMS if number >= start]) + 1
+    assert parts <= len([number for number in SUMS if number >= start]) + 1
 
 
-def test_a_page_that_were_cut_behind_a_sum_with_skipped_rounds_would_be_refused(past: Past) -> None:
+def test_a_part_that_were_cut_behind_a_sum_with_skipped_rounds_would_be_refused(past: Past) -> None:
     """Control: the manifests of the next sum vouch for rounds 1 to 4, and for nothing shorter."""
     for last in (2, 3):
         with pytest.raises(TranscriptError, match="has applied other rounds"):
@@ -180,19 +184,19 @@ def test_a_page_that_were_cut_behind_a_sum_with_skipped_rounds_would_be_refused(
     past.take(Rounds(1, 1))
 
 
-def test_the_transcripts_bytes_count_for_a_page(past: Past) -> None:
-    """A page that has room for the last sum's own bytes, but not for the uploads behind it, ends before it."""
+def test_the_transcripts_bytes_count_for_a_part(past: Past) -> None:
+    """A part that has room for the last sum's own bytes, but not for the uploads behind it, ends before it."""
     light = sum(len(past.rounds[number].aggregate.body) for number in SUMS)
     writer = RequestWriter(
-        past.sites.plan, RUN, past.sites.coordinator.sign, past.history, PageLimits(body_bytes=light + 100)
+        past.sites.plan, RUN, past.sites.coordinator.sign, past.history, PartLimits(body_bytes=light + 100)
     )
-    assert writer.page(Rounds(1, LAST)) == Rounds(1, SUMS[-1] - 1)
+    assert writer.part(Rounds(1, LAST)) == Rounds(1, SUMS[-1] - 1)
     entries = sum(entry for entry, _ in past.history.sizes(Rounds(1, LAST)))
     without = entries - len(header_bytes(past.rounds[SUMS[-1]].transcript))
     writer = RequestWriter(
-        past.sites.plan, RUN, past.sites.coordinator.sign, past.history, PageLimits(header_bytes=without + 100)
+        past.sites.plan, RUN, past.sites.coordinator.sign, past.history, PartLimits(header_bytes=without + 100)
     )
-    assert writer.page(Rounds(1, LAST)) == Rounds(1, SUMS[-1] - 1)
-    # Control: with room for it all of them go in one page.
-    writer = RequestWriter(past.sites.plan, RUN, past.sites.coordinator.sign, past.history, PageLimits())
-    assert writer.page(Rounds(1, LAST)) == Rounds(1, LAST)
+    assert writer.part(Rounds(1, LAST)) == Rounds(1, SUMS[-1] - 1)
+    # Control: with room for it all of them go in one part.
+    writer = RequestWriter(past.sites.plan, RUN, past.sites.coordinator.sign, past.history, PartLimits())
+    assert writer.part(Rounds(1, LAST)) == Rounds(1, LAST)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,15 +21,19 @@ from client.key_ceremony import epoch_key_name
 from client.vault import BOX, Vault
 from common.ckks import PRESETS, EncryptedSum, chunks_for, decode_sum
 from common.errors import CeremonyError, ConfigError, DecryptionError, OperatorError, PlanError, RunPaused
+from common.identity import Identity
 from common.key_messages import Deal, box_purpose, decode_document
 from common.plan import Plan
+from scripts.agree import agree
 from scripts.succeed import admit_nodes, succeed
 from server.store import Store
+from tests.support.cards import make_card
 from tests.support.carried_run import CarriedRun, carried_run, store_updates
 from tests.support.flower_federation import environment
 from tests.support.in_process_grid import as_server_app
 from tests.support.site_keys import site_vault
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
+from tests.support.stored_sums import stored_sums
 from tests.support.successors import newcomer, succession
 
 ROUNDS, LAST = 4, 2
@@ -41,11 +46,31 @@ def server_app(monkeypatch: pytest.MonkeyPatch) -> None:
     as_server_app(monkeypatch)
 
 
+SHARED: dict[str, dict[str, Any]] = {"privacy": {"mode": "distributed"}, "encryption": {"preset": "precise"}}
+
+
+@pytest.mark.parametrize("changes", [{}, SHARED], ids=["local", "distributed"])
+@pytest.mark.parametrize(("before", "after"), [(5, 4), (6, 5), (4, 5), (4, 3), (3, 6)])
+def test_the_next_plan_is_the_one_that_provision_would_make_for_its_hospitals(
+    changes: dict[str, dict[str, Any]], before: int, after: int
+) -> None:
+    """In both modes: the numbers of the cohort, and the bound that hangs on them. Largest hospitals leave and join."""
+    wanted, coordinator = template(training={"rounds": ROUNDS}, **changes), Identity.generate()
+    cards = [make_card(f"hospital-{k}", declared_units=10 * k) for k in range(1, max(before, after) + 1)]
+    plan = agree(wanted, cards[:before], coordinator)
+    leaving = [card.name for card in cards[after:before]]
+    following = succeed(plan, run="b" * 32, last_round=LAST, leaving=leaving, joining=cards[before:after])
+    fresh = agree(wanted, cards[:after], coordinator)
+    assert (following.cohort, following.encryption) == (fresh.cohort, fresh.encryption)
+    assert following.encryption.update_norm_bound != plan.encryption.update_norm_bound or not changes
+
+
 @pytest.fixture(scope="module")
-def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four hospitals."""
-    base = tmp_path_factory.mktemp("base")
-    provision_small(base, template(training={"rounds": ROUNDS}, cohort={"round_timeout_s": 30.0, "attempts": 2}))
+def provisioned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four hospitals, in mode `local` unless told otherwise."""
+    base, changes = tmp_path_factory.mktemp("base"), getattr(request, "param", {})
+    cohort = {"round_timeout_s": 30.0, "attempts": 2}
+    provision_small(base, template(training={"rounds": ROUNDS}, cohort=cohort, **changes))
     return base
 
 
@@ -68,7 +93,7 @@ def sum_of(run: CarriedRun, number: int) -> EncryptedSum:
     """A round's aggregate."""
     parameters = PRESETS[run.plan.encryption.preset]
     with closing(Store(run.folder)) as store:
-        (one,) = store.aggregates(run.run, number, number)
+        (one,) = stored_sums(store, run.run, number, number)
     return decode_sum(one.body, chunks_for(run.plan.upload_values, parameters), len(one.entry.survivors), parameters)
 
 
@@ -77,6 +102,7 @@ def models(federation: SmallFederation) -> set[bytes]:
     return {federation.state(name).optimiser.parameters.tobytes() for name in federation.sites}
 
 
+@pytest.mark.parametrize("provisioned", [{}, SHARED], indirect=True, ids=["local", "distributed"])
 def test_the_others_go_on_without_a_revoked_hospital_from_the_model_they_have(
     paused: CarriedRun, tmp_path: Path
 ) -> None:

@@ -7,8 +7,10 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from http import HTTPStatus
+from http.client import HTTPConnection
 from pathlib import Path
 
 import grpc
@@ -25,7 +27,8 @@ from common.supervise import supervise
 from scripts.certificates import write_tls
 from tests.support.flower_federation import free_port
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
+FURTHER_CALLS = 20
 ANSWERS: dict[str, bytes] = {
     "ActivateNode": ActivateNodeResponse(node_id=17).SerializeToString(),
     "DeactivateNode": DeactivateNodeResponse().SerializeToString(),
@@ -125,18 +128,35 @@ def test_a_supernode_whose_coordinator_answers_stays(tmp_path: Path) -> None:
     assert coordinator.calls["ActivateNode"] == 1
 
 
-@pytest.mark.parametrize("broken", ["PullMessages", "SendNodeHeartbeat"])
-def test_flowers_own_command_stays_after_such_an_error(tmp_path: Path, broken: str) -> None:
-    """Why there is `client.supernode`; a Flower whose process ends by itself needs it no more."""
+def answers(port: int) -> bool:
+    """Whether a SuperNode's Runtime API is there: it has nothing at this path, and says so."""
+    with closing(HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)) as connection:
+        connection.request("GET", "/nothing")
+        return connection.getresponse().status == HTTPStatus.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("broken", "goes_on"), [("PullMessages", "DeactivateNode"), ("SendNodeHeartbeat", "PullMessages")]
+)
+def test_flowers_own_command_stays_after_such_an_error(tmp_path: Path, broken: str, goes_on: str) -> None:
+    """Why there is `client.supernode`; a Flower whose process ends by itself needs it no more.
+
+    Behind the error its main thread takes leave of the coordinator, or asks for messages as before where only the
+    thread of the heartbeats has died; and the process still serves.
+    """
     with serving(tmp_path, broken) as (coordinator, supernode):
         argv = supernode.argv[supernode.argv.index(flower_command("flower-supernode")) :]
-        log = supernode.log_path
+        port, log, calls = int(argv[argv.index("--port") + 1]), supernode.log_path, coordinator.calls
 
         async def work() -> None:
             async with asyncio.timeout(LIMIT_S):
                 while "Error" not in log.read_text():  # noqa: ASYNC110 -- a file wakes nobody
                     await asyncio.sleep(0.1)
-            await asyncio.sleep(5.0)
+                # The call that is under way and a whole one behind it, but for the leave, of which there is one.
+                wanted = 1 if goes_on == "DeactivateNode" else calls[goes_on] + 2
+                while calls[goes_on] < wanted:  # noqa: ASYNC110 -- gRPC's threads count
+                    await asyncio.sleep(0.1)
+                assert all([await asyncio.to_thread(answers, port) for _ in range(FURTHER_CALLS)])
 
         own = replace(supernode, argv=(sys.executable, *argv))
         asyncio.run(supervise(((own,),), on_event=lambda _: None, restart=False, work=work))

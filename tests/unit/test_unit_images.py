@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from client.batches import UnitSampler
+from client.batches import unit_batches
 from client.data import ImageRecord
-from client.dpsgd import Randomness, TrainingSettings, train_local
+from client.dpsgd import LocalTraining, Randomness, train_local
 from client.networks import small_cnn
 from client.noise import bernoulli
 from client.unit_data import UnitData
@@ -73,7 +73,7 @@ def test_each_step_draws_anew_and_no_seed_reaches_it() -> None:
         torch.manual_seed(0)
         np.random.seed(0)  # noqa: NPY002 -- the global generator is what must not matter
         random.seed(0)
-        return [source[chosen] for chosen in UnitSampler(40, steps=3, rate=1, coins=bernoulli)]
+        return [source[chosen] for chosen in unit_batches(40, steps=3, rate=1, coins=bernoulli)]
 
     first, second = batches(x), batches(x)
     assert not torch.equal(first[0], first[1])
@@ -126,9 +126,9 @@ def test_a_unit_is_drawn_once_per_batch_that_it_enters(kind: str) -> None:
         assert drawn == [12] * 5
 
 
-def training(*, steps: int = 1) -> TrainingSettings:
+def training(*, steps: int = 1) -> LocalTraining:
     """Full batches; one unit's clipped gradient moves a parameter vector by at most 1."""
-    return TrainingSettings(
+    return LocalTraining(
         steps=steps,
         clip=0.5,
         learning_rate=2.0,
@@ -144,7 +144,7 @@ def network() -> nn.Module:
     return small_cnn(4, classes=2, seed=0).double()
 
 
-def train(x: UnitImages | Tensor, settings: TrainingSettings, randomness: Randomness = QUIET) -> np.ndarray:
+def train(x: UnitImages | Tensor, settings: LocalTraining, randomness: Randomness = QUIET) -> np.ndarray:
     """Training without noise; all of one class, so that gradients point one way."""
     labels = torch.zeros(len(x), dtype=torch.int64)
     return train_local(

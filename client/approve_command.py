@@ -1,8 +1,7 @@
-"""The commands with which a hospital joins a federation: `keygen` and `approve`."""
+"""The command `fedward-client approve`: shows what a plan asks of a hospital, and signs it."""
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,21 +9,23 @@ from typing import Annotated, Literal
 import typer
 
 from client.approve import Approver, check_kit, take_in, take_plan
-from client.keygen import GATEWAY, VAULT, VAULT_KEY, make_site
+from client.key_options import Mapping, PassphraseFile, PatientColumn, SiteFolder
+from client.keygen import GATEWAY, VAULT, VAULT_KEY
 from client.site_file import SiteChoices, new_site_file, site_file_path
-from client.unlock import find_unlock, read_passphrase
+from client.unlock import find_unlock
 from client.vault import Vault, vault_hospital
-from common.card import HOSPITAL_NAME, MOST_UNITS
 from common.config import load_settings, parse_settings
 from common.errors import ConfigError, DataError, OperatorError
 from common.kit import Kit, is_kit, read_kit
 from common.plan import Plan
+from common.plural import counted
 from common.printable import printable
 from common.site_config import AUTO_COLUMN, SiteConfig, load_site, with_absolute_paths
 
 FIRST_CHOICES = (
     *(
         "data",
+        "mapping",
         "patient_column",
         "source",
         "cap_epsilon",
@@ -36,55 +37,6 @@ FIRST_CHOICES = (
     ),
     "vault_key",
 )
-SiteFolder = Annotated[Path, typer.Option(help="Folder of this site: keys, ledger, state.")]
-PatientColumn = Annotated[
-    str, typer.Option(help="Column of index.csv that says whose an image is. auto: patient_id, else lesion_id.")
-]
-PassphraseFile = Annotated[
-    Path | None,
-    typer.Option(help="File (mode 0600) whose first line is the vault's passphrase, instead of the keyboard."),
-]
-
-
-def keygen(  # noqa: PLR0913 -- one parameter per option
-    hospital: Annotated[str, typer.Argument(help="This hospital's name in the roster, such as hospital-3.")],
-    site: SiteFolder = Path("site"),
-    *,
-    units: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=MOST_UNITS,
-            help="Training units (patients, lesions or images) to declare; or give --plan and --data.",
-        ),
-    ] = None,
-    plan: Annotated[
-        Path | None, typer.Option(help="The plan without hospitals, to count this site's training units by its rules.")
-    ] = None,
-    data: Annotated[Path | None, typer.Option(help="This hospital's data folder, to count in.")] = None,
-    patient_column: PatientColumn = AUTO_COLUMN,
-    passphrase: Annotated[
-        bool, typer.Option("--passphrase", help="Lock the vault with a passphrase instead of a key file.")
-    ] = False,
-    passphrase_file: PassphraseFile = None,
-) -> None:
-    """Make this hospital's keys at home, in a new folder.
-
-    Secrets go into the folder's vault, which a key file beside it opens (move it to a safer place and name it as
-    'vault_key' in the site file), or a passphrase. Send the card, and only the card, to the organiser.
-    """
-    _check_name(hospital)
-    declared = _declared(units, plan, data, patient_column=patient_column)
-    phrase: bytes | None = None
-    if passphrase_file is not None:
-        phrase = read_passphrase(passphrase_file)
-    elif passphrase:
-        phrase = str(typer.prompt("New passphrase", hide_input=True, confirmation_prompt=True)).encode()
-    made = make_site(site, hospital=hospital, declared_units=declared, passphrase=phrase)
-    typer.echo(f"keys of {hospital}, which declares {declared} training units, are in {site}")
-    typer.echo(f"fingerprint {made.card.fingerprint}")
-    typer.echo(f"send {made.card_path} to the organiser; the other hospitals will ask you for the fingerprint")
-    typer.echo("back up the vault" + (" (its passphrase cannot be recovered)" if phrase else " and its key, apart"))
 
 
 def approve(  # noqa: PLR0913 -- one parameter per option
@@ -94,7 +46,10 @@ def approve(  # noqa: PLR0913 -- one parameter per option
     ],
     site: SiteFolder = Path("site"),
     *,
-    data: Annotated[Path | None, typer.Option(help="This hospital's data folder (first kit only).")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="This hospital's folder of images, or file or folder of rows (first kit only).")
+    ] = None,
+    mapping: Mapping = None,
     patient_column: PatientColumn = AUTO_COLUMN,
     cap_epsilon: Annotated[
         float | None,
@@ -156,6 +111,7 @@ def approve(  # noqa: PLR0913 -- one parameter per option
             min_cohort=min_cohort or agreed.min_cohort,
             runtime_port=runtime_port,
             patient_column=patient_column,
+            mapping=mapping,
         )
         key_file = vault_key or _key_file(site)
         written = (site_file, _first_site_file(site, row.name, opened, choices=choices, key_file=key_file))
@@ -183,8 +139,10 @@ def _refuse_choices(context: typer.Context, site_file: Path) -> None:
 
 def _first_site_file(site: Path, hospital: str, kit: Kit, *, choices: SiteChoices, key_file: Path | None) -> str:
     """Text of the site file; what is wrong with a choice is said of its option."""
-    if not choices.data.is_dir():
-        raise OperatorError(f"--data: seen {choices.data}, which is no folder; name the folder of this site's images")
+    if choices.mapping is None and not choices.data.is_dir():
+        raise OperatorError(
+            f"--data: seen {choices.data}, which is no folder; name the folder of this site's images, or give --mapping"
+        )
     try:
         return new_site_file(
             site, hospital=hospital, superlink=kit.manifest.superlink, key_file=key_file, choices=choices
@@ -200,12 +158,13 @@ def _first_site_file(site: Path, hospital: str, kit: Kit, *, choices: SiteChoice
 
 def _show(plan: Plan, config: SiteConfig, *, first: bool) -> None:
     # The accountant behind it takes seconds to load.
+    from client.data.source import DataPlace  # noqa: PLC0415
     from client.declare import SiteUnits, site_units  # noqa: PLC0415
     from client.plan_in_words import plan_in_words  # noqa: PLC0415
 
     units: SiteUnits | None = None
     try:
-        units = site_units(config.data, plan, patient_column=config.patient_column, mapping=config.mapping)
+        units = site_units(DataPlace.of_site(config), plan)
     except (DataError, PermissionError) as error:
         # Whoever approves a later plan need not have the right to the images, which the site service looks at.
         if first:
@@ -215,6 +174,20 @@ def _show(plan: Plan, config: SiteConfig, *, first: bool) -> None:
         plan, hospital=config.hospital, privacy=config.privacy, units=units, before=_followed(config)
     ):
         typer.echo(line)
+    declared = plan.roster[plan.agreed.position(config.hospital)].declared_units
+    if units is not None and units.training != declared:
+        typer.echo(_other_count(units.training, declared, plan=plan, patient_column=config.patient_column))
+
+
+def _other_count(training: int, declared: int, *, plan: Plan, patient_column: str) -> str:
+    """A column of patients that one of the two commands was not told of is seen in no other way."""
+    seen = f"Mind: this site declared {counted(declared, 'training unit')} to keygen, its data has {training}; "
+    if plan.privacy.unit == "record":
+        return seen + "agree only if you know why, such as images that have come since, or name the folder with --data"
+    return seen + (
+        f"units were counted here by patient_column {printable(patient_column)}: if keygen was given another one, do "
+        "not agree, but give approve the same, or correct patient_column in the site file"
+    )
 
 
 def _followed(config: SiteConfig) -> Plan | None:
@@ -253,21 +226,3 @@ def _agree(plan: Plan, digest: str | None) -> None:
         raise OperatorError("nobody is at the keyboard; read the plan above, then give --digest with its digest")
     if not typer.confirm("Have you compared the fingerprints, and does this hospital agree?"):
         raise OperatorError("not approved; nothing was written")
-
-
-def _declared(units: int | None, plan: Path | None, data: Path | None, *, patient_column: str) -> int:
-    if units is not None and plan is None and data is None:
-        return units
-    if units is not None or plan is None or data is None:
-        raise OperatorError("give --units, or --plan and --data together to have them counted")
-    # torch and the like load only where images are counted.
-    from client.declare import count_units  # noqa: PLC0415
-
-    return count_units(data, load_settings(plan, Plan), patient_column=patient_column)
-
-
-def _check_name(hospital: str) -> None:
-    if re.fullmatch(HOSPITAL_NAME, hospital) is None:
-        raise OperatorError(
-            f"hospital name: seen '{hospital}'; small letters, digits and hyphens are allowed, at most 63"
-        )

@@ -1,0 +1,135 @@
+"""Files that may be images: which are, what their bytes hash to, and what their headers say; each is opened once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from PIL import Image
+
+from client.data.dicom import PREAMBLE_BYTES, begins_as_dicom, read_header
+from common.errors import DataError
+
+IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png"})
+DICOM_SUFFIXES: Final = frozenset({".dcm", ".dicom"})
+# What Pillow raises for files that are no image, are cut off, or unpack to a decompression bomb; the last two are one
+# thing, of which the smaller is a warning that a program may have made an error.
+UNDECODABLE: Final = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+# Disks and network folders answer several at once; the rest is Python, which does not and is handed over in batches.
+_READERS: Final = min(8, 2 * (os.cpu_count() or 1))
+_FILES_PER_BATCH: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ScannedFile:
+    """What one file says without its pixels.
+
+    Attributes:
+        sha256: Hex digest of its bytes.
+        opens: Whether its header is that of an image that can be read.
+        problem: Why it does not open, where more is known than that; never a value of its tags.
+        patient: PatientID of a DICOM file; else empty. Never leaves the site.
+        instance: SOPInstanceUID of a DICOM file; else empty.
+    """
+
+    sha256: str
+    opens: bool
+    problem: str = ""
+    patient: str = ""
+    instance: str = ""
+
+
+def is_hidden(entry: Path) -> bool:
+    """Whether its name begins with a dot, as those that systems leave in folders do (`._scan.jpg`, `.DS_Store`)."""
+    return entry.name.startswith(".")
+
+
+def is_picture(entry: Path) -> bool:
+    """Whether it is a file that its name calls a JPEG or PNG image; links count as what they lead to."""
+    return entry.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(entry) and entry.is_file()
+
+
+def is_dicom_file(entry: Path) -> bool:
+    """Whether it is a file that begins as DICOM does, and whose name does not say that it is something else.
+
+    Archives name files by numbers with dots, without a suffix. A DICOMDIR is a table of contents.
+    """
+    suffix = entry.suffix.lower()
+    named = suffix in DICOM_SUFFIXES or not suffix or suffix[1:].isdigit()
+    if not named or is_hidden(entry) or entry.name.upper() == "DICOMDIR" or not entry.is_file():
+        return False
+    try:
+        with entry.open("rb") as stream:
+            return begins_as_dicom(stream.read(PREAMBLE_BYTES))
+    except OSError as error:
+        raise DataError(f"the file {entry.name} cannot be read: {error.strerror}; check its permissions") from error
+
+
+def composed(text: str) -> str:
+    """The text with accents as the systems that compose them write it (NFC): others write the same name otherwise."""
+    return unicodedata.normalize("NFC", text)
+
+
+def scan_files(files: Sequence[Path], origin: Path) -> list[ScannedFile]:
+    """Hash files and read their headers, several at once.
+
+    Args:
+        files: Files.
+        origin: Folder that messages name them from.
+
+    Returns:
+        In the files' order; what stands of one is a function of that file alone.
+
+    Raises:
+        DataError: If a file cannot be read, or is DICOM and pydicom is not installed.
+    """
+
+    def scan_batch(start: int) -> list[ScannedFile]:
+        return [_scan(path, origin) for path in files[start : start + _FILES_PER_BATCH]]
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        batches = readers.map(scan_batch, range(0, len(files), _FILES_PER_BATCH))
+        return [scanned for batch in batches for scanned in batch]
+
+
+def _scan(path: Path, origin: Path) -> ScannedFile:
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            stream.seek(0)
+            head = stream.read(PREAMBLE_BYTES)
+            stream.seek(0)
+            if not begins_as_dicom(head):
+                return ScannedFile(digest, opens=_opens_as_image(stream))
+            header = read_header(stream)
+            return ScannedFile(
+                digest,
+                opens=not header.problem,
+                problem=header.problem,
+                patient=header.patient,
+                instance=header.instance,
+            )
+    except OSError as error:
+        relative = path.relative_to(origin).as_posix()
+        raise DataError(f"the image {relative} cannot be read: {error.strerror}; check its permissions") from error
+
+
+def _opens_as_image(stream: BinaryIO) -> bool:
+    try:
+        with Image.open(stream):
+            return True
+    except UNDECODABLE:
+        return False
