@@ -9,24 +9,16 @@ from client.accountant import epsilon_of
 from client.declare import SiteUnits
 from client.noise_multipliers import NoiseMultipliers, noise_multipliers, planned_events
 from client.room import check_room
+from client.task_in_words import model_in_words, task_in_words
 from common.ckks import PRESETS, chunks_for
 from common.ckks_parameters import SEED_BYTES
 from common.coverage import NOT_COVERED
 from common.distributed import shares_of
 from common.plan import Plan
 from common.plan_bounds import most_colluders
-from common.plan_models import NetworkModel
 from common.plan_settings import PoissonSampling, TrainingSettings
 from common.printable import printable
 from common.site_config import SitePrivacy
-
-MODELS = {
-    "lite0-head": "a linear head on the features of a frozen EfficientNet-Lite0",
-    "groupnorm-cnn": "a small convolutional network, all of it",
-    "linear": "a logistic regression on the declared features",
-    "mlp": "a multilayer perceptron on the declared features",
-    "cox": "a proportional hazards model on the declared features",
-}
 
 
 def plan_in_words(
@@ -120,27 +112,12 @@ def _since(plan: Plan, before: Plan | None) -> tuple[str, ...]:
 
 def _what(plan: Plan) -> tuple[str, ...]:
     return (
-        (f"They train {_model(plan)} ({plan.agreed.trainable_parameters} numbers) to {_task(plan)}."),
+        (
+            f"They train {model_in_words(plan)} ({plan.agreed.trainable_parameters} numbers) to {task_in_words(plan.data)}."
+        ),
         f"{_rounds(plan)} of {plan.training.local_steps} steps, {_sampling(plan.training)}.",
         *cohort_in_words(plan),
     )
-
-
-def _model(plan: Plan) -> str:
-    model = plan.model
-    if not isinstance(model, NetworkModel):
-        return MODELS[model.kind]
-    blocks = model.last_blocks
-    if blocks == 0:
-        return f"a linear head on the features of a frozen {model.architecture}"
-    if blocks is None:
-        return f"the network {model.architecture}, all of it"
-    return f"a linear head and the last {blocks} block(s) of {model.architecture}"
-
-
-def _task(plan: Plan) -> str:
-    classes = plan.data.classes
-    return f"tell {len(classes)} classes apart: {', '.join(classes)}" if classes else "foresee when an event comes"
 
 
 def _rounds(plan: Plan) -> str:
