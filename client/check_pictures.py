@@ -11,7 +11,8 @@ from PIL import Image
 from client.data import ImageTable, decode_image
 from client.data.rows import RawRow, RowTable, Value
 from common.errors import ConfigError
-from common.plan_data import CategoryFeature, Feature, GenotypeData, NumberFeature, RowData
+from common.plan_data import GenotypeData, RowData
+from common.plan_features import CategoryFeature, Feature, NumberFeature
 
 _SIDE = 96
 _PER_ROW, _MOST_ROWS = 10, 3

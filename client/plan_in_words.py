@@ -113,7 +113,8 @@ def _since(plan: Plan, before: Plan | None) -> tuple[str, ...]:
 def _what(plan: Plan) -> tuple[str, ...]:
     return (
         (
-            f"They train {model_in_words(plan)} ({plan.agreed.trainable_parameters} numbers) to {task_in_words(plan.data)}."
+            f"They train {model_in_words(plan)} ({plan.agreed.trainable_parameters} numbers) to "
+            f"{task_in_words(plan.data)}."
         ),
         f"{_rounds(plan)} of {plan.training.local_steps} steps, {_sampling(plan.training)}.",
         *cohort_in_words(plan),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from common.plan import Plan
-from common.plan_data import DataSettings, GenotypeData, ImageData, NumberFeature, SurvivalData
+from common.plan_data import DataSettings, GenotypeData, ImageData, SurvivalData
+from common.plan_features import NumberFeature
 from common.plan_models import NetworkModel
 from common.plural import counted
 

@@ -11,7 +11,8 @@ import yaml
 
 from client.data.rows import RawRow
 from client.data.source import DataPlace
-from common.plan_data import GenotypeData, NumberFeature, RowData, SurvivalData
+from common.plan_data import GenotypeData, RowData, SurvivalData
+from common.plan_features import NumberFeature
 
 ROWS, MAPPING = "rows.csv", "mapping.yaml"
 _PATIENT, _LABEL, _TIME, _EVENT = "patient_id", "label", "time", "event"

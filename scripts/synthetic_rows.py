@@ -10,7 +10,8 @@ import numpy as np
 
 from client.data.rows import RawRow, Value
 from client.data.source import DataPlace
-from common.plan_data import CategoryFeature, Feature, GenotypeData, RowData, SurvivalData
+from common.plan_data import GenotypeData, RowData, SurvivalData
+from common.plan_features import CategoryFeature, Feature
 from scripts.split_rows import deal_rows, write_parts
 
 PATIENTS = 1000

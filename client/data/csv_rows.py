@@ -14,16 +14,8 @@ from client.data.csv_file import CsvForm, Delimiter, Encoding, read_cells
 from client.data.rows import RawRow, Reading, Value
 from common.config import Settings
 from common.errors import ConfigError, DataError, PlanError
-from common.plan_data import (
-    CategoryFeature,
-    Feature,
-    NumberFeature,
-    OtherUnit,
-    SurvivalData,
-    TableData,
-    UnitCode,
-    in_unit,
-)
+from common.plan_data import SurvivalData, TableData
+from common.plan_features import CategoryFeature, Feature, NumberFeature, OtherUnit, UnitCode, in_unit
 from common.printable import PrintableText
 
 EACH_ROW = "row"

@@ -14,7 +14,8 @@ from client.data.fhir_people import LeftOut, Person, collect, questions_of
 from client.data.fhir_values import Window, inside, number, word
 from client.data.rows import RawRow, Reading, Value, left_out_in_words
 from common.errors import DataError
-from common.plan_data import Feature, NumberFeature, SurvivalData, TableData
+from common.plan_data import SurvivalData, TableData
+from common.plan_features import Feature, NumberFeature
 
 
 def read_fhir(path: Path, data: TableData | SurvivalData, mapping: FhirMapping) -> Reading:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 
 from common.errors import ConfigError, PlanError
-from common.plan_data import OtherUnit, in_unit
+from common.plan_features import OtherUnit, in_unit
 
 # UCUM's years and months are those of the Julian calendar.
 DAYS_OF_UNIT = {"d": 1.0, "wk": 7.0, "mo": 30.4375, "a": 365.25}

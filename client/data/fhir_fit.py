@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from client.data.fhir_dates import DAYS_OF_UNIT, days_in
 from client.data.fhir_mapping import AbsentFeature, BirthDate, CodedFeature, FhirMapping, Gender, PresentLabel
 from common.errors import ConfigError
-from common.plan_data import CategoryFeature, Feature, NumberFeature, SurvivalData, TableData
+from common.plan_data import SurvivalData, TableData
+from common.plan_features import CategoryFeature, Feature, NumberFeature
 
 
 def check_fit(mapping: FhirMapping, data: TableData | SurvivalData) -> None:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from common.config import Settings
 from common.errors import ConfigError
-from common.plan_data import ClassName, FeatureName, UnitCode
+from common.plan_features import ClassName, FeatureName, UnitCode
 from common.printable import PrintableText, printable
 
 _CODE = re.compile(r"[^|\s]{1,200}\|[^|\s]{1,100}")

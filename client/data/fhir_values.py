@@ -12,7 +12,7 @@ from client.data.fhir_mapping import CodedFeature
 from client.data.fhir_people import Fact, LeftOut
 from client.data.fhir_resource import Quantity, Unusable, Words
 from common.errors import PlanError
-from common.plan_data import NumberFeature, in_unit
+from common.plan_features import NumberFeature, in_unit
 
 # No sum of numbers up to this overflows.
 _LARGEST = 1e100

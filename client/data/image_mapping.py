@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from common.config import Settings
 from common.errors import ConfigError
-from common.plan_data import ClassName
+from common.plan_features import ClassName
 from common.printable import PrintableText
 
 Column = Annotated[PrintableText, StringConstraints(min_length=1, max_length=100)]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import DataError
-from common.plan_data import NumberFeature
+from common.plan_features import NumberFeature
 
 # Of fewer numbers half may lie outside by chance: one odd patient, scored alone, is no mistake.
 FEWEST_VALUES = 10

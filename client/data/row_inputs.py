@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from client.data.reading import RawRow, Value
 from common.errors import DataError
-from common.plan_data import CategoryFeature, GenotypeData, NumberFeature, RowData, row_constant, row_scale
+from common.plan_data import GenotypeData, RowData, row_constant, row_scale
+from common.plan_features import CategoryFeature, NumberFeature
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,7 +21,8 @@ from client.data.row_inputs import RowInputs, encode_row, finite_or_nan
 from client.data.table import PrivacyUnit, UnitName, labels_by_unit
 from common.canonical import canonical_bytes
 from common.errors import DataError
-from common.plan_data import GenotypeData, NumberFeature, RowData, SurvivalData
+from common.plan_data import GenotypeData, RowData, SurvivalData
+from common.plan_features import NumberFeature
 
 __all__ = ["RawRow", "Reading", "RowRecord", "RowTable", "Value", "encode_rows", "left_out_in_words"]
 

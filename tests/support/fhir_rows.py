@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from client.data.rows import RawRow
-from common.plan_data import Feature, NumberFeature, SurvivalData, TableData
+from common.plan_data import SurvivalData, TableData
+from common.plan_features import Feature, NumberFeature
 
 Json = dict[str, Any]
 SYSTEM = "https://fedward.example/codes"

@@ -15,7 +15,8 @@ from client.data.rows import RawRow, Reading, RowTable, encode_rows
 from client.data.source import DataPlace, read_data
 from client.data.table import SiteTable
 from common.config import load_settings, parse_settings
-from common.plan_data import NumberFeature, SurvivalData, TableData
+from common.plan_data import SurvivalData, TableData
+from common.plan_features import NumberFeature
 from tests.support.fhir_rows import Layout, mapping_for, rows_as_resources, write_bundles, write_ndjson
 
 HEART = Path(__file__).parents[2].parent / "shared" / "data" / "heart"

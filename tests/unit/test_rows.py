@@ -21,7 +21,8 @@ from client.data.rows import RowTable, encode_rows, left_out_in_words
 from client.data.table import PrivacyUnit
 from common.config import parse_settings
 from common.errors import ConfigError, DataError
-from common.plan_data import GenotypeData, NumberFeature, SurvivalData, TableData, row_scale
+from common.plan_data import GenotypeData, SurvivalData, TableData, row_scale
+from common.plan_features import NumberFeature
 
 SHADES = ("dark", "light", "grey")
 FEATURES: list[dict[str, Any]] = [
