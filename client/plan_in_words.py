@@ -247,6 +247,6 @@ def _leaves(plan: Plan, privacy: SitePrivacy) -> tuple[str, ...]:
         _verification(plan),
         (
             f"Hospitals decrypt sums of at least {max(plan.min_cohort, privacy.min_cohort)} hospitals; the "
-            "coordinator decrypts nothing. Images, names and this site's files stay here."
+            "coordinator decrypts nothing. This site's data and files stay here."
         ),
     )
