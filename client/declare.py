@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from client.data import held_out
-from client.data.source import DataPlace, patients_by, read_data
+from client.data.source import DataPlace, naming_of_units, patients_by, read_data
 from client.data.table import UnitName
 from common.canonical import canonical_bytes, sha256_hex
 from common.errors import DataError
@@ -62,26 +64,34 @@ def count_units(place: DataPlace, template: Plan) -> int:
 
 
 def site_held_out_rule(place: DataPlace, plan: Plan) -> str:
-    """The `held_out_rule` of a data folder, without a look at its images.
+    """The `held_out_rule` of a site's data, without a look at pixels or rows.
 
     Raises:
+        ConfigError: If the mapping is missing or wrong.
         DataError: If the folder or its index.csv is wrong.
         OSError: If it cannot be read.
     """
-    return held_out_rule(plan, patients_by(place, plan.data, unit=plan.privacy.unit))
+    unit = plan.privacy.unit
+    return held_out_rule(
+        plan, patients_by(place, plan.data, unit=unit), naming=naming_of_units(place, plan.data, unit=unit)
+    )
 
 
-def held_out_rule(plan: Plan, patient_column: str | None) -> str:
-    """Digest of all that decides whether a unit of this site is held out, hex: the plan's rule, and what a patient is.
+def held_out_rule(
+    plan: Plan, patient_column: str | None, *, naming: Mapping[str, str] = MappingProxyType[str, str]({})
+) -> str:
+    """Digest of all that decides whether a unit of this site is held out, hex: the plan's rule, and what a unit is.
 
-    Another column gives the same images other unit ids, so that some change sides: the ledger must then let both
-    accounts pay for everything, as after a change of the plan's rule.
+    Another column gives the same images other unit ids, and other features the same rows, so that some change sides:
+    the ledger must then let both accounts pay for everything, as after a change of the plan's rule.
 
     Args:
         plan: The plan.
-        patient_column: The column that was used; None leaves the plan's rule as it is.
+        patient_column: The column that was used; None where none was.
+        naming: What else names units (`client.data.source.naming_of_units`). Empty, and without a column, it leaves
+            the plan's rule as it is.
     """
-    if patient_column is None:
+    if patient_column is None and not naming:
         return plan.held_out_rule
-    rule = {"plan": plan.held_out_rule, "patient_column": patient_column}
+    rule = {"plan": plan.held_out_rule, "patient_column": patient_column, **naming}
     return sha256_hex(b"fedward/held-out-patients/1", canonical_bytes(rule))

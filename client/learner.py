@@ -15,7 +15,7 @@ from torch import nn
 from client.data import held_out
 from client.data.source import DataPlace, read_data
 from client.data.table import SiteTable
-from client.declare import held_out_rule
+from client.declare import site_held_out_rule
 from client.dpsgd import (
     CSPRNG,
     LocalTraining,
@@ -193,7 +193,8 @@ def load_learner(
     if config.threads:
         torch.set_num_threads(config.threads)
     model = plan_model(plan, weights=config.weights)
-    table = read_data(DataPlace.of_site(config), plan.data, unit=plan.privacy.unit)
+    place = DataPlace.of_site(config)
+    table = read_data(place, plan.data, unit=plan.privacy.unit)
     on_table(table)
     data, table = load_units(
         table,
@@ -226,7 +227,7 @@ def load_learner(
         train=train,
         evaluation=evaluation,
         model=model,
-        held_out_rule=held_out_rule(plan, table.patient_column),
+        held_out_rule=site_held_out_rule(place, plan),
         randomness=randomness,
     )
     if isinstance(plan.model, NetworkModel):

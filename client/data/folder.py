@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from client.data.class_folders import class_names, class_root, in_words, list_images
-from client.data.image_files import ScannedFile, composed, scan_files
+from client.data.image_files import ScannedFile, composed, scan_files, tagged_patient
 from client.data.image_table import Found, resolved_table
 from client.data.index import INDEX_NAME, Index, IndexRow, read_index
 from client.data.owners import index_warnings, refuse_unlisted
@@ -94,6 +94,23 @@ def find_patient_column(root: Path, *, unit: PrivacyUnit, patient_column: str) -
     """
     _, index = _index(root, class_root(root, None), patient_column, unit=unit)
     return _patients(index, unit)
+
+
+def patients_are_tagged(root: Path, classes: Sequence[str]) -> bool:
+    """Whether a DICOM file in the class folders names its patient (PatientID), as `load_table` would find it.
+
+    Args:
+        root: As for `load_table`.
+        classes: The plan's.
+
+    Raises:
+        DataError: If the folder is wrong, or a file is DICOM and pydicom is not installed.
+        OSError: If a file cannot be read.
+    """
+    base = class_root(root, None)
+    _, folders = class_names(base, classes)
+    files, _ = list_images(base, folders)
+    return any(tagged_patient(path) for path, _ in files)
 
 
 def _patients(index: Index, unit: PrivacyUnit) -> str | None:

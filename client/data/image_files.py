@@ -78,6 +78,20 @@ def is_dicom_file(entry: Path) -> bool:
         raise DataError(f"the file {entry.name} cannot be read: {error.strerror}; check its permissions") from error
 
 
+def tagged_patient(path: Path) -> str:
+    """PatientID of a DICOM file; empty for any other file. Never leaves the site.
+
+    Raises:
+        DataError: If it is DICOM and pydicom is not installed.
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as stream:
+        if not begins_as_dicom(stream.read(PREAMBLE_BYTES)):
+            return ""
+        stream.seek(0)
+        return read_header(stream).patient
+
+
 def composed(text: str) -> str:
     """The text with accents as the systems that compose them write it (NFC): others write the same name otherwise."""
     return unicodedata.normalize("NFC", text)

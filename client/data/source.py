@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from client.data.connector import Connector
-from client.data.folder import find_patient_column, load_table
+from client.data.folder import find_patient_column, load_table, patients_are_tagged
 from client.data.image_index import load_indexed
 from client.data.image_mapping import ImageIndexMapping
 from client.data.registry import load_mapping
 from client.data.rows import Reading, RowTable, encode_rows
 from client.data.table import ImageTable, PrivacyUnit, SiteTable
+from common.canonical import canonical_bytes, sha256_hex
 from common.config import Settings, load_settings
 from common.errors import ConfigError, DataError
 from common.plan_data import DataSettings, ImageData, RowData, SurvivalData
@@ -85,6 +86,42 @@ def patients_by(place: DataPlace, data: DataSettings, *, unit: PrivacyUnit) -> s
         return find_patient_column(place.path, unit=unit, patient_column=place.patient_column)
     connector, mapping = _connector(place, data)
     return connector.patient_of(mapping) if unit == "patient" else None
+
+
+def naming_of_units(place: DataPlace, data: DataSettings, *, unit: PrivacyUnit) -> dict[str, str]:
+    """What names units beside the column of `patients_by`, without a look at pixels or rows.
+
+    Returns:
+        Empty for rows of named patients, and for images whose units class folders and index.csv alone decide. Rows of
+        nobody are named by what the plan reads of them, so there stand digests of its `data` and of the mapping.
+
+    Raises:
+        ConfigError, DataError: If the mapping, the folder or its index.csv is wrong.
+        OSError: If an image cannot be read.
+    """
+    if isinstance(data, ImageData):
+        return _naming_of_images(place, data, unit=unit)
+    connector, mapping = _connector(place, data)
+    if unit == "patient" and connector.patient_of(mapping) is not None:
+        return {}
+    # As the file says it: with absolute paths in it, the rule would change where the site's folder is moved.
+    said = mapping if place.mapping is None else load_settings(place.mapping, connector.mapping)
+    return {"data": _digest(data), "mapping": _digest(said)}
+
+
+def _naming_of_images(place: DataPlace, data: ImageData, *, unit: PrivacyUnit) -> dict[str, str]:
+    if unit == "record":  # each file is named by its bytes, however it is listed
+        return {}
+    if place.mapping is not None:
+        return {"mapping": _digest(load_settings(place.mapping, ImageIndexMapping))}
+    column = find_patient_column(place.path, unit=unit, patient_column=place.patient_column)
+    if column is None and patients_are_tagged(place.path, data.classes):
+        return {"patient_tag": "PatientID"}
+    return {}
+
+
+def _digest(settings: Settings) -> str:
+    return sha256_hex(b"fedward/unit-names/1", canonical_bytes(settings.model_dump(mode="json")))
 
 
 def read_rows(place: DataPlace, data: RowData) -> Reading:
