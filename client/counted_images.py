@@ -12,7 +12,8 @@ from common.identity import Identity
 def marks_of_images(identity: Identity, table: SiteTable) -> tuple[Marks, ...]:
     """Marks of each image or row: of what it holds, and of each patient, lesion and ISIC id that is known of it.
 
-    Whatever the unit is: sources of different units, or with different columns of patients, find each other. The key is
+    Whatever the unit is: sources of different units, or with different columns of patients, find each other. A DICOM
+    tag that an index overrules has the mark that it has in a source without an index. The key is
     an Ed25519 signature of a label: nobody without the site's private key can tell from a mark which image it is.
 
     Args:
@@ -28,10 +29,15 @@ def marks_of_images(identity: Identity, table: SiteTable) -> tuple[Marks, ...]:
         return hmac.digest(key, name.encode(), "sha256")[:MARK_BYTES]
 
     names = [
-        {name for name in (*record.ids, record.unit) if not name.startswith("sha256:")} for record in table.records
+        {_as_patient(name) for name in (*record.ids, record.unit) if not name.startswith("sha256:")}
+        for record in table.records
     ]
     ids = {name: mark(f"unit/{name}") for each in names for name in each}
     return tuple(
         frozenset((mark(f"image/{record.sha256}"), *(ids[name] for name in each)))
         for record, each in zip(table.records, names, strict=True)
     )
+
+
+def _as_patient(name: str) -> str:
+    return f"patient:{name.removeprefix('dicom:')}" if name.startswith("dicom:") else name

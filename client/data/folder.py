@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from client.data.class_folders import class_names, class_root, in_words, list_images
-from client.data.image_files import ScannedFile, composed, scan_files, tagged_patient
+from client.data.image_files import ScannedFile, composed, patient_ids, scan_files, tagged_patient
 from client.data.image_table import Found, resolved_table
 from client.data.index import INDEX_NAME, Index, IndexRow, read_index
 from client.data.owners import index_warnings, refuse_unlisted
@@ -144,11 +144,9 @@ def _candidate(
 
 def _ids(row: IndexRow | None, scan: ScannedFile) -> tuple[str, ...]:
     """All that is known of whose it is; what index.csv says of the patient stands before the file's own word."""
-    patient = row.patient if row is not None and row.patient else scan.patient
-    named = [("patient", patient)]
-    if row is not None:
-        named += [("lesion", row.lesion_id), ("isic", row.isic_id)]
-    return tuple(f"{kind}:{identifier}" for kind, identifier in named if identifier)
+    patients = patient_ids(row.patient if row is not None else "", scan)
+    named = [("lesion", row.lesion_id), ("isic", row.isic_id)] if row is not None else []
+    return (*patients, *(f"{kind}:{identifier}" for kind, identifier in named if identifier))
 
 
 def _refuse_untagged(candidates: Sequence[Candidate]) -> None:

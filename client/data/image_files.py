@@ -92,6 +92,18 @@ def tagged_patient(path: Path) -> str:
         return read_header(stream).patient
 
 
+def patient_ids(indexed: str, scan: ScannedFile) -> tuple[str, ...]:
+    """Whose an image is: by the index, else by its DICOM tag; a tag that says otherwise stands behind, as `dicom:ID`.
+
+    Args:
+        indexed: What the index says; empty where it says nothing.
+        scan: What the file says.
+    """
+    patient = indexed or scan.patient
+    other = (f"dicom:{scan.patient}",) if scan.patient not in ("", patient) else ()
+    return (f"patient:{patient}", *other) if patient else ()
+
+
 def composed(text: str) -> str:
     """The text with accents as the systems that compose them write it (NFC): others write the same name otherwise."""
     return unicodedata.normalize("NFC", text)

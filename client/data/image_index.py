@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from client.data.image_files import ScannedFile, composed, is_dicom_file, is_picture, scan_files
+from client.data.image_files import ScannedFile, composed, is_dicom_file, is_picture, patient_ids, scan_files
 from client.data.image_mapping import ImageIndexMapping
 from client.data.image_table import Found, resolved_table
 from client.data.resolve import Candidate
@@ -183,8 +183,7 @@ def _class_of(label: str, mapping: ImageIndexMapping, data: ImageData, *, place:
 
 
 def _candidate(path: str, row: _Row, scan: ScannedFile, *, unit: PrivacyUnit) -> Candidate:
-    patient = row.patient or scan.patient
-    ids = (f"patient:{patient}",) if patient else ()
+    ids = patient_ids(row.patient, scan)
     name = ids[0] if unit == "patient" and ids else f"sha256:{scan.sha256}"
     return Candidate(path, row.label, name, scan.sha256, row.keep_clean, ids)
 

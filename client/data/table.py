@@ -93,8 +93,9 @@ class ImageRecord:
         unit: The privacy unit: `patient:ID`, `lesion:ID`, `isic:ID`, or `sha256:HEX` of the file where nothing better
             is known or asked for.
         sha256: Hex digest of the file's bytes.
-        ids: All that index.csv says of whose and what the image is, whatever the unit: `patient:ID`, `lesion:ID`,
-            `isic:ID`, as many of them as it has.
+        ids: All that is known of whose and what the image is, whatever the unit, as many of them as there are:
+            `patient:ID` by index or DICOM tag, `dicom:ID` where the tag PatientID says otherwise than the index,
+            `lesion:ID`, `isic:ID`.
     """
 
     path: str

@@ -22,9 +22,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from client.counted_images import marks_of_images
 from client.data import check_decodable, decode_image, load_table
 from client.data.table import ImageTable
 from common.errors import DataError
+from common.identity import Identity
 from scripts.split import split_dataset
 from tests.support.dicom_files import image_dataset, save, with_syntax, write_dicom
 
@@ -332,6 +334,32 @@ def test_the_patient_is_the_tag_and_all_their_images_are_one_unit(tmp_path: Path
     assert {unit.partition(":")[0] for unit in by_record.unit_labels()} == {"sha256"}
     # The ledger's marks still see whose they are.
     assert by_record.records[0].ids == ("patient:A",)
+
+
+def test_a_tag_that_an_index_overrules_still_finds_the_patient(tmp_path: Path) -> None:
+    """Other images of one person, by the tag in one source and by a pseudonym in the other: the ledger's marks meet."""
+    sources: list[ImageTable] = []
+    for source, (tag, lines) in {
+        "plain": ("T1", None),
+        "index": ("T1", "path,label,patient_id,lesion_id\nmole/0.dcm,mole,Q1,L1\n"),
+        "other": ("T2", "path,label,patient_id,lesion_id\nmole/0.dcm,mole,Q2,L2\n"),
+        "agreed": ("T3", "path,label,patient_id\nmole/0.dcm,mole,T3\n"),
+    }.items():
+        write_dicom(tmp_path / source / "mole" / "0.dcm", (EIGHT + len(sources)).astype(np.uint8), PatientID=tag)
+        if lines is not None:
+            (tmp_path / source / "index.csv").write_text(lines)
+        sources.append(_load(tmp_path / source))
+    assert [table.records[0].ids for table in sources] == [
+        ("patient:T1",),
+        ("patient:Q1", "dicom:T1", "lesion:L1"),
+        ("patient:Q2", "dicom:T2", "lesion:L2"),
+        ("patient:T3",),
+    ]
+    assert [table.records[0].unit for table in sources] == ["patient:T1", "patient:Q1", "patient:Q2", "patient:T3"]
+    ((plain,), (by_index,), (other,), _) = (marks_of_images(Identity.from_seed(b"\1" * 32), each) for each in sources)
+    assert len(plain & by_index) == 1
+    # The control: another person's images, so that what meets is the tag.
+    assert plain.isdisjoint(other)
 
 
 def test_the_index_says_otherwise_than_the_tag(tmp_path: Path) -> None:

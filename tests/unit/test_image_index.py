@@ -140,6 +140,15 @@ def test_dicom_files_are_found_by_their_uid_and_patient_tag(root: Path) -> None:
         _read(root, **changed)
 
 
+def test_a_tag_that_the_index_overrules_stays_known(root: Path) -> None:
+    """For the ledger's marks: behind the patient, who is the unit; a picture has no tag."""
+    write_dicom(root / "x.dcm", _pixels(8), PatientID="T7")
+    _index(root, *ROWS, "x.dcm,M,P7,train,")
+    ids = {each.unit: each.ids for each in _read(root).records}
+    assert ids["patient:P7"] == ("patient:P7", "dicom:T7")
+    assert ids["patient:P2"] == ("patient:P2",)
+
+
 def test_images_of_nobody_beside_dicom_files_with_patients_are_refused(root: Path) -> None:
     """As in class folders."""
     write_dicom(root / "x.dcm", _pixels(8))
