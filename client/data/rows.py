@@ -23,6 +23,7 @@ from common.canonical import canonical_bytes
 from common.errors import DataError
 from common.plan_data import GenotypeData, RowData, SurvivalData
 from common.plan_features import NumberFeature
+from common.plural import counted
 
 __all__ = ["RawRow", "Reading", "RowRecord", "RowTable", "Value", "encode_rows", "left_out_in_words"]
 
@@ -123,6 +124,7 @@ def encode_rows(reading: Reading, data: RowData, *, unit: PrivacyUnit, patient_c
     if not kept:
         reasons = ", ".join(left_out_in_words(left_out)) or "nothing was found"
         raise DataError(f"no row of the data can be used ({reasons}); correct the data or the mapping")
+    warnings += _about_equal_rows([each.record for each in kept], unit=unit)
     clipped = Counter(name for each in kept for name in each.inputs.clipped)
     warnings += [
         f"{n} value(s) of {name} lie outside of the plan's range: its end is taken" for name, n in clipped.items()
@@ -188,6 +190,23 @@ def _one_label_per_unit(
         left_out["conflicting_label"] += sum(each.record.unit in torn for each in found)
         warnings.append(f"{len(torn)} patient(s) carry more than one {'time' if survival else 'label'}: left out")
     return [each for each in found if each.record.unit not in torn]
+
+
+def _about_equal_rows(records: Sequence[RowRecord], *, unit: PrivacyUnit) -> list[str]:
+    """What the hospital should know of rows that say the same: a table that was exported twice looks like this."""
+    counts = Counter((each.unit.startswith("patient:"), each.sha256) for each in records)
+    equal = Counter[bool]()
+    for (named, _), count in counts.items():
+        equal[named] += count if count > 1 else 0
+    words = {
+        False: f"counts as a {unit} of its own",
+        True: "enters its patient's mean more than once",
+    }
+    return [
+        f"{counted(equal[named], 'row is', 'rows are')} equal to another row: each {words[named]}"
+        for named in words
+        if equal[named]
+    ]
 
 
 def left_out_in_words(left_out: Mapping[str, int]) -> Iterable[str]:

@@ -144,3 +144,15 @@ def test_a_mistake_is_one_sentence(
     with pytest.raises(error, match=sentence):
         said(*filled)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.yaml"]
+
+
+def test_rows_that_stand_there_twice_are_told(tmp_path: Path) -> None:
+    """A table that was exported twice looks sound otherwise; the control is the same table once."""
+    place, plan = rows_place(tmp_path)
+    where = ("--plan", plan, "--data", place.path, "--mapping", place.mapping)
+    header, *lines = dict.fromkeys(place.path.read_text().splitlines(keepends=True))
+    place.path.write_text("".join((header, *lines)))
+    assert "equal to another row" not in said(*where, "--out", tmp_path / "once")
+    place.path.write_text("".join((header, *lines, lines[0])))
+    told = said(*where, "--out", tmp_path / "twice")
+    assert "warning: 2 rows are equal to another row: each " in told

@@ -306,3 +306,24 @@ def test_a_range_that_no_float_can_span_is_refused() -> None:
     text = yaml.safe_dump(GLUCOSE | {"low": -1.5e308, "high": 1.5e308})
     with pytest.raises(ConfigError, match=r"glucose: the range from -1.5e[+]308 to 1.5e[+]308 is too wide"):
         parse_settings(text, NumberFeature, source="plan.yaml")
+
+
+@pytest.mark.parametrize(
+    ("patient", "unit", "words"),
+    [
+        (None, "patient", "counts as a patient of its own"),
+        (None, "record", "counts as a record of its own"),
+        ("Q7", "record", "counts as a record of its own"),
+        ("Q7", "patient", "enters its patient's mean more than once"),
+    ],
+)
+def test_equal_rows_are_counted_in_a_warning(patient: str | None, unit: PrivacyUnit, words: str) -> None:
+    """A table that was exported twice trains on everybody twice. The control is one row of each; no value is told."""
+    rows = [row(patient), row(patient), row(patient, age=61.0), row(patient, age=62.0), row(patient, age=62.0)]
+    assert encoded(rows, unit=unit).warnings == (f"4 rows are equal to another row: each {words}",)
+    assert encoded(rows[1:4], unit=unit).warnings == ()
+
+
+def test_equal_rows_of_different_patients_are_no_copies() -> None:
+    """What is equal says the same of the same person."""
+    assert encoded([row("Q7"), row("Q8")]).warnings == ()
