@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 from client.ledger import Ledger
@@ -32,12 +33,14 @@ class Place:
         source: Its source.
         public_key: The site's identity, 64 hex digits.
         state: The site's state folder, which remembers ledgers.
+        records: What messages call what is counted.
     """
 
     path: Path
     source: str
     public_key: str
     state: Path
+    records: Literal["images", "rows"] = "images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +112,15 @@ def _refuse_overlap(other: _Other, images: Sequence[Marks], *, place: Place, has
             f"{other.path}: was charged by an older version and does not say which images it counts; start the site "
             f"with its source '{other.source}' once, then this one"
         )
-    shared = sum(not other.marks.isdisjoint(image) for image in images)
+    shared = [image for image in images if not other.marks.isdisjoint(image)]
     if shared:
+        # A single mark is that of the bytes, or of what the row says.
+        nameless = place.records == "rows" and any(len(row) == 1 for row in shared)
+        equal = "; equal rows of nobody look like one person: name a column of patients in the mappings of both sources"
         raise LedgerError(
-            f"{shared} of {len(images)} images are already counted by source '{other.source}' in {other.path}; a "
-            f"second ledger would give them a fresh budget: use that source and ledger, or remove those images"
+            f"{len(shared)} of {len(images)} {place.records} are already counted by source '{other.source}' in "
+            f"{other.path}; a second ledger would give them a fresh budget: use that source and ledger, or remove "
+            f"those {place.records}{equal if nameless else ''}"
         )
 
 

@@ -7,6 +7,7 @@ import hmac
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from client.accountant import check_delta, solve_sigma
 from client.approval import check_approved
@@ -32,6 +33,7 @@ from common.distributed import shares_of
 from common.errors import ConfigError
 from common.identity import Identity
 from common.plan import Plan
+from common.plan_data import ImageData
 from common.site_config import SiteConfig
 
 log = logging.getLogger(__name__)
@@ -106,7 +108,8 @@ def open_hospital(config: SiteConfig, status: StatusFile, *, passphrase_file: Pa
         sigma=noise.train,
         stat_sigma=noise.stat or 0.0,
     )
-    place = Place(config.ledger, config.privacy.source, keys.identity.public_hex, config.state)
+    records: Literal["images", "rows"] = "images" if isinstance(plan.data, ImageData) else "rows"
+    place = Place(config.ledger, config.privacy.source, keys.identity.public_hex, config.state, records)
     learner, unit = load_learner(
         config,
         plan,

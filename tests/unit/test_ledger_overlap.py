@@ -11,18 +11,23 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from client.accountant import PrivacyEvent
 from client.counted_images import marks_of_images
 from client.data import ImageRecord, ImageTable
+from client.data.reading import RawRow, Reading
+from client.data.rows import RowTable, encode_rows
+from client.data.table import SiteTable
 from client.ledger import Ledger
 from client.ledger_cap import Cap
 from client.ledger_entry import Charge
 from client.ledger_overlap import Place, claim_images
 from common.errors import LedgerError
 from common.identity import Identity
+from common.plan_data import TableData
 from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +40,21 @@ def table(pictures: Sequence[str], *, lesions: Sequence[str] = ()) -> ImageTable
         ImageRecord(f"mole/{n}.png", 0, unit, name) for n, (name, unit) in enumerate(zip(pictures, units, strict=True))
     )
     return ImageTable(Path("unused"), records, ("mole",), "lesion" if lesions else "image", None, (), {})
+
+
+def rows(patient: str | None) -> RowTable:
+    """One coarse row, of somebody or of nobody."""
+    data = TableData.model_validate(
+        {
+            "kind": "table",
+            "classes": ["well", "ill"],
+            "features": [{"kind": "category", "name": "sex", "values": ["female", "male"], "missing": "flag"}],
+            "held_out": 0.2,
+            "held_out_salt": "salt",
+        }
+    )
+    said = Reading(rows=[RawRow("ward.csv line 2", patient, {"sex": "male"}, "ill")])
+    return encode_rows(said, data, unit="patient", patient_column=None if patient is None else "pid")
 
 
 def pictures(start: int, stop: int) -> list[str]:
@@ -51,18 +71,24 @@ class Site:
 
     @contextlib.contextmanager
     def start(
-        self, images: ImageTable | None, *, source: str = "a", path: str = "a.sqlite", state: str = "state"
+        self,
+        images: SiteTable | None,
+        *,
+        source: str = "a",
+        path: str = "a.sqlite",
+        state: str = "state",
+        records: Literal["images", "rows"] = "images",
     ) -> Iterator[Ledger]:
         """What a start does with the ledger; without images it looks at nothing, as before."""
         file = self.folder / path
         ledger = Ledger(file, hospital="h", source=source, identity=self.identity, cap=Cap(3.0, 1e-5))
         with contextlib.closing(ledger):
             if images is not None:
-                place = Place(file, source, self.identity.public_hex, self.folder / state)
+                place = Place(file, source, self.identity.public_hex, self.folder / state, records)
                 claim_images(ledger, marks_of_images(self.identity, images), place=place)
             yield ledger
 
-    def spend(self, images: ImageTable | None, *, source: str = "a", path: str = "a.sqlite") -> None:
+    def spend(self, images: SiteTable | None, *, source: str = "a", path: str = "a.sqlite") -> None:
         """Start, charge one round, stop."""
         with self.start(images, source=source, path=path) as ledger:
             charge(ledger)
@@ -341,3 +367,31 @@ def test_a_hospital_whose_source_is_renamed_does_not_start(tmp_path: Path) -> No
         federation.change_site(name, source="images")
         federation.open(name)
         federation.coordinator.exchange("train", 2, federation.sites)
+
+
+@pytest.mark.parametrize(("patients", "advised"), [((None, None), True), (("Q7", "Q7"), False)])
+def test_equal_rows_of_nobody_are_refused_with_what_to_do(
+    tmp_path: Path,
+    patients: tuple[str | None, str | None],
+    advised: bool,  # noqa: FBT001 -- a case
+) -> None:
+    """They may be different people, whom only a column of patients tells apart; named ones, the control, are known."""
+    site = Site(tmp_path, Identity.generate())
+    first, second = (rows(patient) for patient in patients)
+    site.spend(first)
+    with (
+        pytest.raises(
+            LedgerError, match=r"1 of 1 rows are already counted by source 'a' in .*remove those rows"
+        ) as caught,
+        site.start(second, source="b", path="b.sqlite", records="rows"),
+    ):
+        pass
+    assert ("name a column of patients in the mappings of both sources" in str(caught.value)) == advised
+
+
+def test_equal_rows_of_different_patients_may_have_a_ledger_of_their_own(tmp_path: Path) -> None:
+    """What the advice gives: with the column the same coarse values of two people are no overlap."""
+    site = Site(tmp_path, Identity.generate())
+    site.spend(rows("Q7"))
+    with site.start(rows("Q8"), source="b", path="b.sqlite", records="rows"):
+        pass
