@@ -41,6 +41,7 @@ class VcfMapping(Settings):
     form: Literal["vcf"]
     people: PeopleTable | None = None
     absent: Literal["missing", "reference"] = "missing"
+    people_span_files: bool = False
 
 
 @dataclass(slots=True)
@@ -71,6 +72,8 @@ def read_vcf(path: Path, data: GenotypeData, mapping: VcfMapping) -> Reading:
         sites.setdefault((variant.chromosome, variant.position), []).append(index)
     for file in _files(path):
         with open_vcf(file, data.assembly) as vcf:
+            if not mapping.people_span_files:
+                _refuse_shared(vcf, found)
             chosen = _variants_of(vcf, data, sites, people=people, found=found, reading=reading)
             _add(vcf, chosen, len(data.variants), people=people, found=found)
             if not vcf.says_assembly:
@@ -101,6 +104,17 @@ def _files(path: Path) -> list[Path]:
     if not files:
         raise DataError(f"{path.name}: holds no file that ends in {', '.join(ENDINGS)}; name the folder of VCF files")
     return files
+
+
+def _refuse_shared(vcf: VcfFile, found: _Found) -> None:
+    """Two people may go by one name, such as SAMPLE, in files of their own: they must not become one row."""
+    for column, sample in enumerate(vcf.samples, start=FIRST_SAMPLE):
+        if sample in found.places:
+            raise DataError(
+                f"{vcf.name} column {column}: names a sample of another file of the folder; if both are of one person, "
+                "as in one file for each chromosome, write `people_span_files: true` in the mapping, else give each "
+                "sample a name of its own"
+            )
 
 
 def _variants_of(  # noqa: PLR0913 -- keyword-only
