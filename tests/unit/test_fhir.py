@@ -269,6 +269,23 @@ def test_an_age_is_in_completed_years(tmp_path: Path, birth: str, age: int) -> N
 
 
 @pytest.mark.parametrize(
+    ("birth", "day", "age"),
+    [
+        ("2020", "2020-01-01", None),
+        ("2020", "2020-07-01", None),
+        ("2020", "2020-07-02", 0),
+        ("2020-06", "2020-06-15", None),
+        ("2020-06", "2020-06-16", 0),
+        ("2020-06-15", "2020-06-15", 0),
+    ],
+)
+def test_no_age_is_negative(tmp_path: Path, birth: str, day: str, age: int | None) -> None:
+    """Born in the year of the index date: an age is known from the middle of the days that may be meant."""
+    reading = read(tmp_path, [PATIENT | {"birthDate": birth}], index_date={"date": day})
+    assert only(reading).values["age"] == age
+
+
+@pytest.mark.parametrize(
     ("other", "reason"),
     [
         (glucose(7, comparator="<"), "quantity_with_a_comparator"),
