@@ -71,6 +71,12 @@ class Variant(Settings):
     reference: Bases = Field(description="bases of the reference there")
     alternate: Bases = Field(description="bases whose copies are counted, 0, 1 or 2")
 
+    @model_validator(mode="after")
+    def _two_alleles(self) -> Self:
+        if self.reference == self.alternate:
+            raise PlanError(f"{self.id}: seen the same bases as reference and alternate; they must differ")
+        return self
+
 
 class GenotypeData(ClassSettings):
     """Copies of the alternate allele at declared variants, for people who each belong to one class."""
@@ -82,6 +88,15 @@ class GenotypeData(ClassSettings):
     @model_validator(mode="after")
     def _distinct_variants(self) -> Self:
         refuse_twice("variants", (variant.id for variant in self.variants), "variant")
+        first: dict[tuple[str, int, frozenset[str]], str] = {}
+        for each in self.variants:
+            place = each.chromosome, each.position, frozenset((each.reference, each.alternate))
+            if place in first:
+                raise PlanError(
+                    f"variants: seen '{first[place]}' and '{each.id}' at the same place with the same two alleles; "
+                    "every variant stands once; remove one"
+                )
+            first[place] = each.id
         return self
 
     @property

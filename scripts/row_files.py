@@ -15,7 +15,7 @@ from common.plan_data import GenotypeData, RowData, SurvivalData
 from common.plan_features import NumberFeature
 
 ROWS, MAPPING = "rows.csv", "mapping.yaml"
-_PATIENT, _LABEL, _TIME, _EVENT = "patient_id", "label", "time", "event"
+_SAMPLE, _PATIENT, _LABEL, _TIME, _EVENT = "sample", "patient_id", "label", "time", "event"
 
 
 def write_rows(folder: Path, rows: Sequence[RawRow], data: RowData) -> DataPlace:
@@ -28,16 +28,17 @@ def write_rows(folder: Path, rows: Sequence[RawRow], data: RowData) -> DataPlace
     """
     folder.mkdir(parents=True)
     names = list(_names(data))
-    # A file of genotypes names its samples always.
+    # A file of genotypes names its samples always, each once; a patient may have several.
     named = isinstance(data, GenotypeData)
-    owned = named or all(row.patient is not None for row in rows)
-    columns = (*((_PATIENT,) if owned else ()), *names, *_outcome_columns(data))
+    owned = all(row.patient is not None for row in rows)
+    columns = (*((_SAMPLE,) if named else ()), *((_PATIENT,) if owned else ()), *names, *_outcome_columns(data))
     with (folder / ROWS).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         for number, row in enumerate(rows, start=1):
             cells = {name: _text(row.values.get(name)) for name in names}
-            writer.writerow(cells | _outcome(row, data) | ({_PATIENT: row.patient or f"S{number}"} if owned else {}))
+            sample = {_SAMPLE: f"S{number}"} if named else {}
+            writer.writerow(cells | _outcome(row, data) | sample | ({_PATIENT: row.patient or ""} if owned else {}))
     text = yaml.safe_dump(_mapping(data, owned=owned), sort_keys=False)
     (folder / MAPPING).write_text(text, encoding="utf-8")
     return DataPlace(folder / ROWS, folder / MAPPING)
@@ -65,7 +66,7 @@ def _mapping(data: RowData, *, owned: bool) -> dict[str, Any]:
     patient = _PATIENT if owned else "row"
     if isinstance(data, GenotypeData):
         label = {"column": _LABEL, "classes": {name: name for name in data.classes}}
-        return {"form": "genotype-csv", "sample": _PATIENT, "label": label}
+        return {"form": "genotype-csv", "sample": _SAMPLE, **({"patient": patient} if owned else {}), "label": label}
     outcome: dict[str, Any]
     if isinstance(data, SurvivalData):
         codes = {"1": "seen", "0": "censored"}

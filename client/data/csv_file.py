@@ -6,7 +6,6 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from typing import IO, Literal
 
@@ -55,7 +54,7 @@ def read_cells(path: Path, form: CsvForm, columns: Sequence[str]) -> Iterator[tu
     Args:
         path: The file.
         form: How it is written.
-        columns: Names of the columns that are used; two at least.
+        columns: Names of the columns that are used.
 
     Raises:
         OSError: If it cannot be read.
@@ -83,14 +82,14 @@ def _records(path: Path, form: CsvForm, columns: Sequence[str]) -> Iterator[tupl
     with _open(path, form.encoding) as stream:
         records = _numbered(stream, path.name, delimiter)
         names = form.header or _header(next(records, None), path.name)
-        pick = itemgetter(*_places(names, columns, path.name, listed=bool(form.header)))
+        places = _places(names, columns, path.name, listed=bool(form.header))
         for line, cells in records:
             if len(cells) != len(names):
                 raise DataError(
                     f"{path.name} line {line}: seen {len(cells)} cells, {len(names)} columns are named; correct the "
                     "line (a cell that holds the delimiter or a line break must stand in quotes)"
                 )
-            yield line, tuple(map(str.strip, pick(cells)))
+            yield line, tuple(cells[place].strip() for place in places)
 
 
 def _open(path: Path, encoding: Encoding) -> IO[str]:

@@ -101,6 +101,8 @@ def read_csv(path: Path, data: TableData | SurvivalData, mapping: CsvMapping) ->
     outcome_columns, outcome = _outcome(data, mapping, missing)
     patient = () if mapping.patient == EACH_ROW else (mapping.patient,)
     columns = (*(cell.column for cell in cells_of), *outcome_columns, *patient)
+    if not columns:
+        raise ConfigError("mapping: names no column of the file; map one feature at least")
     for line, cells in read_cells(path, CsvForm(mapping.encoding, mapping.delimiter, mapping.header), columns):
         place = f"{path.name} line {line}"
         if patient and cells[-1] in missing:

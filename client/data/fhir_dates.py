@@ -65,7 +65,7 @@ def moment_of(text: object) -> Moment | None:
     return Moment(midnight.timestamp(), first.toordinal(), last.toordinal())
 
 
-def age_at(birth: Moment, day: int, unit: str) -> float:
+def age_at(birth: Moment, day: int, unit: str) -> float | None:
     """Age in completed years (`a`), months (`mo`) or weeks (`wk`), or in days (`d`), as people say it.
 
     Args:
@@ -74,9 +74,11 @@ def age_at(birth: Moment, day: int, unit: str) -> float:
         unit: One of `DAYS_OF_UNIT`.
 
     Returns:
-        Negative before birth.
+        None where that middle lies after the day: the age is not known then, as no age is negative.
     """
     days = day - birth.middle
+    if days < 0:
+        return None
     if unit in ("d", "wk"):
         return float(days // int(DAYS_OF_UNIT[unit]))
     born, then = date.fromordinal(birth.middle), date.fromordinal(day)

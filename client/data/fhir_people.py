@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from client.data.fhir_dates import Moment, moment_of
 from client.data.fhir_files import Found, last_part
+from client.data.fhir_links import PatientLinks
 from client.data.fhir_mapping import CodedFeature, FhirMapping, PresentLabel, ValueLabel
 from client.data.fhir_resource import (
     Said,
@@ -16,7 +17,6 @@ from client.data.fhir_resource import (
     digest_of,
     is_true,
     is_void,
-    listed,
     patient_of,
     said_by,
     when,
@@ -116,6 +116,7 @@ class _Collection:
     facts: dict[str, dict[str, list[Fact]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     seen: dict[tuple[str, str, str], tuple[bytes, int]] = field(default_factory=dict)
     torn: set[int] = field(default_factory=set)
+    links: PatientLinks = field(default_factory=PatientLinks)
     serial: int = 0
 
     def add(self, found: Found) -> None:
@@ -148,10 +149,7 @@ class _Collection:
         if not isinstance(own, str) or not _ID.fullmatch(own):
             self.left_out.counts["patient_without_an_id"] += 1
             return
-        links = resource.get("link")
-        if any(link.get("type") == "replaced-by" for link in listed(links) if isinstance(link, dict)):
-            self.left_out.counts["patient_replaced_by_another"] += 1
-            return
+        self.links.add(own, resource.get("link"), found.patients)
         digest = digest_of(resource, "Patient")
         if own in self.people:
             same = self.people[own][0] == digest
@@ -221,11 +219,14 @@ def collect(resources: Iterable[Found], questions: Iterable[Question], left_out:
     counts = left_out.counts
     counts["two_patients_of_one_id"] += len(found.two_of_one_id)
     counts["two_resources_of_one_id"] += len(found.torn)
-    strangers = found.facts.keys() - found.people.keys()
+    linked = found.links.left_out()
+    strangers = found.facts.keys() - (found.people.keys() - linked.keys())
     counts["resource_of_a_patient_that_is_not_there"] += len(
         {fact.serial for key in strangers for facts in found.facts[key].values() for fact in facts}
     )
     people = [person for _, person in found.people.values() if person.id not in found.two_of_one_id]
+    counts.update(linked[person.id] for person in people if person.id in linked)
+    people = [person for person in people if person.id not in linked]
     if found.torn:
         for person in people:
             for facts in person.facts.values():

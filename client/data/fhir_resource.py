@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -183,7 +183,11 @@ def patient_of(resource: Json, kind: str, patients: dict[str, str]) -> str | Non
         kind: Its type.
         patients: Ids by what the resource's bundle calls its Patients.
     """
-    subject = resource.get(ELEMENTS[kind].subject)
+    return referred_patient(resource.get(ELEMENTS[kind].subject), patients)
+
+
+def referred_patient(subject: object, patients: Mapping[str, str]) -> str | None:
+    """Id of the Patient that a Reference names; None if it names none. `patients` as in `patient_of`."""
     reference = subject.get("reference") if isinstance(subject, dict) else None
     if not isinstance(reference, str):
         return None

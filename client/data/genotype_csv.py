@@ -85,6 +85,10 @@ def _check_names(data: GenotypeData, mapping: GenotypeCsvMapping) -> None:
     for name in (*mapping.columns, *mapping.absent):
         if name not in known:
             raise ConfigError(f"mapping: seen the variant '{name}', which the plan does not name; correct the mapping")
+    if known <= set(mapping.absent):
+        raise ConfigError(
+            f"mapping: absent: seen all {len(known)} variants of the plan; one at least must have a column here"
+        )
 
 
 def _rows(

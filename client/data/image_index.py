@@ -16,9 +16,9 @@ from client.data.table import ImageTable, PrivacyUnit
 from client.data.truth import truth
 from common.errors import ConfigError, DataError
 from common.plan_data import ImageData
-from common.printable import printable
 
 _DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t"}
+_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +138,11 @@ def _cells(root: Path, mapping: ImageIndexMapping) -> Iterator[tuple[int, dict[s
             header = list(reader.fieldnames or ())
             for name in mapping.columns:
                 if header.count(name) != 1:
+                    # What stands in the first line may be a patient's, so it is never shown.
                     raise DataError(
                         f"{mapping.index}: has the column '{name}' {header.count(name)} times, once is allowed; its "
-                        f"first line, with '{mapping.delimiter}' between cells, names "
-                        f"{', '.join(printable(each) for each in header[:20]) or 'nothing'}; correct the mapping"
+                        f"first line, with '{mapping.delimiter}' between cells, names {len(header)} column(s); correct "
+                        "the mapping"
                     )
             for cells in reader:
                 if None in cells or any(cells[name] is None for name in mapping.columns):
@@ -175,9 +176,11 @@ def _class_of(label: str, mapping: ImageIndexMapping, data: ImageData, *, place:
         return known
     named = next((name for name in data.classes if composed(name) == composed(label)), None)
     if named is None:
+        codes = list(mapping.labels)
+        listed = ", ".join(codes[:_SHOWN]) + (", ..." if len(codes) > _SHOWN else "") or "none"
         raise DataError(
-            f"{place}: the label '{printable(label)}' is none of the plan's classes ({', '.join(data.classes)}); give "
-            "it a class under 'labels' of the mapping, or name it under 'leave_out'"
+            f"{place}: the label is none of the plan's classes ({', '.join(data.classes)}), and neither 'labels' of "
+            f"the mapping (it lists {listed}) nor 'leave_out' has it; add it to one of them, or correct the cell"
         )
     return named
 

@@ -54,7 +54,7 @@ class VcfFile:
     """An open VCF file whose header has been read.
 
     Attributes:
-        name: Of the file, for messages.
+        name: What messages call the file.
         samples: As the header names them, each once.
         says_assembly: Whether the header says that positions count in the plan's assembly.
     """
@@ -128,12 +128,13 @@ class VcfFile:
 
 
 @contextmanager
-def open_vcf(path: Path, assembly: Assembly) -> Iterator[VcfFile]:
+def open_vcf(path: Path, assembly: Assembly, *, name: str) -> Iterator[VcfFile]:
     """Open a VCF file, plain or compressed by gzip or bgzip, and read its header.
 
     Args:
         path: The file.
         assembly: The plan's.
+        name: What messages call the file; its own name may be a patient's.
 
     Raises:
         DataError: If the file cannot be read, is no VCF, is cut off or damaged, names a sample twice, or says another
@@ -143,19 +144,19 @@ def open_vcf(path: Path, assembly: Assembly) -> Iterator[VcfFile]:
         with path.open("rb") as raw:
             compressed = raw.read(18)
             if compressed.startswith(_GZIP):
-                _refuse_without_end(raw, path.name, compressed)
+                _refuse_without_end(raw, name, compressed)
             raw.seek(0)
             if not compressed.startswith(_GZIP):
-                yield VcfFile(raw, path.name, assembly)
+                yield VcfFile(raw, name, assembly)
                 return
             with gzip.open(raw) as stream:
-                yield VcfFile(io.BufferedReader(stream, 1 << 20), path.name, assembly)
+                yield VcfFile(io.BufferedReader(stream, 1 << 20), name, assembly)
     except EOFError as error:
-        raise DataError(f"{path.name}: the compressed file was cut off; copy it again") from error
+        raise DataError(f"{name}: the compressed file was cut off; copy it again") from error
     except (zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path.name}: the compressed file is damaged; copy it again") from error
+        raise DataError(f"{name}: the compressed file is damaged; copy it again") from error
     except OSError as error:
-        raise DataError(f"{path.name}: cannot be read ({error.strerror}); check path and permissions") from error
+        raise DataError(f"{name}: cannot be read ({error.strerror}); check path and permissions") from error
 
 
 def _refuse_without_end(raw: IO[bytes], name: str, head: bytes) -> None:

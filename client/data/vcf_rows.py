@@ -41,6 +41,7 @@ class VcfMapping(Settings):
     form: Literal["vcf"]
     people: PeopleTable | None = None
     absent: Literal["missing", "reference"] = "missing"
+    people_span_files: bool = False
 
 
 @dataclass(slots=True)
@@ -69,12 +70,14 @@ def read_vcf(path: Path, data: GenotypeData, mapping: VcfMapping) -> Reading:
     sites: dict[tuple[str, int], list[int]] = {}
     for index, variant in enumerate(data.variants):
         sites.setdefault((variant.chromosome, variant.position), []).append(index)
-    for file in _files(path):
-        with open_vcf(file, data.assembly) as vcf:
+    for file, name in _files(path):
+        with open_vcf(file, data.assembly, name=name) as vcf:
+            if not mapping.people_span_files:
+                _refuse_shared(vcf, found)
             chosen = _variants_of(vcf, data, sites, people=people, found=found, reading=reading)
             _add(vcf, chosen, len(data.variants), people=people, found=found)
             if not vcf.says_assembly:
-                reading.warnings.append(f"{file.name}: does not say its assembly; {data.assembly} is taken")
+                reading.warnings.append(f"{name}: does not say its assembly; {data.assembly} is taken")
     _refuse_strangers(path, data, found)
     silent = MISSING if mapping.absent == "missing" else 0
     unseen = sum(int((counts == NOT_SEEN).sum()) for counts in found.counts.values())
@@ -94,13 +97,25 @@ def read_vcf(path: Path, data: GenotypeData, mapping: VcfMapping) -> Reading:
     return reading
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path) -> list[tuple[Path, str]]:
+    """Files, and what messages call them: those of a folder are numbered, since many are named after patients."""
     if not path.is_dir():
-        return [path]
+        return [(path, path.name)]
     files = sorted(each for each in path.iterdir() if each.name.endswith(ENDINGS) and not each.name.startswith("."))
     if not files:
         raise DataError(f"{path.name}: holds no file that ends in {', '.join(ENDINGS)}; name the folder of VCF files")
-    return files
+    return [(each, f"file {number} of {len(files)} (by name)") for number, each in enumerate(files, start=1)]
+
+
+def _refuse_shared(vcf: VcfFile, found: _Found) -> None:
+    """Two people may go by one name, such as SAMPLE, in files of their own: they must not become one row."""
+    for column, sample in enumerate(vcf.samples, start=FIRST_SAMPLE):
+        if sample in found.places:
+            raise DataError(
+                f"{vcf.name} column {column}: names a sample of another file of the folder; if both are of one person, "
+                "as in one file for each chromosome, write `people_span_files: true` in the mapping, else give each "
+                "sample a name of its own"
+            )
 
 
 def _variants_of(  # noqa: PLR0913 -- keyword-only

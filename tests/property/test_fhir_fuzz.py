@@ -56,7 +56,7 @@ RESOURCES: list[dict[str, Any]] = [
         "birthDate": "1957-02-28",
         "gender": "male",
         "deceasedDateTime": "2021-01-01T00:00:00Z",
-        "link": [{"type": "seealso", "other": {"reference": "Patient/q"}}],
+        "link": [{"type": "replaces", "other": {"reference": "Patient/q"}}],
     },
     {
         "resourceType": "Observation",

@@ -107,6 +107,29 @@ def test_codes_units_and_missing_words_become_the_plans(tmp_path: Path) -> None:
     assert (table.unit_name, table.patient_column) == ("patient", "pid")
 
 
+ONE_COLUMN: dict[str, Any] = {
+    "patient": "row",
+    "label": ...,
+    "features": {"age": {"column": "age", "unit": "a"}, "glucose": {"absent": True}, "sex": {"absent": True}},
+}
+
+
+@pytest.mark.parametrize(("text", "changes"), [(GOOD, {}), ("age\n61\n62\n", {"delimiter": ","})])
+def test_a_mapping_of_one_column_reads_whole_cells(text: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    """Not their first characters: 61 is no 6."""
+    reading = found(write(tmp_path, text, **ONE_COLUMN, **changes))
+    assert [row.values["age"] for row in reading.rows] == [61.0, 62.0]
+
+
+def test_a_mapping_of_no_column_is_refused(tmp_path: Path) -> None:
+    """Nothing would be read of anybody."""
+    data = TABLE.model_copy(update={"features": TABLE.features[1:]})
+    features = {"glucose": {"absent": True}, "sex": {"absent": True}}
+    place = write(tmp_path, GOOD, **ONE_COLUMN | {"features": features})
+    with pytest.raises(ConfigError, match=r"^mapping: names no column of the file; map one feature at least$"):
+        found(place, data)
+
+
 def test_rows_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     """No class, or a number missing that must be there."""
     table = read(write(tmp_path, GOOD + "Q9,60,5,f,\nQ1,NA,5,f,0\nQ2,NA,5,f,NA\n"))

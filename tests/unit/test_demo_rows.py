@@ -23,6 +23,7 @@ from scripts.demo_sites import read_sites
 from scripts.row_files import write_rows
 from scripts.split_rows import deal_rows, split_rows
 from scripts.synthetic_rows import draw_rows, write_synthetic_rows
+from tests.support.genotypes import genotype_data
 from tests.support.small_federation import TEMPLATE
 
 FEATURES: list[dict[str, Any]] = [
@@ -92,6 +93,21 @@ def test_drawn_rows_are_read_as_they_were_written(tmp_path: Path, declared: RowD
         }
         assert (wrote.label, wrote.time, wrote.event) == (found.label, found.time, found.event)
     assert draw_rows(declared, 200, seed=4) == drawn != draw_rows(declared, 200, seed=5)
+
+
+@pytest.mark.parametrize("owners", [("p1", "p1", "p2", "p3", "p3"), (None,) * 5])
+def test_samples_of_one_patient_are_dealt_and_read_as_theirs(tmp_path: Path, owners: tuple[str | None, ...]) -> None:
+    """A patient may have been sequenced twice; without patients each sample is one."""
+    declared = genotype_data()
+    values = {variant.id: 1.0 for variant in declared.variants}
+    rows = [RawRow("test", owner, values, "EUR") for owner in owners]
+    source = write_rows(tmp_path / "source", rows, declared)
+    places, _ = split_rows(source, declared, tmp_path / "parts", hospitals=2, seed=0)
+    parts = [read_data(place, declared, unit="patient") for place in places.values()]
+    assert sum(len(part.records) for part in parts) == 5
+    assert sum(len(part.unit_labels()) for part in parts) == (3 if owners[0] else 5)
+    read = [row.patient for row in read_rows(source, declared).rows]
+    assert read == (list(owners) if owners[0] else [f"S{k}" for k in range(1, 6)])
 
 
 def test_drawn_classes_can_be_learned(tmp_path: Path) -> None:

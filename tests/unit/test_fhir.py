@@ -269,6 +269,23 @@ def test_an_age_is_in_completed_years(tmp_path: Path, birth: str, age: int) -> N
 
 
 @pytest.mark.parametrize(
+    ("birth", "day", "age"),
+    [
+        ("2020", "2020-01-01", None),
+        ("2020", "2020-07-01", None),
+        ("2020", "2020-07-02", 0),
+        ("2020-06", "2020-06-15", None),
+        ("2020-06", "2020-06-16", 0),
+        ("2020-06-15", "2020-06-15", 0),
+    ],
+)
+def test_no_age_is_negative(tmp_path: Path, birth: str, day: str, age: int | None) -> None:
+    """Born in the year of the index date: an age is known from the middle of the days that may be meant."""
+    reading = read(tmp_path, [PATIENT | {"birthDate": birth}], index_date={"date": day})
+    assert only(reading).values["age"] == age
+
+
+@pytest.mark.parametrize(
     ("other", "reason"),
     [
         (glucose(7, comparator="<"), "quantity_with_a_comparator"),
@@ -405,6 +422,49 @@ def test_patients_are_told_apart_by_id(tmp_path: Path, second: Json, reason: str
     reading = read(tmp_path, [PATIENT, PATIENT | {"id": "q"}, second])
     assert [row.patient for row in reading.rows] == left
     assert reading.left_out == {reason: 2 if reason == "two_patients_of_one_id" else 1}
+
+
+def linked(own: str, **links: str) -> Json:
+    """A Patient with links, by type (`_` for a hyphen), each to one other."""
+    said = [{"type": kind.replace("_", "-"), "other": {"reference": other}} for kind, other in links.items()]
+    return PATIENT | {"id": own} | ({"link": said} if said else {})
+
+
+REPLACED_BY, LINKED_REASON = "patient_replaced_by_another", "patient_linked_to_another"
+
+
+@pytest.mark.parametrize(
+    ("patients", "left", "left_out"),
+    [
+        ([linked("p"), linked("q")], ["p", "q"], {}),
+        ([linked("p", replaces="Patient/q"), linked("q")], ["p"], {REPLACED_BY: 1}),
+        ([linked("p", replaces="http://a/Patient/q"), linked("q", replaced_by="Patient/p")], ["p"], {REPLACED_BY: 1}),
+        ([linked("p", seealso="Patient/q"), linked("q")], [], {LINKED_REASON: 2}),
+        ([linked("p", seealso="Patient/x"), linked("q", seealso="urn:uuid:x")], [], {LINKED_REASON: 2}),
+        ([linked("p", seealso="Patient/elsewhere"), linked("q")], ["q"], {LINKED_REASON: 1}),
+        ([linked("p", refer="Patient/q"), linked("q")], ["q"], {LINKED_REASON: 1}),
+        ([linked("p", seealso="#inside"), linked("q")], ["q"], {LINKED_REASON: 1}),
+        ([linked("p", seealso="RelatedPerson/q"), linked("q")], ["p", "q"], {}),
+        ([linked("x", replaced_by="Patient/p"), linked("p"), linked("q", replaces="Patient/x")], [], None),
+        ([linked(k, replaces=f"Patient/{other}") for k, other in ("pq", "qr", "rs")] + [linked("s")], ["p"], None),
+        ([linked("p", replaces="Patient/q"), linked("q", replaces="Patient/p")], [], {REPLACED_BY: 2}),
+    ],
+)  # fmt: skip
+def test_of_linked_patients_one_at_most_is_used(
+    tmp_path: Path, patients: list[Json], left: list[str], left_out: dict[str, int] | None
+) -> None:
+    """Two Patients of one person would be two units; `left` is kept in any order of the resources."""
+    other = linked("z")
+    for order in (patients, patients[::-1]):
+        reading = read(tmp_path, [*order, other])
+        assert sorted(str(row.patient) for row in reading.rows) == [*left, "z"]
+        assert left_out is None or reading.left_out == left_out
+
+
+def test_what_is_said_of_a_linked_patient_is_counted(tmp_path: Path) -> None:
+    """Their resources are no one's."""
+    reading = read(tmp_path, [linked("p", seealso="Patient/q"), glucose(90), linked("z")])
+    assert reading.left_out == {LINKED_REASON: 1, "resource_of_a_patient_that_is_not_there": 1}
 
 
 def test_copies_of_a_resource_count_once(tmp_path: Path) -> None:

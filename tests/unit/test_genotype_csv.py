@@ -80,6 +80,18 @@ def test_columns_may_have_other_names_or_be_absent(tmp_path: Path) -> None:
     assert str(refused.value) == ("mapping: seen the variant 'rs9', which the plan does not name; correct the mapping")
 
 
+@pytest.mark.parametrize("label", [LABEL, None])
+def test_a_mapping_without_a_variant_is_refused(label: dict[str, Any] | None, tmp_path: Path) -> None:
+    """Nothing would be known of anybody; the control has one variant."""
+    text = "id,rs1,group\np1,AG,E\n"
+    with pytest.raises(ConfigError) as caught:
+        read_table(tmp_path, text, label=label, absent=["rs1", "rs2", "rs3"])
+    assert str(caught.value) == (
+        "mapping: absent: seen all 3 variants of the plan; one at least must have a column here"
+    )
+    assert counts_of(read_table(tmp_path, text, label=label, absent=["rs2", "rs3"])) == [[1, None, None]]
+
+
 def test_labels_may_stand_in_another_file(tmp_path: Path) -> None:
     """As they do beside VCF files; people of one file alone are counted."""
     write_people(tmp_path, {"p1": "E", "p3": "A"})

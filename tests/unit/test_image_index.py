@@ -175,7 +175,7 @@ def test_the_same_images_are_the_same_units_in_class_folders_and_by_an_index(roo
 
 
 WRONG_ROWS = {
-    r"list\.csv line 2: the label 'X' is none of the plan's classes \(mole, .*\); give it": "1.png,X,P,train,",
+    r"list\.csv line 2: the label is none of the plan's classes \(mole, .*\(it lists M, W\)": "1.png,Secret,P,train,",
     r"list\.csv line 2: the column 'who' is blank": "1.png,M, ,train,",
     r"list\.csv line 2 names no image": ",M,P,train,",
     r"list\.csv line 2 names an image outside of the data folder": "../secret.png,M,P,train,",
@@ -193,13 +193,15 @@ WRONG_ROWS = {
 def test_a_wrong_row_gets_one_sentence_with_its_line(root: Path, message: str) -> None:
     """Nothing about whose an image is, or what it shows, is guessed."""
     _index(root, WRONG_ROWS[message])
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         _read(root, keep_clean="keep")
+    assert "Secret" not in str(caught.value)
 
 
 WRONG_MAPPINGS: dict[str, dict[str, Any]] = {
     r"has the column 'nobody' 0 times, once is allowed; its first line, with 'comma'": {"patient": "nobody"},
-    r"with 'tab' between cells, names file,dx,who,part,keep; correct": {"delimiter": "tab"},
+    r"with 'tab' between cells, names 1 column\(s\); correct the mapping$": {"delimiter": "tab"},
+    r"'file' 0 times, once is allowed; its first line, with 'comma' between cells, names 5 col": {"index": "rows.csv"},
     r"labels: seen the class 'ulcer' that the plan does not know; allowed are mole": {"labels": {"M": "ulcer"}},
     r"seen both or neither of 'path' and 'sop_instance_uid'; name one": {"path": None},
     r"index: .*": {"index": 5},
@@ -212,10 +214,12 @@ WRONG_MAPPINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("message", WRONG_MAPPINGS)
 def test_a_wrong_mapping_gets_one_sentence(root: Path, message: str) -> None:
-    """Each key is checked before an image is opened."""
+    """Each key is checked before an image is opened; what may be a patient's stands in no sentence."""
+    (root / "rows.csv").write_text("a/0.png,M,Ada Secret,train,yes\n", encoding="utf-8")
     with pytest.raises(FedwardError, match=message) as caught:
         _read(root, **WRONG_MAPPINGS[message])
     assert caught.value.exit_code == 2
+    assert "Secret" not in str(caught.value)
 
 
 def test_a_label_may_be_left_out_by_name(root: Path) -> None:

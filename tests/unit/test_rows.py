@@ -47,6 +47,38 @@ GENOTYPES = GenotypeData.model_validate(
     | HELD_OUT
 )
 
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"reference": "C"},
+            r"variants\.1: rs2: seen the same bases as reference and alternate; they must differ$",
+        ),
+        (
+            {"position": 1},
+            r"variants: seen 'rs1' and 'rs2' at the same place with the same two alleles; every variant.*remove one$",
+        ),
+        (
+            {"position": 1, "reference": "C", "alternate": "A"},
+            r"variants: seen 'rs1' and 'rs2' at the same place with the same two alleles; .*$",
+        ),
+        ({"position": 1, "alternate": "G"}, None),
+        ({"position": 1, "chromosome": "2"}, None),
+        ({"position": 1, "reference": "AC"}, None),
+    ],
+)
+def test_a_plan_names_each_variant_once_and_by_two_alleles(change: dict[str, Any], sentence: str | None) -> None:
+    """Else a count would mean nothing, or count twice; the last three are the controls."""
+    content = GENOTYPES.model_dump(mode="json")
+    content["variants"][1] |= change
+    if sentence is None:
+        assert len(parse_settings(yaml.safe_dump(content), GenotypeData, source="plan").variants) == 3
+        return
+    with pytest.raises(ConfigError, match=sentence):
+        parse_settings(yaml.safe_dump(content), GenotypeData, source="plan")
+
+
 numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.integers(-200, 200)
 raw_rows = st.builds(
     RawRow,

@@ -168,14 +168,69 @@ def test_a_folder_may_hold_a_file_for_each_chromosome_or_each_patient(tmp_path: 
     (folder / "rest-ann.vcf").write_text(vcf_text(("2 200 C T 0/0", "X 300 A T 1"), ["ann"]), encoding="utf-8")
     (folder / "rest-bob.vcf").write_text(vcf_text(("2 200 C T 0/1", "X 300 A T 0/1"), ["bob"]), encoding="utf-8")
     (folder / "chr1.vcf.gz.tbi").write_bytes(b"index")
-    assert counts_of(read_mapped(folder, vcf_mapping(), genotype_data())) == [[1, 0, 2], [2, 1, 1]]
+    mapping = vcf_mapping() | {"people_span_files": True}
+    assert counts_of(read_mapped(folder, mapping, genotype_data())) == [[1, 0, 2], [2, 1, 1]]
     (folder / "twice.vcf").write_text(vcf_text(ALL[1:2]), encoding="utf-8")
     with pytest.raises(DataError) as caught:
-        read_mapped(folder, vcf_mapping(), genotype_data())
+        read_mapped(folder, mapping, genotype_data())
     assert str(caught.value) == (
-        "twice.vcf record 1, column 10: another file of the folder tells the same variant of the same sample; keep one "
-        "of them"
+        "file 4 of 4 (by name) record 1, column 10: another file of the folder tells the same variant of the same "
+        "sample; keep one of them"
     )
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_two_files_of_one_sample_name_are_two_people_unless_the_mapping_says_else(
+    tmp_path: Path, *, asked: bool
+) -> None:
+    """Many callers name every sample SAMPLE: two people would be one row, with or without a table of people."""
+    write_people(tmp_path, {"SAMPLE": "E"})
+    folder = tmp_path / "genomes"
+    folder.mkdir()
+    (folder / "a.vcf").write_text(vcf_text(("1 100 A G 0/1", "2 200 C T 0/1"), ["SAMPLE"]), encoding="utf-8")
+    (folder / "b.vcf").write_text(vcf_text(("X 300 A T 1/1",), ["SAMPLE"]), encoding="utf-8")
+    mapping = {key: value for key, value in vcf_mapping().items() if asked or key != "people"}
+    for refused in (mapping, mapping | {"people_span_files": False}):
+        with pytest.raises(DataError) as caught:
+            read_mapped(folder, refused, genotype_data())
+        assert str(caught.value) == (
+            "file 2 of 2 (by name) column 10: names a sample of another file of the folder; if both are of one person, "
+            "as in one file for each chromosome, write `people_span_files: true` in the mapping, else give each sample "
+            "a name of its own"
+        )
+    assert counts_of(read_mapped(folder, mapping | {"people_span_files": True}, genotype_data())) == [[1, 1, 2]]
+
+
+def test_files_of_different_samples_need_no_word_in_the_mapping(tmp_path: Path) -> None:
+    """The control of the test above; nobody asks about a sample without a label, who is in no row."""
+    write_people(tmp_path, {"ann": "E", "bob": "A"})
+    folder = tmp_path / "genomes"
+    folder.mkdir()
+    (folder / "a.vcf").write_text(vcf_text(("1 100 A G 0/1 0/0",), ["ann", "else"]), encoding="utf-8")
+    (folder / "b.vcf").write_text(vcf_text(("1 100 A G 1/1 0/0",), ["bob", "else"]), encoding="utf-8")
+    assert counts_of(read_mapped(folder, vcf_mapping(), genotype_data())) == [[1, None, None], [2, None, None]]
+
+
+def test_files_of_a_folder_are_numbered_in_messages(tmp_path: Path) -> None:
+    """Hospitals name them after patients, and warnings reach the log of the site."""
+    write_people(tmp_path, {"ann": "E", "bob": "A"})
+    folder = tmp_path / "genomes"
+    folder.mkdir()
+    records = ("1 100 T C 0/1", "2 200 C T 0/1", "X 300 T A 0/1")
+    (folder / "secret-ann.vcf").write_text(vcf_text(ALL, ["ann", "cyd"]), encoding="utf-8")
+    (folder / "secret-bob.vcf").write_text(vcf_text(records, ["bob"], meta=[META_1]), encoding="utf-8")
+    reading = read_mapped(folder, vcf_mapping(), genotype_data())
+    assert [row.place for row in reading.rows] == [f"file {k} of 2 (by name) column 10" for k in (1, 2)]
+    assert [warning.partition(":")[0] for warning in reading.warnings] == [
+        "file 2 of 2 (by name) record 3",
+        "file 2 of 2 (by name) record 1",
+        "file 2 of 2 (by name)",
+    ]
+    assert "secret" not in " ".join(reading.warnings)
+    (folder / "secret-bob.vcf").write_text(vcf_text(records[:1], ["bob"])[:-9], encoding="utf-8")
+    with pytest.raises(DataError, match=r"^file 2 of 2 \(by name\) line 5: does not end with a line break") as caught:
+        read_mapped(folder, vcf_mapping(), genotype_data())
+    assert "secret" not in str(caught.value)
 
 
 def test_samples_and_labels_that_lack_the_other_are_counted(tmp_path: Path) -> None:
