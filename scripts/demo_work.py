@@ -47,6 +47,10 @@ def remember_options(work: Path, made_with: MadeWith) -> None:
     Raises:
         OperatorError: If the file cannot be written.
     """
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OperatorError(f"--work {work}: cannot be made ({error.strerror}); name another folder") from error
     write_json(work / OPTIONS_FILE, made_with.model_dump(mode="json"))
 
 
