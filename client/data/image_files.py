@@ -18,16 +18,9 @@ from common.errors import DataError
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png"})
 DICOM_SUFFIXES: Final = frozenset({".dcm", ".dicom"})
-# What Pillow raises for files that are no image, are cut off, or unpack to a decompression bomb; the last two are one
-# thing, of which the smaller is a warning that a program may have made an error.
-UNDECODABLE: Final = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+# By the content, whatever the name: of all that Pillow knows, some formats run programs (EPS runs Ghostscript), and few
+# are looked after. A multi-picture JPEG counts as JPEG.
+_PICTURE_FORMATS: Final = ("JPEG", "PNG")
 # Disks and network folders answer several at once; the rest is Python, which does not and is handed over in batches.
 _READERS: Final = min(8, 2 * (os.cpu_count() or 1))
 _FILES_PER_BATCH: Final = 64
@@ -127,9 +120,21 @@ def _scan(path: Path, origin: Path) -> ScannedFile:
         raise DataError(f"the image {relative} cannot be read: {error.strerror}; check its permissions") from error
 
 
+def open_picture(stream: BinaryIO) -> Image.Image:
+    """Open a JPEG or PNG image by its content; any other format is unknown here.
+
+    Args:
+        stream: The file, at its beginning; stays open as long as the image is used.
+
+    Raises:
+        Exception: Whatever Pillow makes of a damaged file.
+    """
+    return Image.open(stream, formats=_PICTURE_FORMATS)
+
+
 def _opens_as_image(stream: BinaryIO) -> bool:
     try:
-        with Image.open(stream):
+        with open_picture(stream):
             return True
-    except UNDECODABLE:
+    except Exception:  # noqa: BLE001 -- a damaged file leads Pillow to raise anything, TypeError and struct.error too
         return False
