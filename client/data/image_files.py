@@ -81,7 +81,7 @@ def scan_files(files: Sequence[Path], origin: Path) -> list[ScannedFile]:
 
     Args:
         files: Files.
-        origin: Folder that messages name them from.
+        origin: Folder that messages name them from; those in folders of a folder are named by their place in `files`.
 
     Returns:
         In the files' order; what stands of one is a function of that file alone.
@@ -91,14 +91,21 @@ def scan_files(files: Sequence[Path], origin: Path) -> list[ScannedFile]:
     """
 
     def scan_batch(start: int) -> list[ScannedFile]:
-        return [_scan(path, origin) for path in files[start : start + _FILES_PER_BATCH]]
+        stop = min(start + _FILES_PER_BATCH, len(files))
+        return [_scan(files[position], _shown(files, position, origin)) for position in range(start, stop)]
 
     with ThreadPoolExecutor(_READERS) as readers:
         batches = readers.map(scan_batch, range(0, len(files), _FILES_PER_BATCH))
         return [scanned for batch in batches for scanned in batch]
 
 
-def _scan(path: Path, origin: Path) -> ScannedFile:
+def _shown(files: Sequence[Path], position: int, origin: Path) -> str:
+    """As the site's log may name it: archives name folders in a class's folder by patients."""
+    relative = files[position].relative_to(origin)
+    return f"{position + 1} of {len(files)}" if len(relative.parts) > 2 else relative.as_posix()
+
+
+def _scan(path: Path, shown: str) -> ScannedFile:
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -116,8 +123,7 @@ def _scan(path: Path, origin: Path) -> ScannedFile:
                 instance=header.instance,
             )
     except OSError as error:
-        relative = path.relative_to(origin).as_posix()
-        raise DataError(f"the image {relative} cannot be read: {error.strerror}; check its permissions") from error
+        raise DataError(f"the image {shown} cannot be read: {error.strerror}; check its permissions") from error
 
 
 def open_picture(stream: BinaryIO) -> Image.Image:
