@@ -7,6 +7,7 @@ import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -62,6 +63,21 @@ def architecture_layout(model: NetworkModel) -> Architecture:
         PlanError: If there is no such architecture, or its layers cannot be told apart.
     """
     return _assemble(model, None)
+
+
+def library_version(architecture: str) -> str:
+    """Version of the library that holds the architecture's code; empty for lite0, whose code is fedward's own.
+
+    Raises:
+        ConfigError: If the library is not installed.
+    """
+    library = architecture.partition(":")[0]
+    if library == "lite0":
+        return ""
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError as error:
+        raise _not_installed(library, "site" if library == "torchvision" else "data") from error
 
 
 def _assemble(model: NetworkModel, state: dict[str, Tensor] | None) -> Architecture:

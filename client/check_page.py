@@ -44,6 +44,8 @@ def write_page(folder: Path, check: SiteCheck, place: DataPlace, plan: Plan, *, 
         AlreadyExists: If the folder holds anything else.
         SiteStorageError: If the disk refuses; an earlier page is untouched then.
     """
+    # Before a name is made of it ('.' has none); a link to a folder stays a link, which is refused.
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100 -- resolve() would follow the link
     _refuse_other_files(folder)
     pictures = dict(_pictures(check, place, plan))
     html = _html(check, plan, hospital=hospital, pictures={name: alt for name, (alt, _) in pictures.items()})
@@ -54,8 +56,14 @@ def write_page(folder: Path, check: SiteCheck, place: DataPlace, plan: Plan, *, 
         for name, content in [(PAGE, html.encode()), *((name, png) for name, (_, png) in pictures.items())]:
             with open(partial / name, "wb", opener=_private) as file:
                 file.write(content)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        # In place: a shell may stand in the folder.
+        for old in folder.iterdir():
+            old.unlink()
+        for new in partial.iterdir():
+            new.rename(folder / new.name)
+        partial.rmdir()
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise SiteStorageError(

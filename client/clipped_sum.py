@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
-from client.batches import Inputs
+from client.batches import Inputs, rows_in_chunks
 from client.head_sum import FINEST_BITS, MOST_CLASSES, MOST_INPUTS, HeadSum
 from client.model import trainable_vector
 from client.unit_loss import unit_loss
@@ -28,8 +28,6 @@ from client.unit_loss import unit_loss
 # and unit as float64 and as integers; and activations, 42 MB a unit of the largest network that a plan can have.
 _GRADIENT_BYTES = 1 << 28
 _UNITS_TOGETHER = 64
-# So many whole numbers up to 2^44 add up in float64 without rounding.
-_EXACT_IN_FLOAT = 1 << (53 - FINEST_BITS)
 
 
 class ClippedSum(Protocol):
@@ -84,15 +82,13 @@ class OneByOneSum:
         """See `ClippedSum`."""
         parameters = [p for p in self._model.parameters() if p.requires_grad]
         total = [torch.zeros(p.shape, dtype=torch.int64) for p in parameters]
-        for start in range(0, len(chosen), _EXACT_IN_FLOAT):
-            # By the part: inputs that are computed anew for each batch may be large.
-            part = list(chosen[start : start + _EXACT_IN_FLOAT])
-            for whole, exact in zip(total, self._exact(parameters, self._x[part], self._y[part]), strict=True):
+        for part, inputs in rows_in_chunks(self._x, chosen):
+            for whole, exact in zip(total, self._exact(parameters, inputs, self._y[part]), strict=True):
                 whole.add_(exact.to(torch.int64))
         return torch.cat([part.flatten() for part in total]).numpy()
 
     def _exact(self, parameters: Sequence[nn.Parameter], inputs: Tensor, labels: Tensor) -> list[Tensor]:
-        """The sum over as many units as float64 can add exactly, parameter by parameter, whole numbers."""
+        """The sum over at most 512 units, which float64 adds exactly: whole numbers up to 2^44, by parameter."""
         exact = [torch.zeros(p.shape, dtype=torch.float64) for p in parameters]
         for place in range(len(labels)):
             # A copy: a view's address, which kernels may go by, would tell how many units stand before this one.
@@ -130,13 +126,13 @@ class HookedSum:
         chunk = min(max(1, _GRADIENT_BYTES // (16 * len(total))), _UNITS_TOGETHER)
         if not chosen:
             return total
-        inputs, labels = self._x[list(chosen)], self._y[list(chosen)]
         before = [p.grad for p in self._model.parameters()]
         # A sum, not a mean: with a mean Opacus would scale each unit's gradient by the size of its chunk.
         module = GradSampleModule(self._model, loss_reduction="sum")
         try:
-            for start in range(0, len(labels), chunk):
-                total += self._chunk(module, inputs[start : start + chunk], labels[start : start + chunk])
+            for start in range(0, len(chosen), chunk):
+                part = list(chosen[start : start + chunk])
+                total += self._chunk(module, self._x[part], self._y[part])
         finally:
             module.to_standard_module()
             for p, gradient in zip(self._model.parameters(), before, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -10,18 +11,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.accountant import GRID_BITS
+from client.batches import Inputs, rows_in_chunks
 from client.noise import discrete_gaussian
 from common.errors import LocalProtocolError
 
-_BATCH = 256
 
-
-def confusion(model: nn.Module, x: Tensor, y: Tensor, *, classes: int) -> NDArray[np.int64]:
+def confusion(model: nn.Module, x: Inputs, y: Tensor, *, classes: int) -> NDArray[np.int64]:
     """Count units by true class (row) and predicted class (column).
 
     Args:
         model: Is put into eval mode.
-        x: One row per unit, shape (units, ...), on the model's device; may be empty.
+        x: Inputs by unit, on the model's device; may be empty. Few are computed at a time, and taken in its parameters'
+            type.
         y: True class of each unit, shape (units,), int64, in [0, classes).
         classes: Outputs of the model.
 
@@ -36,10 +37,16 @@ def confusion(model: nn.Module, x: Tensor, y: Tensor, *, classes: int) -> NDArra
     model.eval()
     counts = np.zeros((classes, classes), np.int64)
     with torch.inference_mode():
-        for start in range(0, len(y), _BATCH):
-            predicted = model(x[start : start + _BATCH]).argmax(1).cpu().numpy()
-            np.add.at(counts, (y[start : start + _BATCH].cpu().numpy(), predicted), 1)
+        for part, outputs in outputs_in_chunks(model, x):
+            np.add.at(counts, (y[part].cpu().numpy(), outputs.argmax(1).cpu().numpy()), 1)
     return counts
+
+
+def outputs_in_chunks(model: nn.Module, x: Inputs) -> Iterator[tuple[list[int], Tensor]]:
+    """What a model in eval mode says of all units, few at a time, in the type of its parameters; with their indices."""
+    of_model = next(model.parameters(), None)
+    for part, rows in rows_in_chunks(x, range(len(x))):
+        yield part, model(rows if of_model is None else rows.to(of_model.dtype))
 
 
 def noisy_counts(counts: NDArray[np.int64], *, sigma: float) -> NDArray[np.int64]:
@@ -101,16 +108,16 @@ def concordance(risk: NDArray[np.float64], event: NDArray[np.bool_], time: NDArr
     return float(right / pairs) if pairs else math.nan
 
 
-def hazard_concordance(model: nn.Module, x: Tensor, y: Tensor) -> float:
+def hazard_concordance(model: nn.Module, x: Inputs, y: Tensor) -> float:
     """`concordance` of a model of hazards.
 
     Args:
         model: Is put into eval mode. Its first output ranks patients: hazards are proportional.
-        x: One row per unit, on the model's device; may be empty.
+        x: Inputs by unit, on the model's device; may be empty.
         y: Event and time of each unit, shape (units, 2).
     """
     model.eval()
     with torch.inference_mode():
-        risk = model(x)[:, 0].double().cpu().numpy()
+        risk = model(x[list(range(len(x)))])[:, 0].double().cpu().numpy()
     seen = y.cpu().numpy()
     return concordance(risk, seen[:, 0] > 0, seen[:, 1])

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from client.architecture import library_version
 from client.backbone import Compute
 from client.network import frozen_part
 from common.canonical import canonical_bytes, sha256_hex
@@ -30,8 +31,15 @@ class FrozenNetwork:
     shape: tuple[int, ...]
 
     def name(self) -> str:
-        """Digest of all in the plan that a vector depends on."""
-        return sha256_hex(b"fedward/frozen-network/1", canonical_bytes(self.model.model_dump(mode="json")))
+        """Digest of all in the plan that a vector depends on, and of the version of the library that runs it.
+
+        A new version may compute otherwise with the same tensors; what an earlier one made must not serve then.
+
+        Raises:
+            ConfigError: If the library is not installed.
+        """
+        network = {"model": self.model.model_dump(mode="json"), "library": library_version(self.model.architecture)}
+        return sha256_hex(b"fedward/frozen-network/2", canonical_bytes(network))
 
     def load(self, compute: Compute) -> nn.Module:
         """The layers, in eval mode, on their device.

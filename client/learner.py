@@ -31,7 +31,7 @@ from client.network import check_trains, trained_layout, trained_part
 from client.networks import linear_head, mlp, small_cnn
 from client.survival import ProportionalHazards
 from client.unit_data import UnitData, load_units
-from client.unit_features import centred, row_total
+from client.unit_features import row_total
 from client.unit_images import UnitImages
 from common.errors import DataError, LocalProtocolError, PlanError
 from common.plan import Plan
@@ -160,8 +160,8 @@ class Learner:
     def confusion(self, parameters: NDArray[np.float64], *, feature_mean: NDArray[np.float64]) -> NDArray[np.int64]:
         """Counts on held-out units, true class by predicted class, shape (classes, classes)."""
         load_vector(self._model, parameters)
-        x, y = centred(self._evaluation.rows_to_score(), feature_mean).double(), self._evaluation.y
-        return confusion(self._model, x, y, classes=len(self._plan.data.classes))
+        x = self._evaluation.to_score(feature_mean)
+        return confusion(self._model, x, self._evaluation.y, classes=len(self._plan.data.classes))
 
 
 def load_learner(

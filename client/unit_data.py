@@ -51,6 +51,10 @@ class UnitData:
         """What training takes of each unit: features without their private mean, or the images as they are."""
         return self.x if isinstance(self.x, UnitImages) else centred(self.x, feature_mean)
 
+    def to_score(self, feature_mean: NDArray[np.float64]) -> Tensor | UnitImages:
+        """As `rows_to_score`, without the private mean; images are computed where they are indexed."""
+        return self.x.firsts() if isinstance(self.x, UnitImages) else centred(self.x, feature_mean)
+
     def rows_to_score(self) -> Tensor:
         """One row per unit, always the same, shape (units, ...), float32: one unit is one cell of a confusion matrix.
 

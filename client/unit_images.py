@@ -97,6 +97,11 @@ class UnitImages:
         return len(self.counts)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """How many units, then the shape of one image in `pixels`."""
+        return (len(self), *self.pixels.shape[1:])
+
+    @property
     def device(self) -> torch.device:
         """Where batches lie."""
         return self.pixels.device
@@ -113,6 +118,10 @@ class UnitImages:
             Shape (units, ...), float32.
         """
         return self._rows(self.rows[self.starts])
+
+    def firsts(self) -> Self:
+        """The same units, of which each indexing takes the image of `first`: for scoring by the chunk."""
+        return replace(self, draw=np.zeros_like)
 
     def where(self, chosen: NDArray[np.bool_]) -> Self:
         """The units where `chosen` is true; the pixels are shared, not copied."""

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
+from client.batches import Inputs
 from client.data.table import SiteTable
 from client.learner import plan_layout
 from client.results import FEATURE_MEAN
 from client.unit_data import UnitData, load_units
-from client.unit_features import centred
 from common.config import load_settings
 from common.errors import DataError
 from common.plan import Plan
@@ -61,7 +61,7 @@ class FinishedModel:
 
     def inputs(
         self, table: SiteTable, *, weights: Path | None, cache: Path | None
-    ) -> tuple[Tensor, UnitData, SiteTable]:
+    ) -> tuple[Inputs, UnitData, SiteTable]:
         """What the model is given of each unit.
 
         Args:
@@ -70,8 +70,8 @@ class FinishedModel:
             cache: Folder that keeps features of images; None keeps none.
 
         Returns:
-            Shape (units, ...), in the units' sorted order, on the device that the model now is on; the units; the table
-            without images that cannot be decoded.
+            Inputs by unit, computed where they are indexed, in their sorted order, on the device that the model now
+            is on; the units; the table without images that cannot be decoded.
 
         Raises:
             ConfigError, DataError: See `client.unit_data.load_units`.
@@ -86,4 +86,4 @@ class FinishedModel:
                 weights=weights,
             )
             self.model.to(data.y.device)
-            return centred(data.rows_to_score(), self.feature_mean), data, kept
+            return data.to_score(self.feature_mean), data, kept

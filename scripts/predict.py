@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from client.batches import Inputs
 from client.data import ImageRecord, ImageTable
 from client.data.image_files import is_dicom_file, is_picture, scan_files
 from client.data.rows import RowTable
 from client.data.source import DataPlace, read_unlabelled
 from client.data.table import SiteTable
+from client.evaluate import outputs_in_chunks
 from common.errors import AlreadyExists, DataError, OperatorError
 from common.plan import Plan
 from common.plan_data import ImageData, SurvivalData
@@ -151,12 +153,12 @@ def _skipping(plan: Plan) -> Plan:
     return plan.model_copy(update={"data": plan.data.model_copy(update={"unreadable_images": "skip"})})
 
 
-def _numbers(finished: FinishedModel, x: Tensor) -> Tensor:
+def _numbers(finished: FinishedModel, x: Inputs) -> Tensor:
     """Probabilities, shape (units, classes); of survival data that of an event by each cut, shape (units, cuts)."""
     data = finished.plan.data
     finished.model.eval()
     with torch.inference_mode():
-        outputs = torch.cat([finished.model(x[start : start + 256]) for start in range(0, len(x), 256)]).double().cpu()
+        outputs = torch.cat([each for _, each in outputs_in_chunks(finished.model, x)]).double().cpu()
     if not isinstance(data, SurvivalData):
         return outputs.softmax(dim=1)
     ends = torch.tensor(data.cuts, dtype=torch.float64)

@@ -36,6 +36,7 @@ _HEADER: Final = (
     "SamplesPerPixel",
     "BitsAllocated",
     "BitsStored",
+    "HighBit",
     "PhotometricInterpretation",
 )
 _one_at_a_time: Final = threading.Lock()
@@ -142,6 +143,9 @@ def _problem(data: Dataset, syntax: UID, found: list[tuple[int, int]], stream: B
     tag, length = found[0]
     if tag in _FLOAT_PIXELS or int(data.BitsAllocated) not in (1, 8, 16):
         return "holds numbers of more than 16 bits; export it with 8 or 16 bits"
+    if data.get("HighBit") is not None and int(data.HighBit) != int(data.BitsStored) - 1:
+        # Shifted numbers, which pydicom takes as they stand: it would show the lowest bits.
+        return "holds numbers whose bits are not right-aligned (HighBit is not BitsStored - 1); export it again"
     pixels = int(data.Rows) * int(data.Columns)
     if not 1 <= pixels <= MAX_PIXELS:
         return f"has {pixels} pixels, and 1 to {MAX_PIXELS} are allowed; export it smaller"

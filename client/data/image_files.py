@@ -18,16 +18,9 @@ from common.errors import DataError
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png"})
 DICOM_SUFFIXES: Final = frozenset({".dcm", ".dicom"})
-# What Pillow raises for files that are no image, are cut off, or unpack to a decompression bomb; the last two are one
-# thing, of which the smaller is a warning that a program may have made an error.
-UNDECODABLE: Final = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+# By the content, whatever the name: of all that Pillow knows, some formats run programs (EPS runs Ghostscript), and few
+# are looked after. A multi-picture JPEG counts as JPEG.
+_PICTURE_FORMATS: Final = ("JPEG", "PNG")
 # Disks and network folders answer several at once; the rest is Python, which does not and is handed over in batches.
 _READERS: Final = min(8, 2 * (os.cpu_count() or 1))
 _FILES_PER_BATCH: Final = 64
@@ -114,7 +107,7 @@ def scan_files(files: Sequence[Path], origin: Path) -> list[ScannedFile]:
 
     Args:
         files: Files.
-        origin: Folder that messages name them from.
+        origin: Folder that messages name them from; those in folders of a folder are named by their place in `files`.
 
     Returns:
         In the files' order; what stands of one is a function of that file alone.
@@ -124,14 +117,21 @@ def scan_files(files: Sequence[Path], origin: Path) -> list[ScannedFile]:
     """
 
     def scan_batch(start: int) -> list[ScannedFile]:
-        return [_scan(path, origin) for path in files[start : start + _FILES_PER_BATCH]]
+        stop = min(start + _FILES_PER_BATCH, len(files))
+        return [_scan(files[position], _shown(files, position, origin)) for position in range(start, stop)]
 
     with ThreadPoolExecutor(_READERS) as readers:
         batches = readers.map(scan_batch, range(0, len(files), _FILES_PER_BATCH))
         return [scanned for batch in batches for scanned in batch]
 
 
-def _scan(path: Path, origin: Path) -> ScannedFile:
+def _shown(files: Sequence[Path], position: int, origin: Path) -> str:
+    """As the site's log may name it: archives name folders in a class's folder by patients."""
+    relative = files[position].relative_to(origin)
+    return f"{position + 1} of {len(files)}" if len(relative.parts) > 2 else relative.as_posix()
+
+
+def _scan(path: Path, shown: str) -> ScannedFile:
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -149,13 +149,24 @@ def _scan(path: Path, origin: Path) -> ScannedFile:
                 instance=header.instance,
             )
     except OSError as error:
-        relative = path.relative_to(origin).as_posix()
-        raise DataError(f"the image {relative} cannot be read: {error.strerror}; check its permissions") from error
+        raise DataError(f"the image {shown} cannot be read: {error.strerror}; check its permissions") from error
+
+
+def open_picture(stream: BinaryIO) -> Image.Image:
+    """Open a JPEG or PNG image by its content; any other format is unknown here.
+
+    Args:
+        stream: The file, at its beginning; stays open as long as the image is used.
+
+    Raises:
+        Exception: Whatever Pillow makes of a damaged file.
+    """
+    return Image.open(stream, formats=_PICTURE_FORMATS)
 
 
 def _opens_as_image(stream: BinaryIO) -> bool:
     try:
-        with Image.open(stream):
+        with open_picture(stream):
             return True
-    except UNDECODABLE:
+    except Exception:  # noqa: BLE001 -- a damaged file leads Pillow to raise anything, TypeError and struct.error too
         return False

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from client.data.dicom import PREAMBLE_BYTES, begins_as_dicom
 from client.data.dicom_pixels import decode_dicom
-from client.data.image_files import UNDECODABLE
+from client.data.image_files import open_picture
 from client.data.table import ImageTable, OnUndecodable
 from common.errors import DataError
 
@@ -28,20 +28,39 @@ def decode_image(path: Path, size: int) -> NDArray[np.uint8]:
         Shape (size, size, 3), RGB, uint8.
 
     Raises:
-        DataError: If the file cannot be decoded, or holds numbers whose black and white nobody knows; names the file
-            without its folders.
+        DataError: If the file cannot be decoded; names it without its folders.
     """
     try:
         with path.open("rb") as stream:
             dicom = begins_as_dicom(stream.read(PREAMBLE_BYTES))
-        if dicom:
-            return _square(decode_dicom(path).convert("RGB"), size)
-        with Image.open(path) as image:
+    except OSError as error:
+        raise _undecodable(path, error) from error
+    return _square(decode_dicom(path).convert("RGB") if dicom else _decode_picture(path, size), size)
+
+
+def _decode_picture(path: Path, size: int) -> Image.Image:
+    """Upright and RGB, of its own size or, of a large JPEG, of one that is still at least twice `size`."""
+    try:
+        with path.open("rb") as stream, open_picture(stream) as image:
             # A JPEG can be decoded at 1/2, 1/4, 1/8 of its size: keeps a 20-megapixel photograph cheap and small.
             image.draft("RGB", (2 * size, 2 * size))
-            return _square(_to_rgb(ImageOps.exif_transpose(image), path.name), size)
-    except UNDECODABLE as error:
-        raise DataError(f"the image {path.name} cannot be decoded: {error}; replace or delete it") from error
+            return _to_rgb(ImageOps.exif_transpose(image))
+    # One damaged byte leads Pillow to raise anything: EXIF alone makes it a struct.error, TypeError or AttributeError.
+    except Exception as error:
+        raise _undecodable(path, error) from error
+
+
+def _undecodable(path: Path, error: Exception) -> DataError:
+    """Says no more of the error than is known to hold neither folders nor what the file says of a patient."""
+    if isinstance(error, UnidentifiedImageError):
+        reason = "it is no JPEG or PNG image"
+    elif isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        reason = str(error)
+    elif isinstance(error, OSError):
+        reason = error.strerror or str(error)
+    else:
+        reason = "it is damaged"
+    return DataError(f"the image {path.name} cannot be decoded: {reason}; replace or delete it")
 
 
 def _square(upright: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -50,22 +69,15 @@ def _square(upright: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(upright, dtype=np.uint8)
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Convert to RGB of 8 bits; grey of more bits is scaled by its mode's whole range, 0 to 65535.
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert to RGB of 8 bits; grey of 16 bits is scaled by its mode's whole range, 0 to 65535.
 
     Pillow's own `convert` cuts every grey above 255 off: a 16-bit image would turn white.
     """
-    deep = image.mode.startswith("I;16")
-    if not deep and image.mode not in ("I", "F"):
+    if not image.mode.startswith("I"):
         return image.convert("RGB")
-    grey = np.asarray(image)
-    if image.mode == "F" or (not deep and (grey.min() < 0 or grey.max() > _DEEP_WHITE)):
-        raise DataError(
-            f"the image {name} has grey values of mode {image.mode} outside of 0 to {_DEEP_WHITE}, so its black and "
-            "white are unknown; save it with 8 or 16 bits"
-        )
     # Rounded, in 64 bits: white is 255 and black 0, and nothing wraps around.
-    eight = (grey.astype(np.int64) + _DEEP_WHITE // 510) // (_DEEP_WHITE // 255)
+    eight = (np.asarray(image).astype(np.int64) + _DEEP_WHITE // 510) // (_DEEP_WHITE // 255)
     return Image.fromarray(eight.astype(np.uint8)).convert("RGB")
 
 

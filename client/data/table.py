@@ -151,7 +151,7 @@ class ImageTable:
         """Leave out the images at `bad` paths, or refuse the table because of them.
 
         Args:
-            bad: Paths.
+            bad: Paths of records.
             on_undecodable: Leave out, or refuse.
             problems: What is wrong with some of them, by path, as far as it is known; no value of a tag.
 
@@ -160,7 +160,10 @@ class ImageTable:
         """
         if not bad:
             return self
-        named = name_some([f"{path} ({problems[path]})" if problems.get(path) else path for path in sorted(bad)])
+        shown = {record.path: self._shown(position) for position, record in enumerate(self.records, 1)}
+        named = name_some(
+            [f"{shown[path]} ({problems[path]})" if problems.get(path) else shown[path] for path in sorted(bad)]
+        )
         if on_undecodable == "refuse":
             raise DataError(
                 f"{counted(len(bad), 'image file')} cannot be decoded: {named}; "
@@ -173,6 +176,14 @@ class ImageTable:
         counts["undecodable"] = counts.get("undecodable", 0) + len(self.records) - len(kept)
         warning = f"skipped {counted(len(bad), 'image file')} that cannot be decoded: {named}"
         return replace(self, records=kept, warnings=(*self.warnings, warning), left_out=counts)
+
+    def _shown(self, position: int) -> str:
+        """A record as the site's log may name it: below a class's folder lie folders that archives name by patients."""
+        path = self.records[position - 1].path
+        folder = path.rpartition("/")[0].removeprefix("Train/")
+        if not folder or folder in self.classes:
+            return path
+        return f"file {position} of {len(self.records)} (by name)"
 
 
 def held_out(unit: str, *, salt: str, fraction: float) -> bool:

@@ -117,6 +117,21 @@ def test_no_value_of_a_patient_stands_in_what_is_printed(tmp_path: Path) -> None
     assert canary in place.path.read_text(encoding="utf-8")
 
 
+def test_the_page_goes_into_the_folder_that_one_stands_in(
+    tmp_path: Path, plan: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--out .` has no name of its own, and must not become a folder that was deleted; also a second time."""
+    here = tmp_path / "here"
+    here.mkdir(mode=0o755)
+    monkeypatch.chdir(here)
+    for _ in range(2):
+        said("--plan", plan, "--data", images, "--out", ".")
+        assert Path("index.html").is_file()
+        assert here.stat().st_ino == Path().stat().st_ino
+        assert stat.S_IMODE(here.stat().st_mode) == 0o700
+    assert not [each for each in tmp_path.iterdir() if each.name.endswith(".new")]
+
+
 def test_an_earlier_page_is_replaced_and_other_files_are_not(tmp_path: Path, plan: Path, images: Path) -> None:
     """A folder of somebody's own is left alone."""
     command = ("--plan", plan, "--data", images, "--out", tmp_path / "page")

@@ -262,7 +262,7 @@ def test_more_units_than_a_float_can_add_are_summed_exactly(monkeypatch: pytest.
     assert int(one[0]) % 2
     assert units * abs(int(one[0])) > 2**53
     np.testing.assert_array_equal(OneByOneSum(model, x, y, clip=math.sqrt(0.5))(range(units)), units * one)
-    monkeypatch.setattr("client.clipped_sum._EXACT_IN_FLOAT", units)  # control: as many as a float cannot add
+    monkeypatch.setattr("client.batches.UNITS_AT_ONCE", units)  # control: as many as a float cannot add
     rounded = OneByOneSum(model, x, y, clip=math.sqrt(0.5))(range(units))
     assert (rounded != units * one).any()
 
@@ -311,3 +311,35 @@ def unit_features_of_one(pooled: PooledFeatures, row: int) -> Tensor:
     """The image's vector as a unit of its own."""
     vector = pooled.vectors[row, :64].astype(np.float64)
     return torch.from_numpy(vector / np.linalg.norm(vector))
+
+
+class Recording:
+    """Inputs that write down how many rows each indexing made floating."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+        self.shape = tuple(rows.shape)
+        self.asked: list[list[int]] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, chosen: list[int]) -> Tensor:
+        self.asked.append(list(chosen))
+        return self.rows[chosen].float()
+
+
+@pytest.mark.parametrize(("side", "most"), [(4, 64), (400, 34)])
+def test_units_are_made_floating_by_the_chunk_and_the_sum_stays_the_same(side: int, most: int) -> None:
+    """A hospital's images at once would take gigabytes; the sum is one of integers, however it is cut."""
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, CLASSES)).double()
+    pixels = torch.randint(0, 256, (150, 3, side, side), dtype=torch.uint8)
+    y = torch.randint(0, CLASSES, (150,))
+    x = Recording(pixels)
+    chosen = list(range(149, -1, -1))
+    total = OneByOneSum(model, x, y, clip=0.5)(chosen)
+    assert [unit for asked in x.asked for unit in asked] == chosen
+    assert max(map(len, x.asked)) == most
+    assert np.array_equal(total, sum(OneByOneSum(model, pixels[[n]].float(), y[[n]], clip=0.5)([0]) for n in chosen))
+    assert np.abs(total).max() > 0

@@ -7,6 +7,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from pydicom.filereader import dcmread
 from client.backbone import Compute
 from client.counted_images import marks_of_images
 from client.data import check_decodable, decode_image, load_table
+from client.data.image_files import scan_files
 from client.features import FeatureRecipe, extract
 from common.errors import DataError
 from common.identity import Identity
@@ -26,6 +28,7 @@ from tests.support.dicom_files import image_dataset, put_text, save
 
 CANARY = "CANARY78"
 TEXT = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
+BY_TAG: Any = {"unit": "patient", "patient_column": "auto"}
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
 # Without them there is no picture; PatientID and SOPInstanceUID, which are read, do hold the canary.
 NEEDED = frozenset({"PhotometricInterpretation", "NumberOfFrames"})
@@ -135,3 +138,42 @@ def test_each_tag_that_is_looked_at_may_be_the_canary(
     told = _told(lambda: decode_image(path, 16).shape, caplog)
     assert ("the image a.dcm" in told) != (keyword == "SpecificCharacterSet" and "(16, 16, 3)" in told)
     assert CANARY not in told
+
+
+def test_folders_named_by_patients_are_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Archives write patient/study/series folders; what the site service logs says which file by its place instead."""
+    for number, patient in enumerate((f"A^{CANARY}", f"B^{CANARY}", f"C^{CANARY}")):
+        save(tmp_path / "mole" / patient / "series" / "IM1", image_dataset(PIXELS + np.uint8(number)))
+    save(tmp_path / "mole" / "d.dcm", image_dataset(PIXELS, NumberOfFrames=30))
+    damaged = tmp_path / "mole" / f"B^{CANARY}" / "series" / "IM1"
+    save(damaged, image_dataset(PIXELS, NumberOfFrames=30))
+    refused = _told(lambda: load_table(tmp_path, on_undecodable="refuse", **BY_TAG), caplog)
+    assert "file 2 of 4 (by name) (holds 30 frames" in refused
+    assert "mole/d.dcm (holds 30 frames" in refused  # control: in the class's own folder files are named
+    assert CANARY not in refused
+    table = load_table(tmp_path, on_undecodable="skip", **BY_TAG)
+    assert "file 2 of 4 (by name) (holds 30 frames" in table.warnings[-1]
+    assert CANARY not in " ".join(table.warnings)
+    assert any(CANARY in record.path for record in table.records)  # control: the table has the paths
+    damaged.unlink()
+    # A header that is whole, and pixels that are not: found by the feature pass.
+    compressed = image_dataset(PIXELS, WindowCenter="5", WindowWidth="0")
+    save(damaged, compressed)
+    table = load_table(tmp_path, on_undecodable="skip", **BY_TAG)
+    decoded = check_decodable(table, on_undecodable="skip")
+    assert len(decoded.records) == 2
+    assert "file 2 of 3 (by name)" in decoded.warnings[-1]
+    assert CANARY not in " ".join(decoded.warnings)
+
+
+def test_a_file_that_may_not_be_read_is_named_without_its_patient(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An input error of the disk is told with the same care."""
+    folder = tmp_path / "mole" / CANARY / "series"
+    save(folder / "IM1", image_dataset(PIXELS))
+    files = [tmp_path / "mole" / "a.dcm", folder / "gone"]
+    save(files[0], image_dataset(PIXELS))
+    told = _told(lambda: scan_files(files, tmp_path), caplog)
+    assert "the image 2 of 2 cannot be read" in told.splitlines()[0]
+    assert CANARY not in told.partition("[Errno")[0]

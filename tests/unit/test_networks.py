@@ -8,6 +8,7 @@ import os
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from client.backbone import Compute, read_weights
 from client.clipped_sum import HookedSum, OneByOneSum
 from client.cut import block_names, cut
 from client.data import ImageTable, load_table
-from client.features import PooledFeatures
+from client.features import FeatureRecipe, PooledFeatures
+from client.frozen_network import FrozenNetwork
 from client.learner import Learner, load_learner, plan_layout
 from client.lite0 import fold_lite0
 from client.model import trainable_vector
@@ -429,6 +431,24 @@ def test_kept_activations_are_those_of_each_step(
     assert anew.pixels.dtype == torch.uint8
     assert torch.equal(kept.first(), anew.first())
     assert torch.equal(anew.first()[2:3], replace(anew, draw=np.zeros_like)[[2]])
+
+
+def test_features_of_another_version_of_the_library_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An update may change an architecture's code, and none of its tensors: what stands in the cache would be stale."""
+
+    def key(architecture: str) -> str:
+        frozen = FrozenNetwork(settings(architecture, "head"), None, (8,))
+        return FeatureRecipe(image_size=32, views=1, compute=CPU, backbone=frozen).key()
+
+    installed = metadata.version
+    before = {name: key(name) for name in (SMALL, "timm:resnet18", "lite0")}
+    assert before == {name: key(name) for name in before}
+    monkeypatch.setattr(
+        metadata, "version", lambda name: "99.0" if name in {"torchvision", "timm"} else installed(name)
+    )
+    assert key(SMALL) != before[SMALL]
+    assert key("timm:resnet18") != before["timm:resnet18"]
+    assert key("lite0") == before["lite0"]  # control: fedward's own code
 
 
 def test_little_is_kept_of_large_images() -> None:

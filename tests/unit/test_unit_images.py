@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from client.batches import unit_batches
 from client.data import ImageRecord
 from client.dpsgd import LocalTraining, Randomness, train_local
+from client.evaluate import confusion
 from client.networks import small_cnn
 from client.noise import bernoulli
 from client.unit_data import UnitData
@@ -164,6 +165,25 @@ def test_a_patient_with_fifty_images_moves_the_sum_by_at_most_the_clip() -> None
     assert sum(record.unit == "zz" for record in records) == 50
 
 
+def test_scoring_makes_no_more_than_a_chunk_floating() -> None:
+    """A hospital's held-out images at once would take gigabytes; counts and outputs are those of all at once."""
+    x, _, _ = images([f"{n:03}" for n in range(150)])
+    asked: list[int] = []
+
+    def recorded(rows: Tensor) -> Tensor:
+        asked.append(len(rows))
+        return scaled(rows)
+
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 4)).double()
+    y = torch.arange(150) % 4
+    counts = confusion(model, replace(x, prepare=recorded).firsts(), y, classes=4)
+    assert asked == [64, 64, 22]
+    whole = x.first().double()
+    predicted = model(whole).argmax(1)
+    assert counts.tolist() == [[int(((y == t) & (predicted == p)).sum()) for p in range(4)] for t in range(4)]
+
+
 def test_scoring_takes_one_image_of_a_unit_and_always_the_same() -> None:
     """That with the smallest SHA-256, whatever is drawn, wherever the unit stands and whoever else is there."""
     owners = [f"{n % 9}" for n in range(40)]
@@ -174,6 +194,8 @@ def test_scoring_takes_one_image_of_a_unit_and_always_the_same() -> None:
     assert torch.equal(data.rows_to_score(), data.rows_to_score())
     some = [unit in "258" for unit in data.units]
     assert torch.equal(data.where(some).rows_to_score(), scaled(pixels[[smallest[2], smallest[5], smallest[8]]]))
+    one_by_one = data.to_score(np.zeros(0))
+    assert all(torch.equal(one_by_one[[n]], scaled(pixels[[smallest[n]]])) for n in (8, 3, 3))
     # The control: what training is given varies.
     assert not all(torch.equal(x[range(9)], x[range(9)]) for _ in range(5))
 
