@@ -126,9 +126,9 @@ def encode_rows(reading: Reading, data: RowData, *, unit: PrivacyUnit, patient_c
         raise DataError(f"no row of the data can be used ({reasons}); correct the data or the mapping")
     warnings += _about_equal_rows([each.record for each in kept], unit=unit)
     clipped = Counter(name for each in kept for name in each.inputs.clipped)
-    warnings += [
-        f"{n} value(s) of {name} lie outside of the plan's range: its end is taken" for name, n in clipped.items()
-    ]
+    for name, n in clipped.items():
+        seen = counted(n, f"value of {name} lies", f"values of {name} lie")
+        warnings.append(f"{seen} outside of the plan's range: its end is taken")
     times = [each.time for each in kept] if isinstance(data, SurvivalData) else []
     return RowTable(
         records=tuple(each.record for each in kept),

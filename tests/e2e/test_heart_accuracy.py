@@ -20,11 +20,9 @@ import yaml
 
 from client.data.source import DataPlace
 from common.config import parse_settings
-from common.identity import Identity
 from common.plan import Plan
 from scripts.evaluate import evaluate
-from scripts.federation import local_options, provision
-from tests.support.in_process import Coordinator, open_site
+from tests.support.whole_runs import finished_run
 
 HEART = Path(__file__).parents[2].parent / "shared" / "data" / "heart"
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -115,15 +113,7 @@ def accuracy_on(part: Path, plan: Plan, folder: Path) -> float:
     """One whole run on four folds, and its model's score on the fifth; each site within the plan's budget."""
     rules = part.parent / "mapping.yaml"
     places = {name: DataPlace(part / f"{name}.data", rules) for name in NAMES}
-    agreed = provision(plan, places, folder, options=local_options(len(NAMES), device="cpu"))
-    sites = {name: open_site(folder, name) for name in NAMES}
-    coordinator = Coordinator(agreed, Identity.load(folder / "coordinator" / "identity.key"))
-    coordinator.whole_run(sites)
-    for site in sites.values():
-        ledger = site._contributor.ledger
-        assert 0.9 * plan.privacy.epsilon < ledger.spent(plan.privacy.delta) <= plan.privacy.epsilon
-        ledger.close()
-    results = folder / NAMES[0] / "results" / coordinator.run
+    results = finished_run(plan, places, folder, spent=0.9)
     return evaluate(results, part / "test.data", mapping=rules).accuracy
 
 

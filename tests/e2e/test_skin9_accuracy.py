@@ -23,13 +23,10 @@ from client.data import ImageTable, load_table
 from client.data.source import DataPlace
 from client.unit_data import load_units
 from common.config import parse_settings
-from common.identity import Identity
 from common.plan import Plan
-from common.site_config import load_site
 from scripts.evaluate import evaluate
-from scripts.federation import local_options, provision
 from scripts.split import deal, split_dataset
-from tests.support.in_process import Coordinator, open_site
+from tests.support.whole_runs import finished_run
 
 SKIN9 = Path(__file__).parents[2].parent / "shared" / "data" / "skin9"
 PLANS = Path(__file__).parents[2] / "configs" / "plans"
@@ -131,21 +128,8 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 def accuracy_on(part: Path, plan: Plan, folder: Path, features: Path) -> float:
     """One whole run on four folds, and its model's score on the fifth; each site within the plan's budget."""
-    data = {name: DataPlace(part / "shards" / name / "data") for name in NAMES}
-    agreed = provision(plan, data, folder, options=local_options(len(NAMES), device="cpu"))
-    for name in NAMES:
-        state = load_site(folder / name / f"{name}.yaml").state
-        state.mkdir(parents=True, exist_ok=True)
-        # A copy for each: a cache forgets what is not in its own table.
-        shutil.copytree(features, state / "features")
-    sites = {name: open_site(folder, name) for name in NAMES}
-    coordinator = Coordinator(agreed, Identity.load(folder / "coordinator" / "identity.key"))
-    coordinator.whole_run(sites)
-    for site in sites.values():
-        ledger = site._contributor.ledger
-        assert 0.99 * plan.privacy.epsilon < ledger.spent(plan.privacy.delta) <= plan.privacy.epsilon
-        ledger.close()
-    results = folder / NAMES[0] / "results" / coordinator.run
+    places = {name: DataPlace(part / "shards" / name / "data") for name in NAMES}
+    results = finished_run(plan, places, folder, spent=0.99, features=features)
     assert json.loads((results / "metrics.json").read_text(encoding="utf-8"))["privacy"]["unit"] == "lesion"
     return evaluate(results, part / "test", cache=shutil.copytree(features, folder / "features")).accuracy
 

@@ -86,7 +86,7 @@ def test_rows_are_counted_and_drawn(tmp_path: Path) -> None:
     place.path.write_text("\n".join((text[0], ",".join(cells), *text[2:])), encoding="utf-8")
     output = said("--plan", plan, "--data", place.path, "--mapping", place.mapping, "--out", tmp_path / "page")
     assert "60 records of 60 patients" in output
-    assert "warning: 1 value(s) of age lie outside of the plan's range" in output
+    assert "warning: 1 value of age lies outside of the plan's range" in output
     assert size(tmp_path / "page" / "histograms.png")[0] > 500
 
 

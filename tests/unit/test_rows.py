@@ -218,7 +218,7 @@ def test_numbers_outside_of_the_range_count_as_its_end_and_are_counted() -> None
     """Only in rows that are used; without any there is no warning."""
     table = encoded([row(age=-5.0), row(age=101.0), row(age=100.0), row(age=400.0, dose=None)])
     assert table.clipped == {"age": 2}
-    assert table.warnings == ("2 value(s) of age lie outside of the plan's range: its end is taken",)
+    assert table.warnings == ("2 values of age lie outside of the plan's range: its end is taken",)
     assert [each[0] / row_scale(TABLE) for each in table.rows] == [-1, 1, 1]
     assert encoded([row()]).warnings == ()
 
