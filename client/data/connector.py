@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from client.data.decode import Decode, decode_image
 from client.data.reading import ImageReading, Reading
 from common.config import Settings
 from common.plan_data import DataSettings
@@ -48,6 +49,7 @@ class Connector(Generic[Data, Mapping]):
             a mapping file.
         naming: What names units where patients are protected, without a look at pixels or rows; None where
             `patient_of` and the mapping say all of it. Raises ConfigError or DataError, as `read` does, and OSError.
+        decode: Of images: makes pixels of one file.
     """
 
     form: str
@@ -59,3 +61,4 @@ class Connector(Generic[Data, Mapping]):
     in_folder: Callable[[Mapping, Path], Mapping] | None = None
     unmapped: Callable[[str], Mapping] | None = None
     naming: Callable[[Path, Data, Mapping], UnitNaming] | None = None
+    decode: Decode = decode_image

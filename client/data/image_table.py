@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from client.data.decode import Decode, decode_image
 from client.data.reading import ImageReading, RawImage
 from client.data.resolve import Candidate, Owner, left_after_duplicates, one_label_per_unit
 from client.data.table import ImageRecord, ImageTable, OnUndecodable, PrivacyUnit, UnitName
@@ -15,13 +16,14 @@ from common.errors import DataError
 _FEW_IMAGES = 10
 
 
-def image_table(
+def image_table(  # noqa: PLR0913 -- keyword-only
     reading: ImageReading,
     classes: tuple[str, ...],
     *,
     on_undecodable: OnUndecodable,
     unit: PrivacyUnit,
     patient_column: str | None,
+    decode: Decode = decode_image,
 ) -> ImageTable:
     """Name units, resolve duplicates and contradictions, and leave out what cannot be read.
 
@@ -32,6 +34,7 @@ def image_table(
         unit: `patient` counts all images of a patient as one unit, or of a lesion where nobody knows patients;
             `record` counts every image, which protects whoever has several less than the stated epsilon says.
         patient_column: What tells patients; None where nothing does.
+        decode: Makes pixels of one of the files.
 
     Raises:
         DataError: If nothing is left, an unreadable file is to be refused, one unit holds half of many images, or
@@ -58,7 +61,7 @@ def image_table(
         patient_column=patient_column if unit == "patient" else None,
         warnings=tuple(warnings),
         left_out=dict(Counter(left_out) + reading.left_out),
-        decode=reading.decode,
+        decode=decode,
     )
     problems = {image.path: image.problem for image in reading.images if image.problem is not None}
     bad = {record.path: problems[record.path] for record in records if record.path in problems}
@@ -67,7 +70,9 @@ def image_table(
     return _warned_of_one_class(whole)
 
 
-def unlabelled_images(reading: ImageReading, classes: tuple[str, ...]) -> tuple[ImageTable, Sequence[tuple[str, str]]]:
+def unlabelled_images(
+    reading: ImageReading, classes: tuple[str, ...], *, decode: Decode
+) -> tuple[ImageTable, Sequence[tuple[str, str]]]:
     """All images, each a unit by its digest, whatever is known of their class: what a finished model is asked about.
 
     Returns:
@@ -97,7 +102,7 @@ def unlabelled_images(reading: ImageReading, classes: tuple[str, ...]) -> tuple[
         patient_column=None,
         warnings=tuple(reading.warnings),
         left_out=dict(left_out),
-        decode=reading.decode,
+        decode=decode,
     )
     return table, names
 

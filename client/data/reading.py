@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.data.decode import Decode, decode_image
-
 Value = float | str | None
 
 
@@ -66,8 +64,8 @@ class RawImage:
     Attributes:
         path: File, from the reading's root, with forward slashes. Never leaves the site.
         label: Name of its class; empty where nothing says it.
-        sha256: Hex digest of all that `ImageReading.decode` looks at: of the file's bytes; where the form decodes in
-            a way of its own, of its name and these. The ledger and the feature cache know the image by it.
+        sha256: Hex digest of all that `Connector.decode` looks at: of the file's bytes; where the form decodes in a way
+            of its own, of its name and these. The ledger and the feature cache know the image by it.
         ids: All that is known of whose it is, the most telling first: `patient:ID`, `dicom:ID` where a tag says
             otherwise, `lesion:ID`, `isic:ID`.
         keep_clean: False if it is not to be used; None where nothing says so.
@@ -94,7 +92,6 @@ class ImageReading(Report):
             messages.
         untold: Why it is not known of each image which patient it is of, though of some it is: a sentence that refuses
             the data where patients are what is protected, since such an image would be a unit of its own.
-        decode: Makes pixels of one of the files.
     """
 
     root: Path
@@ -102,4 +99,3 @@ class ImageReading(Report):
     patient_column: str | None = None
     told_by: Mapping[str, str] = field(default_factory=dict)
     untold: str | None = None
-    decode: Decode = decode_image

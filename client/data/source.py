@@ -72,6 +72,7 @@ def read_data(place: DataPlace, data: DataSettings, *, unit: PrivacyUnit) -> Sit
             on_undecodable=data.unreadable_images,
             unit=unit,
             patient_column=reading.patient_column or patients,
+            decode=connector.decode,
         )
     return encode_rows(*_rows(reading, data), unit=unit, patient_column=patients)
 
@@ -89,7 +90,7 @@ def read_unlabelled(place: DataPlace, data: DataSettings) -> tuple[SiteTable, Se
     connector, mapping = _connector(place, data, labelled=False)
     reading = _read(place, data, connector, mapping)
     if isinstance(reading, ImageReading):
-        return unlabelled_images(reading, data.classes)
+        return unlabelled_images(reading, data.classes, decode=connector.decode)
     found, declared = _rows(reading, data)
     time, label = (0.0, "") if isinstance(declared, SurvivalData) else (None, declared.classes[0])
     rows = [replace(row, patient=None, label=label, time=time) for row in found.rows]
