@@ -63,7 +63,7 @@ def evaluate(
     """
     finished = FinishedModel.load(results)
     plan, model = finished.plan, finished.model
-    table = read_data(DataPlace(images, mapping), plan.data, unit=plan.privacy.unit)
+    table = read_data(DataPlace(images, mapping, named_by="DATA"), plan.data, unit=plan.privacy.unit)
     x, data, kept = finished.inputs(table, weights=weights, cache=cache)
     if isinstance(plan.data, SurvivalData):
         ranked = hazard_concordance(model, x, data.y)

@@ -59,7 +59,7 @@ def predict(
     from scripts.predict import predict as ask  # noqa: PLC0415
 
     require_new(out)
-    found = ask(results, DataPlace(data, mapping), weights=weights)
+    found = ask(results, DataPlace(data, mapping, named_by="DATA"), weights=weights)
     write_predictions(out, found)
     typer.echo(f"{len(found.lines)} predictions in {out}")
     for name, count in sorted(found.counts().items()):

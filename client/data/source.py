@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ class DataPlace:
     path: Path
     mapping: Path | None = None
     patient_column: str = AUTO_COLUMN
-    named_by: str = "--data"
-    mapped_by: str = "--mapping"
+    named_by: str = field(default="--data", compare=False)
+    mapped_by: str = field(default="--mapping", compare=False)
 
     @classmethod
     def of_site(cls, config: SiteConfig) -> DataPlace:
