@@ -66,6 +66,14 @@ class SiteTable(Protocol):
     def left_out(self) -> Mapping[str, int]:
         """How many are not in `records`, by reason."""
 
+    @property
+    def converted(self) -> Mapping[str, int]:
+        """How many numbers were converted, by feature and unit."""
+
+    @property
+    def clipped(self) -> Mapping[str, int]:
+        """How many numbers lie outside of the plan's range, by feature."""
+
     def unit_labels(self) -> dict[str, int]:
         """Each unit's label, in the units' sorted order: the order of every per-unit array."""
 
@@ -135,6 +143,16 @@ class ImageTable:
     warnings: tuple[str, ...]
     left_out: Mapping[str, int]
     decode: Decode = decode_image
+
+    @property
+    def converted(self) -> Mapping[str, int]:
+        """None: an image has no units."""
+        return {}
+
+    @property
+    def clipped(self) -> Mapping[str, int]:
+        """None: an image has no ranges."""
+        return {}
 
     def file(self, record: ImageRecord) -> Path:
         """Where the image lies on this machine."""

@@ -142,7 +142,8 @@ def test_a_finished_model_scores_and_is_asked_about_a_new_form_of_images(arrays:
     """By the commands' own code."""
     changes = plan_of_images().model_dump(mode="json")
     results, _ = finished(tmp_path, {name: changes[name] for name in ("data", "privacy")})
-    assert evaluate(results, arrays.path, mapping=arrays.mapping).units == 2
+    score = evaluate(results, arrays.path, mapping=arrays.mapping)
+    assert (score.units, score.left_out) == (2, {"no_facts": 1})
     asked = predict(results, arrays)
     assert [line[0] for line in asked.lines] == ["1.npy", "2.npy"]
     assert asked.left_out == {"no_facts": 1}

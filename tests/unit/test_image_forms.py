@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 from client.counted_images import marks_of_images
-from client.data.source import DataPlace, read_data
+from client.data.source import DataPlace, read_data, read_unlabelled
 from client.data.table import ImageTable, PrivacyUnit
 from client.declare import site_held_out_rule
 from common.canonical import canonical_bytes, sha256_hex
+from common.errors import ConfigError
 from common.identity import Identity
 from common.plan_data import ImageData
 from tests.support.small_federation import template
@@ -135,3 +136,34 @@ def test_the_held_out_rule_stays_as_it_is(tmp_path: Path, form: str) -> None:
     assert site_held_out_rule(place, plan) == rule
     by_file = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"unit": "record"})})
     assert site_held_out_rule(place, by_file) == by_file.held_out_rule
+
+
+def test_a_mapping_of_class_folders_says_what_a_site_file_says(tmp_path: Path) -> None:
+    """Whoever writes a mapping for every site loses nothing: the same units, marks and rule."""
+    place = owned(tmp_path)
+    (tmp_path / "mapping.yaml").write_text("form: class-folders\npatient_column: who\n")
+    mapped = DataPlace(place.path, tmp_path / "mapping.yaml")
+    named = DataPlace(place.path, None, "who")
+    plan = template(privacy={"unit": "patient"}).model_copy(update={"data": DATA})
+    assert said(mapped, "patient") == said(named, "patient") != said(place, "patient")
+    assert site_held_out_rule(mapped, plan) == site_held_out_rule(named, plan) != site_held_out_rule(place, plan)
+
+
+def test_images_without_labels_are_read_in_every_form(tmp_path: Path) -> None:
+    """A finished model is asked about all below a folder, or about those that an index names, of whatever class."""
+    place = listed(tmp_path)
+    assert place.mapping is not None
+    everything, all_names = read_unlabelled(DataPlace(place.path), DATA)
+    assert [name for name, _ in all_names] == sorted(FILES)
+    assert len(everything.records) == len(FILES) - 1  # two are one file
+    unlabelled = {key: value for key, value in INDEX.items() if key != "label"}
+    place.mapping.write_text(yaml.safe_dump(unlabelled))
+    (place.path / "index.csv").write_text("path\nwart/d.png\nmole/b.png\n")
+    table, names = read_unlabelled(place, DATA)
+    assert [name for name, _ in names] == ["mole/b.png", "wart/d.png"]
+    assert table.left_out["not_in_index"] == 4
+    with pytest.raises(ConfigError, match=r"mapping\.yaml: seen no label; a plan on data of kind 'image-folder'"):
+        read_data(place, DATA, unit="patient")
+    (tmp_path / "mapping.yaml").write_text("form: images\n")
+    with pytest.raises(ConfigError, match="seen no label"):
+        read_data(place, DATA, unit="patient")
