@@ -111,8 +111,10 @@ def _genes_in_lines(
     for line, record in records:
         place = f"{path.name} line {line}"
         gene = genes.at(record[gene_at].strip(), place)
-        for column, name in () if gene is None else used:
-            values[name][gene or ""] = cells.value(record[column], f"{place} ({gene}), column {column + 1}")
+        if gene is None:
+            continue
+        for column, name in used:
+            values[name][gene] = cells.value(record[column], f"{place} ({gene}), column {column + 1}")
     genes.refuse_missing(path.name)
     for column, name in samples:
         yield name, f"{path.name} column {column + 1}", values.get(name, {})

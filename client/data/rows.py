@@ -28,7 +28,7 @@ from common.plural import counted
 
 __all__ = ["RawRow", "Reading", "RowRecord", "RowTable", "Value", "encode_rows", "left_out_in_words"]
 
-_MOST_NAMED = 10
+_MOST_NAMED, _SHOWN = 30, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +213,11 @@ def _about_equal_rows(records: Sequence[RowRecord], *, unit: PrivacyUnit) -> lis
 def _about_clipped(clipped: Counter[str]) -> Iterable[str]:
     """A sentence for each feature; one for all where they are so many that nobody would read them."""
     if len(clipped) > _MOST_NAMED:
-        total = counted(clipped.total(), "value")
-        yield f"{total} of {len(clipped)} features lie outside of the plan's ranges: the ranges' ends are taken"
+        most = ", ".join(name for name, _ in clipped.most_common(_SHOWN))
+        yield (
+            f"{clipped.total()} values of {len(clipped)} features lie outside of the plan's ranges, most of {most}: "
+            "the ranges' ends are taken"
+        )
         return
     for name, n in clipped.items():
         seen = counted(n, f"value of {name} lies", f"values of {name} lie")

@@ -87,12 +87,27 @@ def test_each_gene_is_a_number_of_its_range() -> None:
 
 def test_many_clipped_genes_are_one_sentence() -> None:
     """Hundreds would hide what else there is; few are named."""
-    rows = [RawRow("a", "p", dict.fromkeys(GENES, 18.0), "ill"), RawRow("b", "q", dict.fromkeys(GENES, 8.0), "ill")]
-    many = encode_rows(Reading(rows=rows), declared(), unit="patient", patient_column="id").warnings
-    assert many == ("12 values of 12 features lie outside of the plan's ranges: the ranges' ends are taken",)
-    wider = [{"gene": gene, "low": 0.0, "high": 19.0} for gene in GENES[1:]]
-    few = encode_rows(Reading(rows=rows), declared(own_ranges=wider), unit="patient", patient_column="id").warnings
-    assert few == ("1 value of HLA-0 lies outside of the plan's range: its end is taken",)
+    genes = [f"G{k}" for k in range(31)]
+    high, middle = dict.fromkeys(genes, 18.0), dict.fromkeys(genes, 8.0)
+    rows = [
+        RawRow("a", "p", high, "ill"),
+        RawRow("b", "q", middle | {"G7": 17.0}, "ill"),
+        RawRow("c", "r", middle, "ill"),
+    ]
+
+    def warned(**changes: object) -> tuple[str, ...]:
+        data = declared(genes=genes, **changes)
+        return encode_rows(Reading(rows=rows), data, unit="patient", patient_column="id").warnings
+
+    assert warned() == (
+        (
+            "32 values of 31 features lie outside of the plan's ranges, most of G7, G0, G1, G2, G3: the ranges' ends are "
+            "taken"
+        ),
+    )
+    few = warned(own_ranges=[{"gene": "G0", "low": 0.0, "high": 18.0}])
+    assert len(few) == 30
+    assert few[0] == "1 value of G1 lies outside of the plan's range: its end is taken"
 
 
 def test_a_plan_on_expression_says_what_it_is_and_which_models_it_takes() -> None:
