@@ -101,8 +101,8 @@ def test_many_clipped_genes_are_one_sentence() -> None:
 
     assert warned() == (
         (
-            "32 values of 31 features lie outside of the plan's ranges, most of G7, G0, G1, G2, G3: the ranges' ends are "
-            "taken"
+            "32 values of 31 features lie outside of the plan's ranges, most of G7, G0, G1, G2, G3: the ranges' "
+            "ends are taken"
         ),
     )
     few = warned(own_ranges=[{"gene": "G0", "low": 0.0, "high": 18.0}])
