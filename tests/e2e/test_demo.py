@@ -12,25 +12,14 @@ from typing import Any, Self
 
 import psutil
 import pytest
-import yaml
 
 from scripts.synthetic import write_synthetic
 from tests.support.deployment import command, script, wait_until
 from tests.support.processes import arguments, processes_with
+from tests.support.small_plan import write_small_plan
 
-PLANS = Path(__file__).parents[2] / "configs" / "plans"
 NAMES = ["hospital-1", "hospital-2", "hospital-3"]
 ROUNDS = 2
-
-
-def small_plan(folder: Path) -> Path:
-    """One round on small images."""
-    content = yaml.safe_load((PLANS / "demo.yaml").read_text())
-    content["model"] |= {"image_size": 64, "projection": 32}
-    content["training"] |= {"rounds": 1}
-    path = folder / "plan.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
 
 
 @dataclass(frozen=True)
@@ -104,7 +93,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     folder = tmp_path_factory.mktemp("demo")
     write_synthetic(folder / "images", images_per_class=12, seed=0)
     words = (
-        *("fedward", "demo", "--plan", str(small_plan(folder)), "--rounds", str(ROUNDS)),
+        *("fedward", "demo", "--plan", str(write_small_plan(folder / "plan.yaml", rounds=1)), "--rounds", str(ROUNDS)),
         *("--hospitals", str(len(NAMES)), "--data", str(folder / "images"), "--json", str(folder / "report.json")),
         *("--results", str(folder / "results"), "--work", str(folder / "work")),
     )
@@ -168,7 +157,16 @@ def test_a_second_demo_with_the_same_ledgers_is_refused(ended: Ended) -> None:
 def test_ctrl_c_stops_every_process(tmp_path: Path) -> None:
     """Ctrl-C while the federation starts: status, one sentence, no orphan, no work folder."""
     results = tmp_path / "results"
-    words = ("fedward", "demo", "--plan", str(small_plan(tmp_path)), "--hospitals", "3", "--results", str(results))
+    words = (
+        "fedward",
+        "demo",
+        "--plan",
+        str(write_small_plan(tmp_path / "plan.yaml", rounds=1)),
+        "--hospitals",
+        "3",
+        "--results",
+        str(results),
+    )
     demo = RunningDemo.start(tmp_path, words)
     demo.until_said("reading data")
     children = demo.children()
