@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from client.data import class_folders, csv_rows, fhir, genotype_csv, image_index, loose_images, vcf_rows
+from client.data import (
+    class_folders,
+    csv_rows,
+    expression_csv,
+    fhir,
+    genotype_csv,
+    image_index,
+    loose_images,
+    vcf_rows,
+)
 from client.data.connector import Connector
 from common.config import Settings, load_settings, read_yaml
 from common.errors import ConfigError
@@ -16,6 +25,7 @@ CONNECTORS: tuple[Connector[Any, Any], ...] = (
     image_index.CONNECTOR,
     loose_images.CONNECTOR,
     csv_rows.CONNECTOR,
+    expression_csv.CONNECTOR,
     fhir.CONNECTOR,
     genotype_csv.CONNECTOR,
     vcf_rows.CONNECTOR,
