@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -85,20 +85,32 @@ def read_people(table: PeopleTable, data: GenotypeData) -> dict[str, Person]:
 
     Raises:
         ConfigError: If the mapping names a class that the plan does not.
-        DataError: If the file is wrong, names a sample twice, or leaves one without a name.
+        DataError: If the file is missing or wrong, names a sample twice, or leaves one without a name.
     """
     labels, people = Labels(table.label, data, table.missing), dict[str, Person]()
     columns = (table.sample, table.label.column, table.patient_column)
-    for line, (sample, label, patient) in read_cells(table.file, CsvForm(table.encoding, table.delimiter, ()), columns):
-        place = f"{table.file.name} line {line}"
-        refuse_unnamed(sample, f"{place}, column '{table.sample}'", "sample")
-        refuse_unnamed(patient, f"{place}, column '{table.patient_column}'", "patient")
-        if sample in people:
-            raise DataError(
-                f"{place}, column '{table.sample}': names the sample of {people[sample].place} again; keep one of them"
-            )
-        people[sample] = Person(place, patient, labels.of(label, place))
+    try:
+        for line, cells in read_cells(table.file, CsvForm(table.encoding, table.delimiter, ()), columns):
+            _add_person(people, table, labels, f"{table.file.name} line {line}", cells)
+    except OSError as error:  # else the file of genotypes would be blamed
+        raise DataError(
+            f"{table.file.name}: cannot be read ({error.strerror}); `people.file` in the mapping names it, from the "
+            "mapping's own folder"
+        ) from error
     return people
+
+
+def _add_person(
+    people: dict[str, Person], table: PeopleTable, labels: Labels, place: str, cells: Sequence[str]
+) -> None:
+    sample, label, patient = cells
+    refuse_unnamed(sample, f"{place}, column '{table.sample}'", "sample")
+    refuse_unnamed(patient, f"{place}, column '{table.patient_column}'", "patient")
+    if sample in people:
+        raise DataError(
+            f"{place}, column '{table.sample}': names the sample of {people[sample].place} again; keep one of them"
+        )
+    people[sample] = Person(place, patient, labels.of(label, place))
 
 
 def refuse_unnamed(cell: str, where: str, what: str) -> None:
