@@ -84,8 +84,7 @@ def demo(  # noqa: PLR0913 -- one parameter per option
     """Run a whole federation on this machine: one coordinator, several hospitals, each in processes of its own."""
     if sites is not None and (hospitals is not None or mapping is not None):
         raise OperatorError("--sites: names the hospitals and their mappings; leave out --hospitals and --mapping")
-    if json_file is not None:
-        require_writable(json_file)
+    require_writable(json_file)
     # torch and the like load only for the commands that need them.
     from scripts.demo import run_demo  # noqa: PLC0415
     from scripts.demo_options import DemoOptions, default_plan  # noqa: PLC0415
@@ -109,8 +108,7 @@ def demo(  # noqa: PLR0913 -- one parameter per option
             )
         )
     print_report(report, Console())
-    if json_file is not None:
-        write_json(json_file, report)
+    write_json(json_file, report)
 
 
 @app.command()

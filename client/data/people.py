@@ -1,4 +1,4 @@
-"""Which class each sample of a genotype file belongs to, and whose it is: a site's own table of people."""
+"""Which class each sample of a file belongs to, and whose it is: a site's own table of people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from client.data.csv_rows import Code, ColumnName, LabelColumn
 from client.data.reading import RawRow, Reading, Value
 from common.config import Settings
 from common.errors import ConfigError, DataError
-from common.plan_data import GenotypeData
+from common.plan_features import ClassSettings
 
 MissingWords = Annotated[tuple[Code, ...], Field(max_length=100)]
 
@@ -53,7 +53,7 @@ class Person:
 class Labels:
     """Reads the cells of a label's column."""
 
-    def __init__(self, label: LabelColumn, data: GenotypeData, missing: Iterable[str]) -> None:
+    def __init__(self, label: LabelColumn, data: ClassSettings, missing: Iterable[str]) -> None:
         """Check the mapping against the plan.
 
         Raises:
@@ -77,7 +77,7 @@ class Labels:
         return "" if cell in self._missing else self._codes.meaning(cell, f"{place}, column '{self._column}'")
 
 
-def read_people(table: PeopleTable, data: GenotypeData) -> dict[str, Person]:
+def read_people(table: PeopleTable, data: ClassSettings) -> dict[str, Person]:
     """Read a table of people.
 
     Returns:
@@ -127,18 +127,21 @@ def labelled_rows(
     reading: Reading,
     found: Iterable[tuple[str, str, Mapping[str, Value]]],
     people: Mapping[str, Person] | None,
+    *,
+    all_missing: str,
 ) -> None:
-    """Join genotypes and people to rows, and count those of either that lack the other.
+    """Join samples and people to rows, and count those of either that lack the other.
 
     Args:
         reading: Is added to.
-        found: Of each sample once: its name, where it stands, and its counts.
+        found: Of each sample once: its name, where it stands, and its values.
         people: By sample; None: labels are not asked for, and every sample is a row.
+        all_missing: Why one is left out of whom no value is known.
     """
     seen = 0
-    for sample, place, counts in found:
+    for sample, place, values in found:
         if people is None:
-            reading.rows.append(RawRow(place, sample, counts))
+            reading.rows.append(RawRow(place, sample, values))
             continue
         person = people.get(sample)
         if person is None:
@@ -147,9 +150,9 @@ def labelled_rows(
         seen += 1
         if not person.label:
             reading.left_out["missing_label"] += 1
-        elif all(count is None for count in counts.values()):
-            reading.left_out["no_variant_called"] += 1
+        elif all(value is None for value in values.values()):
+            reading.left_out[all_missing] += 1
         else:
-            reading.rows.append(RawRow(place, person.patient, counts, person.label))
+            reading.rows.append(RawRow(place, person.patient, values, person.label))
     if people is not None and len(people) > seen:
         reading.left_out["label_without_sample"] += len(people) - seen
