@@ -8,11 +8,10 @@ between runs.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,9 @@ from common.plan import Plan
 from scripts.evaluate import evaluate
 from scripts.split import deal, split_dataset
 from tests.support.deployment import command
+from tests.support.skin9_parts import SKIN9, clean_rows, part_name, write_part
 from tests.support.whole_runs import finished_run
 
-SKIN9 = Path(__file__).parents[2].parent / "shared" / "data" / "skin9"
 PLANS = Path(__file__).parents[2] / "configs" / "plans"
 NAMES = tuple(f"hospital-{k}" for k in range(1, 6))
 FOLDS = 5
@@ -64,26 +63,10 @@ def template(mode: str, epsilon: float, learning_rate: float) -> Plan:
     return parse_settings(yaml.safe_dump(content), Plan, source=name)
 
 
-def write_part(target: Path, rows: Sequence[dict[str, str]]) -> None:
-    """Images of some rows of index.csv, as links, with an index of their own."""
-    entries = []
-    for row in rows:
-        path = Path(row["path"])
-        name = f"{row['label']}/{path.parts[0]}-{path.name}"
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        (target / name).symlink_to(SKIN9 / path)
-        entries.append(row | {"path": name})
-    with (target / "index.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(entries[0]))
-        writer.writeheader()
-        writer.writerows(entries)
-
-
 @pytest.fixture(scope="module")
 def clean() -> list[dict[str, str]]:
     """The rows of index.csv whose images have one label."""
-    with (SKIN9 / "index.csv").open(encoding="utf-8", newline="") as stream:
-        return [row for row in csv.DictReader(stream) if row["keep_clean"] == "True"]
+    return clean_rows()
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +96,7 @@ def folds(table: ImageTable, clean: list[dict[str, str]], tmp_path_factory: pyte
     parts = []
     for fold in range(FOLDS):
         part = folder / f"fold-{fold}"
-        chosen = [by_name[f"{r['label']}/{Path(r['path']).parts[0]}-{Path(r['path']).name}"] == fold for r in clean]
+        chosen = [by_name[part_name(row)] == fold for row in clean]
         write_part(part / "test", [row for row, here in zip(clean, chosen, strict=True) if here])
         write_part(part / "train", [row for row, here in zip(clean, chosen, strict=True) if not here])
         split_dataset(part / "train", part / "shards", hospitals=len(NAMES), seed=0, on_undecodable="refuse")
