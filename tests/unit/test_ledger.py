@@ -311,7 +311,7 @@ def test_a_charge_beyond_the_cap_is_refused_as_such_whatever_one_share_leaves_al
     """Of a thousand shares of next to no noise no epsilon alone can be counted; a broken accountant is not the news."""
     with contextlib.closing(open_ledger(tmp_path, identity)) as ledger:
         with pytest.raises(BudgetExceeded):
-            charge(ledger, 1, event=PrivacyEvent(1.0, 0.01, 1), shares=1000)
+            charge(ledger, 1, event=PrivacyEvent(1.0, 0.0316, 1), shares=1000)
         assert ledger.sequence() == 0
 
 
