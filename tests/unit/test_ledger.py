@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -418,6 +419,29 @@ def test_a_damaged_file_is_refused_and_kept(tmp_path: Path, identity: Identity) 
         assert path.read_bytes() == damage
     path.write_bytes(whole)
     open_ledger(tmp_path, identity).close()  # control
+
+
+@pytest.mark.parametrize("by", ["a copy", "nothing", "another"])
+def test_a_ledger_that_is_replaced_under_the_service_charges_nothing(
+    tmp_path: Path, identity: Identity, by: str
+) -> None:
+    """What is written to a file that has lost its name is gone at the next start."""
+    path = tmp_path / "ledger.sqlite"
+    with contextlib.closing(open_ledger(tmp_path, identity)) as ledger:
+        charge(ledger, 1)
+        charge(ledger, 2)  # control
+        if by == "a copy":
+            shutil.copy(path, tmp_path / "backup")
+            (tmp_path / "backup").replace(path)
+        elif by == "another":
+            (tmp_path / "other").mkdir()
+            open_ledger(tmp_path / "other", identity).close()
+            (tmp_path / "other" / "ledger.sqlite").replace(path)
+        else:
+            path.unlink()
+        with pytest.raises(LedgerError, match="was replaced or removed while the site service uses it"):
+            charge(ledger, 3)
+        assert ledger.sequence() == 2
 
 
 def test_a_read_only_ledger_is_refused(tmp_path: Path, identity: Identity) -> None:
