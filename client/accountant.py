@@ -1,4 +1,4 @@
-"""How much privacy training costs: epsilon of composed Gaussian mechanisms, and the noise that a budget needs.
+"""How much privacy training costs: epsilon of composed Gaussian mechanisms.
 
 The adjacency is add/remove of one unit. The truth is the privacy loss distribution (PLD) of `dp_accounting`, rounded
 pessimistically; Renyi differential privacy (RDP) is the guard: a valid PLD never exceeds it.
@@ -34,11 +34,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import dp_accounting
+import numpy as np
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 
@@ -47,8 +48,6 @@ from common.errors import LedgerError, LocalProtocolError, PlanError
 GRID_BITS = 20
 # Below it the PLD's truncated tails (1e-15) outweigh delta and epsilon becomes infinite.
 LEAST_DELTA = 1e-12
-# Below it so few units take part that next to no noise is asked for, whose PLD needs minutes and gigabytes.
-LEAST_RATE = 1e-3
 _NUMBERS_RELEASED = 2.0**40
 _INTERVAL = 1e-4
 # Fractional orders do not always converge for subsampled Gaussians in dp_accounting; without them RDP is only looser.
@@ -115,7 +114,8 @@ def _epsilon_of_groups(groups: tuple[tuple[float, float, int], ...], delta: floa
         return math.inf
     # A coarser grid for large epsilon keeps the number of points, and so the time, bounded; it stays pessimistic.
     interval = _INTERVAL * 2.0 ** max(0, math.ceil(math.log2(max(rdp, 1e-9) / 16)))
-    pld = float(_compose(PLDAccountant(value_discretization_interval=interval), groups).get_epsilon(inner_delta))
+    counted = _compose(PLDAccountant(value_discretization_interval=interval), groups)
+    pld = _epsilon_of_pld(counted, inner_delta, most=rdp)
     tolerance = interval * (1 + sum(n for q, _, n in groups if q < 1) + len(groups))
     if pld > rdp + tolerance:
         raise LedgerError(
@@ -123,6 +123,19 @@ def _epsilon_of_groups(groups: tuple[tuple[float, float, int], ...], delta: floa
             "one of them is wrong, so nothing is trained: reinstall the pinned dp-accounting"
         )
     return pld + 2 * eta
+
+
+def _epsilon_of_pld(counted: PLDAccountant, delta: float, *, most: float) -> float:
+    with np.errstate(over="ignore"):
+        epsilon = float(counted.get_epsilon(delta))
+    if math.isfinite(epsilon) or counted.get_delta(most) > delta:
+        return epsilon
+    # From 709 on, where exp(-epsilon) is no normal float, `get_epsilon` may say infinity; `get_delta` does not.
+    low, high = 0.0, most
+    while high > low + 1e-6 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if counted.get_delta(middle) > delta else (low, middle)
+    return high
 
 
 def _log_ratio_to_rounded_gaussian(sigma: float) -> float:
@@ -145,85 +158,6 @@ def _compose(
         if q < 1:
             accountant.compose(dp_accounting.PoissonSampledDpEvent(q, dp_accounting.GaussianDpEvent(sigma)), n)
     return accountant
-
-
-@lru_cache(maxsize=256)
-def solve_sigma(*, epsilon: float, delta: float, q: float, steps: int, others: tuple[PrivacyEvent, ...] = ()) -> float:
-    """Smallest sigma whose `steps` steps at rate `q` stay within (epsilon, delta), to 1e-4 relative.
-
-    Args:
-        epsilon: The budget.
-        delta: At which it is counted.
-        q: Probability that a unit takes part in a step.
-        steps: How many.
-        others: What the budget must pay for besides.
-
-    Raises:
-        PlanError: If epsilon <= 0, delta is not in [1e-12, 1), q is not in [1e-3, 1] or steps < 1, or if the others
-            leave nothing.
-
-    Guarantees:
-        `epsilon_of([*others, PrivacyEvent(q, sigma, steps)], delta) <= epsilon`.
-    """
-    if not 0 < epsilon < math.inf:
-        raise PlanError(f"privacy.epsilon: seen {epsilon:g}; epsilon > 0 is allowed; set a finite budget")
-    if not LEAST_DELTA <= delta < 1:
-        raise PlanError(
-            f"privacy.delta: seen {delta:g}; {LEAST_DELTA:g} to less than 1 is allowed, since less cannot be accounted "
-            "for; 1e-5 or a tenth of 1/n is usual"
-        )
-    if not LEAST_RATE <= q <= 1:
-        raise PlanError(
-            f"training.sampling.rate: seen {q:g}; {LEAST_RATE:g} to 1 is allowed, since less leaves nobody to train "
-            "on; raise the rate"
-        )
-    if steps < 1:
-        raise PlanError(f"training.rounds and local_steps: seen {steps} steps in all; at least one is allowed")
-    left = 1 / gaussian_sigma(epsilon, delta) ** 2 - sum(event.steps / event.sigma**2 for event in others)
-    if left <= 0 or epsilon_of(others, delta) >= epsilon:
-        raise PlanError(f"privacy: seen epsilon {epsilon:g}, which other rounds spend alone; lower privacy.mean_share")
-    mu = math.sqrt(left)
-    # Central limit of the Poisson-sampled Gaussian (Bu et al., 2019, arXiv:1911.11607): only a first guess.
-    guess = math.sqrt(steps) / mu if q == 1 else 1 / math.sqrt(math.log1p(mu**2 / (q**2 * steps)))
-
-    def log_ratio(log_sigma: float) -> float:
-        spent = epsilon_of([*others, PrivacyEvent(q, math.exp(log_sigma), steps)], delta)
-        return math.log(max(spent, epsilon * 1e-9) / epsilon)
-
-    return _smallest(log_ratio, guess)
-
-
-def _smallest(log_ratio: Callable[[float], float], guess: float) -> float:
-    """Smallest x with log_ratio(log x) <= 0 for a decreasing function, to 5e-5 relative, from a good guess."""
-    x, slope = math.log(guess), -1.0
-    seen = log_ratio(x)
-    low, high = (x, math.inf) if seen > 0 else (-math.inf, x)
-    while high - low > 5e-5:
-        # Secant in logarithms, with a hair beyond the root so that the next point brackets it from the other side.
-        following = x - seen / slope + math.copysign(2e-5, seen)
-        if not low < following < high:
-            following = (low + high) / 2
-        value = log_ratio(following)
-        slope = min(max((value - seen) / (following - x), -4.0), -0.25)
-        x, seen = following, value
-        low, high = (x, high) if seen > 0 else (low, x)
-    return math.exp(high)
-
-
-def gaussian_sigma(epsilon: float, delta: float) -> float:
-    """Sigma of one Gaussian mechanism of sensitivity 1, to 1e-9 (Balle and Wang, 2018, arXiv:1805.06530, theorem 8)."""
-    low, high = 1e-6, 1e6
-    while high > low * (1 + 1e-9):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if gaussian_delta(middle, epsilon) > delta else (low, middle)
-    return high
-
-
-def gaussian_delta(sigma: float, epsilon: float) -> float:
-    """Exact delta of one continuous Gaussian mechanism of sensitivity 1 at `epsilon`."""
-    upper = 0.5 * math.erfc((epsilon * sigma - 0.5 / sigma) / math.sqrt(2))
-    lower = 0.5 * math.erfc((epsilon * sigma + 0.5 / sigma) / math.sqrt(2))
-    return upper - (math.exp(epsilon) * lower if lower > 0 else 0.0)
 
 
 def check_delta(delta: float, units: int) -> None:

@@ -58,6 +58,7 @@ class Ledger:
         create_file(path, source=source, public_key=identity.public_hex)
         self._connection = open_file(path, source=source, public_key=identity.public_hex)
         try:
+            self._file = _file_at(path)
             self._entries = read_entries(self._connection, path, source=source, public_key=identity.public_hex)
             self._marks = read_marks(self._connection, path, source=source, public_key=identity.public_hex)
         except BaseException:
@@ -187,3 +188,18 @@ class Ledger:
                 f"{self._path}: a write failed before, so nothing more is charged or trained; "
                 "mend the disk and start the site service again"
             )
+        if _file_at(self._path) != self._file:
+            # The open file has no name any more: what is written to it would be gone at the next start.
+            raise LedgerError(
+                f"{self._path}: was replaced or removed while the site service uses it, so nothing more is charged or "
+                "trained; put back the newest ledger and start the site service again"
+            )
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Which file has this name now, followed through links; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -73,11 +73,19 @@ def spending(charges: Sequence[Charge], delta: float) -> Spending:
 
 def epsilons(charges: Sequence[Charge], delta: float) -> tuple[float, float]:
     """Epsilon of charges to one account at `delta`: as their modes promise it, and if all other hospitals collude."""
-    promised = epsilon_of([charge.event for charge in charges], delta)
+    promised = _promised(charges, delta)
+    return promised, _alone(charges, delta, promised=promised)
+
+
+def _promised(charges: Sequence[Charge], delta: float) -> float:
+    return epsilon_of([charge.event for charge in charges], delta)
+
+
+def _alone(charges: Sequence[Charge], delta: float, *, promised: float) -> float:
     if all(charge.shares == 1 for charge in charges):
-        return promised, promised
+        return promised
     # Pessimistic rounding is coarser for the one than for the other: less noise never protects more.
-    return promised, max(promised, epsilon_of([charge.event_alone for charge in charges], delta))
+    return max(promised, epsilon_of([charge.event_alone for charge in charges], delta))
 
 
 def epsilons_after(charges: Sequence[Charge], charge: Charge, *, cap: Cap, hospital: str) -> tuple[float, float]:
@@ -93,14 +101,16 @@ def epsilons_after(charges: Sequence[Charge], charge: Charge, *, cap: Cap, hospi
         BudgetExceeded: If it would.
     """
     spent, spent_alone = epsilons(paying(charges, charge.account), cap.delta)
-    after, alone = epsilons(paying([*charges, charge], charge.account), cap.delta)
-    after = max(spent, after)
+    together = paying([*charges, charge], charge.account)
+    promised = _promised(together, cap.delta)
+    after = max(spent, promised)
     if not after <= cap.epsilon * (1 + _CAP_SLACK):
         raise BudgetExceeded(
             f"{hospital}: epsilon {spent:.3f} spent + {after - spent:.3f} for round {charge.round_number} > "
             f"cap {cap.epsilon:.3f}; stop here, or raise privacy.cap_epsilon in site.yaml"
         )
-    return after, max(spent_alone, alone, after)
+    # Only now: beyond the cap what a share leaves alone may be more than the accountant can count.
+    return after, max(spent_alone, _alone(together, cap.delta, promised=promised), after)
 
 
 def charges_left(charges: Sequence[Charge], charge: Charge, *, cap: Cap, at_most: int) -> int:

@@ -8,29 +8,13 @@ import stat
 from contextlib import closing
 from pathlib import Path
 
+from client.ledger_schema import ENTRIES, foreign_parts
 from common.errors import FedwardError, LedgerError, SiteStorageError
 from common.printable import printable
 
 # What to do with a ledger, or what was made of one, that is not as it was written.
 RESTORE = "put back ledger and state folder of the newest backup, or ask its hospital for a whole copy"
 _FORMAT = 1
-_SCHEMA = """
-CREATE TABLE ledger (source TEXT NOT NULL, public_key TEXT NOT NULL) STRICT;
-CREATE TABLE entries (
-    sequence INTEGER PRIMARY KEY,
-    run TEXT NOT NULL,
-    round INTEGER NOT NULL,
-    kind TEXT NOT NULL,
-    body TEXT NOT NULL,
-    hash TEXT NOT NULL,
-    signature TEXT NOT NULL,
-    UNIQUE (run, round, kind)
-) STRICT;
-CREATE TRIGGER ledger_update BEFORE UPDATE ON ledger BEGIN SELECT RAISE(ABORT, 'append-only'); END;
-CREATE TRIGGER ledger_delete BEFORE DELETE ON ledger BEGIN SELECT RAISE(ABORT, 'append-only'); END;
-CREATE TRIGGER entries_update BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append-only'); END;
-CREATE TRIGGER entries_delete BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append-only'); END;
-"""
 _FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _UNWRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
@@ -50,7 +34,7 @@ def create_file(path: Path, *, source: str, public_key: str) -> None:
         os.close(os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))
         try:
             with closing(_connect(draft)) as connection:
-                connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_FORMAT};COMMIT;")
+                connection.executescript(f"BEGIN;{ENTRIES}PRAGMA user_version = {_FORMAT};COMMIT;")
                 connection.execute("INSERT INTO ledger VALUES (?, ?)", (source, public_key))
             _publish(draft, path)
         finally:
@@ -139,6 +123,9 @@ def identify(connection: sqlite3.Connection, path: Path, *, source: str | None, 
         damage = connection.execute("PRAGMA integrity_check").fetchone()[0]
         if damage != "ok":
             raise LedgerError(f"{path}: is damaged, so spending is unknown; {RESTORE}")
+        foreign = foreign_parts(connection)
+        if foreign:
+            raise LedgerError(f"{path}: was altered, it has a '{printable(foreign[0])}' that no ledger has; {RESTORE}")
         rows = connection.execute("SELECT source, public_key FROM ledger").fetchall()
     except sqlite3.Error as error:
         raise explain(error, path) from error

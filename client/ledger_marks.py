@@ -9,18 +9,11 @@ from pathlib import Path
 
 from client.ledger_chain import genesis
 from client.ledger_file import RESTORE, explain
+from client.ledger_schema import COUNTED
 from common.errors import BadSignature, LedgerError
 from common.identity import Identity, verify
 
 MARK_BYTES = 16
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS counted (batch INTEGER PRIMARY KEY, marks BLOB NOT NULL, signature TEXT NOT NULL)",
-    *(
-        f"CREATE TRIGGER IF NOT EXISTS counted_{verb} BEFORE {verb} ON counted"
-        " BEGIN SELECT RAISE(ABORT, 'append-only'); END"
-        for verb in ("UPDATE", "DELETE")
-    ),
-)
 
 Marks = frozenset[bytes]
 
@@ -71,7 +64,7 @@ def append_marks(
     try:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            for statement in _SCHEMA:
+            for statement in COUNTED:
                 connection.execute(statement)
             connection.execute("INSERT INTO counted VALUES (?, ?, ?)", (len(batches) + 1, blob, signature))
             connection.execute("COMMIT")

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from client.accountant import PrivacyEvent, gaussian_sigma, solve_sigma
+from client.accountant import PrivacyEvent
+from client.calibrate import check_most_noise, gaussian_sigma, solve_sigma
 from common.plan import Plan
 from common.roster import Hospital
 
@@ -38,6 +39,8 @@ def noise_multipliers(plan: Plan, hospital: Hospital) -> NoiseMultipliers:
     epsilon, delta = plan.budget(hospital)
     training, share = plan.training, plan.privacy.mean_share
     stat = gaussian_sigma(epsilon, delta) / math.sqrt(share) if share else None
+    if stat is not None:
+        check_most_noise(stat, f"privacy.mean_share: seen {share:g} with epsilon {epsilon:g}")
     others = () if stat is None else (_stat_event(stat),)
     steps = training.rounds * training.local_steps
     train = solve_sigma(epsilon=epsilon, delta=delta, q=training.sample_rate, steps=steps, others=others)

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from client.run_folder import RunFolder
 
+_MADE = b"made"
+
 
 @dataclass(frozen=True, slots=True)
 class GivenReveal:
@@ -30,14 +32,16 @@ class OpenRounds(RunFolder):
         self._write(f"round-{round_number}.started", b"")
 
     def was_started(self, round_number: int) -> bool:
-        """Whether `mark_started` was called for the round."""
-        return self._read(f"round-{round_number}.started") is not None
+        """Whether `mark_started` was called for the round and no update of it was kept since, so that none left."""
+        return self._read(f"round-{round_number}.started") == b""
 
     def save_update(self, round_number: int, integers: NDArray[np.int64]) -> None:
-        """Keep the integers that every attempt of the round encrypts."""
+        """Keep the integers that every attempt of the round encrypts, and note that there are any."""
         buffer = io.BytesIO()
         np.save(buffer, integers, allow_pickle=False)
         self._write(f"round-{round_number}.update", buffer.getvalue())
+        # A disk that loses the update alone must not have another one made: the first may have left.
+        self._write(f"round-{round_number}.started", _MADE)
 
     def load_update(self, round_number: int) -> NDArray[np.int64] | None:
         """The integers of the round, or None."""

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from client.accountant import check_delta, solve_sigma
+from client.accountant import check_delta
 from client.approval import check_approved
+from client.calibrate import solve_sigma
 from client.contribute import Contributor
 from client.counted_images import marks_of_images
 from client.keys import open_keys

@@ -11,6 +11,8 @@ from common.errors import PlanError
 from common.plan_bounds import check_bounds, check_hospitals, default_threshold
 from common.shamir import MOST_PARTIES
 
+# The accountant counts so much in both modes, and what one share of the noise leaves alone.
+MOST_EPSILON = 1000
 Positive = Annotated[float, Field(gt=0)]
 Threshold = Annotated[int, Field(ge=3, le=MOST_PARTIES)]
 
@@ -66,7 +68,7 @@ class PrivacySettings(Settings):
         "the bound holds for the sum, against `cohort.assumed_colluders` hospitals and everybody outside"
     )
     unit: Literal["patient", "record"] = Field(description="patient: all images of a lesion or patient count as one")
-    epsilon: float = Field(gt=0, le=1000, description="budget of one unit for the whole run")
+    epsilon: float = Field(gt=0, le=MOST_EPSILON, description="budget of one unit for the whole run")
     delta: float = Field(
         gt=0, lt=1, description="probability by which the bound may fail; below 1/n for each hospital's n units"
     )

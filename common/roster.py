@@ -10,6 +10,7 @@ from common.card import Card, PublicKeyHex
 from common.config import Settings
 from common.errors import PlanError
 from common.plan_bounds import FEWEST_HOSPITALS, check_hospitals
+from common.plan_settings import MOST_EPSILON
 from common.shamir import MOST_PARTIES
 from common.wire import Hex32, Hex64
 
@@ -17,7 +18,9 @@ from common.wire import Hex32, Hex64
 class Hospital(Card):
     """One row of the roster: the hospital's own card, and its budget where it differs."""
 
-    epsilon: float | None = Field(default=None, gt=0, description="this hospital's budget where it differs")
+    epsilon: float | None = Field(
+        default=None, gt=0, le=MOST_EPSILON, description="this hospital's budget where it differs"
+    )
     delta: float | None = Field(default=None, gt=0, lt=1, description="this hospital's delta where it differs")
 
 

@@ -11,6 +11,7 @@ from common.address import Address
 from common.card import HospitalName
 from common.config import Settings, load_settings
 from common.errors import ConfigError
+from common.plan_settings import MOST_EPSILON
 from common.printable import PrintableText
 from common.process_settings import HealthHost, HealthPort, LogFiles, LogMaxMib
 from common.socket_path import MAX_SOCKET_BYTES
@@ -25,12 +26,14 @@ class SitePrivacy(Settings):
     source: PrintableText = Field(
         min_length=1, max_length=100, description="name of the data source; one ledger per source"
     )
-    cap_epsilon: float = Field(gt=0, le=1000, description="epsilon that no unit of this source may ever pass")
+    cap_epsilon: float = Field(gt=0, le=MOST_EPSILON, description="epsilon that no unit of this source may ever pass")
     cap_delta: float = Field(gt=0, lt=1, description="delta at which that epsilon is counted")
     metrics: Literal["none", "final-dp", "aggregate"] = Field(
         description="none: no counts leave; final-dp: noisy, of the final model; aggregate: exact, each round"
     )
-    metrics_epsilon: float = Field(default=0.5, gt=0, description="charged for the noisy counts of final-dp")
+    metrics_epsilon: float = Field(
+        default=0.5, ge=1.0e-3, le=MOST_EPSILON, description="charged for the noisy counts of final-dp"
+    )
     public_data: bool = Field(default=False, description="the held-out data is public, so exact counts may leave")
     min_cohort: int = Field(ge=3, description="fewest hospitals this site will be added up with")
 

@@ -83,6 +83,8 @@ def _spoil(flaw: str) -> None:
         Ledger._append = forget  # type: ignore[method-assign]
     if flaw == "trains-again":
         RunStorage.load_update = lambda *_: None  # type: ignore[method-assign]
+        # That alone makes it sit the round out: an update was kept, so none may be made again.
+        RunStorage.was_started = lambda *_: True  # type: ignore[method-assign]
 
 
 def main() -> None:

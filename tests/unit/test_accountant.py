@@ -11,9 +11,12 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import erfc, erfcx
 
 from client import accountant
-from client.accountant import PrivacyEvent, check_delta, epsilon_of, solve_sigma
+from client.accountant import GRID_BITS, PrivacyEvent, check_delta, epsilon_of
+from client.calibrate import gaussian_sigma, solve_sigma
+from client.noise import discrete_gaussian
 from common.errors import LedgerError, LocalProtocolError, PlanError
 
 
@@ -150,10 +153,10 @@ def test_sigma_of_full_batches_spends_any_budget_and_no_more(epsilon: float, ste
     assert epsilon * 0.99 - 2e-4 <= spent <= epsilon
 
 
-@pytest.mark.parametrize("epsilon", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, math.nan, math.inf, 1000.1])
 def test_an_epsilon_that_is_no_budget_is_refused(epsilon: float) -> None:
-    """An epsilon <= 0 cannot be solved for."""
-    with pytest.raises(PlanError, match="epsilon > 0"):
+    """An epsilon <= 0 cannot be solved for, and more than 1000 cannot be counted in shares."""
+    with pytest.raises(PlanError, match="epsilon > 0 up to 1000 is allowed"):
         solve_sigma(epsilon=epsilon, delta=1e-5, q=1.0, steps=1)
 
 
@@ -176,6 +179,42 @@ def test_the_least_delta_and_rate_are_accounted_for(delta: float, q: float, step
     """The control of both bounds: at them the budget is used and kept."""
     sigma = solve_sigma(epsilon=3.0, delta=delta, q=q, steps=steps)
     assert 2.9 < epsilon_of([PrivacyEvent(q, sigma, steps)], delta) <= 3.0
+
+
+@pytest.mark.parametrize("delta", [1e-12, 1e-5])
+@pytest.mark.parametrize("epsilon", [690.0, 712.0, 725.0, 740.0, 1000.0])
+def test_a_large_epsilon_is_counted_as_the_closed_form_says(epsilon: float, delta: float) -> None:
+    """Between 709 and 745 exp(-epsilon) is no normal float: sigma used to overflow, and the PLD to say infinity."""
+    sigma = gaussian_sigma(epsilon, delta)
+    a, b = ((epsilon * sigma + sign / (2 * sigma)) / math.sqrt(2) for sign in (-1, 1))
+    # Of e^epsilon erfc(b) neither factor is a float: b^2 - a^2 is epsilon.
+    exact = (erfc(a) - math.exp(-a * a) * erfcx(b)) / 2
+    assert exact == pytest.approx(delta, rel=1e-5)
+    assert epsilon <= epsilon_of([PrivacyEvent(1.0, sigma, 1)], delta) <= 1.005 * epsilon
+
+
+@pytest.mark.parametrize(("epsilon", "q", "shares"), [(386.0, 1.0, 2), (720.0, 0.1, 2), (1000.0, 1.0, 58)])
+def test_what_one_share_of_any_budget_leaves_alone_can_be_counted(epsilon: float, q: float, shares: int) -> None:
+    """`approve` states it and each entry of the ledger; a share of epsilon 386 used to end in a broken accountant."""
+    sigma = solve_sigma(epsilon=epsilon, delta=1e-5, q=q, steps=30)
+    promised = epsilon_of([PrivacyEvent(q, sigma, 30)], 1e-5)
+    alone = epsilon_of([PrivacyEvent(q, sigma / math.sqrt(shares), 30)], 1e-5)
+    assert 0.99 * epsilon < promised <= epsilon
+    assert 1.5 * promised < alone < math.inf
+
+
+def test_a_budget_that_asks_for_no_noise_is_refused() -> None:
+    """With a delta above the chance of taking part at all; it used to end in the advice to reinstall an accountant."""
+    with pytest.raises(PlanError, match=r"asks for a noise multiplier below 0\.02; more is allowed"):
+        solve_sigma(epsilon=8.0, delta=0.015, q=1e-3, steps=1)
+
+
+def test_more_noise_than_can_be_drawn_is_refused() -> None:
+    """It used to be refused by the sampler, behind the charge; the control is the least epsilon of a site's counts."""
+    with pytest.raises(PlanError, match=r"privacy\.epsilon: seen 1e-07, which asks for a noise multiplier of"):
+        solve_sigma(epsilon=1e-7, delta=1e-12, q=1.0, steps=1)
+    sigma = solve_sigma(epsilon=1e-3, delta=1e-12, q=1.0, steps=1)
+    assert discrete_gaussian(4, sigma * 2.0**GRID_BITS).any()
 
 
 @pytest.mark.parametrize(("delta", "units"), [(0.01, 100), (0.5, 100), (0.0, 100), (1e-5, 0), (math.nan, 10)])

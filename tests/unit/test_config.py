@@ -132,6 +132,7 @@ WRONG_PLANS: list[tuple[str, object, str]] = [
     ),
     ("privacy.epsilon", 0, "privacy.epsilon: seen 0; input should be greater than 0"),
     ("privacy.epsilon", -3.5, "privacy.epsilon: seen -3.5; input should be greater than 0"),
+    ("privacy.epsilon", 1000.5, "privacy.epsilon: seen 1000.5; input should be less than or equal to 1000"),
     ("privacy.epsilon", True, "privacy.epsilon: seen True; input should be a valid number"),
     ("privacy.epsilon", float("nan"), "privacy.epsilon: seen nan; input should be a finite number"),
     (
@@ -330,6 +331,10 @@ def test_two_wrong_keys_get_two_lines() -> None:
             "file.yaml: federation: two hospitals share a node key or a box key; each makes its own with keygen",
         ),
         (
+            agreed(federation={"hospitals": [ROWS[0], ROWS[1], ROWS[2] | {"epsilon": 1001.0}]}),
+            "file.yaml: federation.hospitals.2.epsilon: seen 1001.0; input should be less than or equal to 1000",
+        ),
+        (
             agreed(federation={"hospitals": [ROWS[0], ROWS[1], ROWS[2] | {"declared_units": 101}]}),
             UNSIGNED,
         ),
@@ -370,6 +375,17 @@ def test_a_signed_row_with_keys_that_are_none_is_refused(changes: dict[str, str]
 
 WRONG_SITES: list[tuple[str, object, str]] = [
     ("privacy.cap_epsilon", 0, "privacy.cap_epsilon: seen 0; input should be greater than 0"),
+    ("privacy.cap_epsilon", 1000.5, "privacy.cap_epsilon: seen 1000.5; input should be less than or equal to 1000"),
+    (
+        "privacy.metrics_epsilon",
+        720000,
+        "privacy.metrics_epsilon: seen 720000; input should be less than or equal to 1000",
+    ),
+    (
+        "privacy.metrics_epsilon",
+        1e-9,
+        "privacy.metrics_epsilon: seen 1e-09; input should be greater than or equal to 0.001",
+    ),
     ("privacy.cap_epsilon", ..., "key 'privacy.cap_epsilon' is missing; add it"),
     (
         "privacy.source",

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from client.accountant import PrivacyEvent, epsilon_of, solve_sigma
+from client.accountant import PrivacyEvent, epsilon_of
+from client.calibrate import solve_sigma
 from client.evaluate import accuracy, balanced_accuracy, confusion, noisy_counts
 from common.errors import LocalProtocolError
 

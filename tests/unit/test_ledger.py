@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from client.accountant import PrivacyEvent, epsilon_of, solve_sigma
+from client.accountant import PrivacyEvent, epsilon_of
+from client.calibrate import solve_sigma
 from client.ledger import Ledger
 from client.ledger_cap import Cap
+from client.ledger_copy import copy_ledger
 from client.ledger_entry import Charge, Kind, LedgerEntry
 from common.errors import BudgetExceeded, LedgerError, LocalProtocolError, SiteStorageError
 from common.identity import Identity
@@ -303,6 +306,16 @@ def test_one_event_that_is_larger_than_the_cap_is_refused_from_the_start(tmp_pat
         assert ledger.spent(1e-5) == 0.0
 
 
+def test_a_charge_beyond_the_cap_is_refused_as_such_whatever_one_share_leaves_alone(
+    tmp_path: Path, identity: Identity
+) -> None:
+    """Of a thousand shares of next to no noise no epsilon alone can be counted; a broken accountant is not the news."""
+    with contextlib.closing(open_ledger(tmp_path, identity)) as ledger:
+        with pytest.raises(BudgetExceeded):
+            charge(ledger, 1, event=PrivacyEvent(1.0, 0.0316, 1), shares=1000)
+        assert ledger.sequence() == 0
+
+
 @pytest.mark.parametrize(("epsilon", "delta"), [(0.0, 1e-5), (-1.0, 1e-5), (1.0, 0.0), (1.0, 1.0), (1.0, 1e-300)])
 def test_a_cap_that_is_none_is_refused(epsilon: float, delta: float) -> None:
     """It would allow everything or nothing."""
@@ -347,6 +360,30 @@ def test_an_altered_ledger_is_refused(tmp_path: Path, identity: Identity, statem
         open_ledger(tmp_path, identity)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER lost BEFORE INSERT ON entries BEGIN SELECT RAISE(IGNORE); END",
+        "CREATE TRIGGER entries_update AFTER INSERT ON entries BEGIN DELETE FROM entries; END",
+        "CREATE TABLE more (entry TEXT)",
+    ],
+)
+def test_a_file_that_would_not_keep_what_is_written_is_refused(
+    tmp_path: Path, identity: Identity, statement: str
+) -> None:
+    """Every entry in it is signed and in its place, and yet the next charge would leave no trace."""
+    with contextlib.closing(open_ledger(tmp_path, identity)) as ledger:
+        charge(ledger, 1)
+    tamper(tmp_path)
+    open_ledger(tmp_path, identity).close()  # control: without the change it opens
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as connection, connection:
+        connection.execute(statement)
+    with pytest.raises(LedgerError, match=r"was altered, it has a '(lost|entries_update|more)' that no ledger has"):
+        open_ledger(tmp_path, identity)
+    with pytest.raises(LedgerError, match="that no ledger has"):
+        copy_ledger(tmp_path / "ledger.sqlite", public_key=identity.public_hex)
+
+
 def test_a_whole_chain_forged_with_another_key_is_refused(tmp_path: Path, identity: Identity) -> None:
     """A consistent chain is easy to make; the site's signature is not."""
     (tmp_path / "forged").mkdir()
@@ -382,6 +419,29 @@ def test_a_damaged_file_is_refused_and_kept(tmp_path: Path, identity: Identity) 
         assert path.read_bytes() == damage
     path.write_bytes(whole)
     open_ledger(tmp_path, identity).close()  # control
+
+
+@pytest.mark.parametrize("by", ["a copy", "nothing", "another"])
+def test_a_ledger_that_is_replaced_under_the_service_charges_nothing(
+    tmp_path: Path, identity: Identity, by: str
+) -> None:
+    """What is written to a file that has lost its name is gone at the next start."""
+    path = tmp_path / "ledger.sqlite"
+    with contextlib.closing(open_ledger(tmp_path, identity)) as ledger:
+        charge(ledger, 1)
+        charge(ledger, 2)  # control
+        if by == "a copy":
+            shutil.copy(path, tmp_path / "backup")
+            (tmp_path / "backup").replace(path)
+        elif by == "another":
+            (tmp_path / "other").mkdir()
+            open_ledger(tmp_path / "other", identity).close()
+            (tmp_path / "other" / "ledger.sqlite").replace(path)
+        else:
+            path.unlink()
+        with pytest.raises(LedgerError, match="was replaced or removed while the site service uses it"):
+            charge(ledger, 3)
+        assert ledger.sequence() == 2
 
 
 def test_a_read_only_ledger_is_refused(tmp_path: Path, identity: Identity) -> None:

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import yaml
@@ -18,7 +19,7 @@ from client.status import read_status
 from common.errors import BudgetExceeded
 from common.identity import Identity
 from tests.support import trained_site
-from tests.support.small_federation import write_images
+from tests.support.small_federation import SmallFederation, provision_small, template, write_images
 from tests.support.trained_site import OURS, Trained
 
 base, trained = trained_site.base, trained_site.trained
@@ -147,6 +148,28 @@ def test_a_service_with_a_wrong_budget_or_ledger_does_not_start(
     if before is not None and mistake is not more_units:  # new images are counted, and stay so
         # Whoever takes the lock counts that in the file's header.
         assert trained.site.ledger.read_bytes()[100:] == before[100:]
+
+
+@pytest.mark.usefixtures("_quiet_logging")
+def test_a_plans_delta_of_one_over_the_units_that_are_there_ends_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The plan is sound for the units that the hospital declared: as control it starts with these, and stops with more.
+
+    With such a delta, showing one unit in clear would count as private.
+    """
+    provision_small(tmp_path / "new", template(privacy={"delta": 0.05}))
+    with SmallFederation.copy_of(tmp_path / "new", tmp_path / "site", sites=[OURS]) as federation:
+        ours = Trained(tmp_path / "site", federation.plan.roster[0].identity)
+        assert federation.plan.roster[0].declared_units < 20
+    change_site(ours, cap_epsilon=1000.0, cap_delta=1.0e-5)
+    write_images(ours.folder / "more", per_class=20, seed=9)
+    for name in ("dark", "light"):
+        for path in (ours.folder / "more" / name).iterdir():
+            path.rename(ours.site.data / name / path.name)
+    line = refusal(ours, monkeypatch, capsys)
+    assert line.startswith("error: privacy.delta: seen 0.05 with ")
+    assert "is allowed; lower privacy.delta" in line
 
 
 @pytest.mark.usefixtures("_quiet_logging")

@@ -215,6 +215,22 @@ def test_a_wiped_state_folder_never_gives_a_second_release(federation: SmallFede
     assert len({reply.manifest.state_tag for reply in replies}) == 1
 
 
+def test_an_update_that_the_disk_has_lost_is_not_made_again(federation: SmallFederation) -> None:
+    """It may have left, and another one under the same charge would have other noise; its control is `another_attempt`.
+
+    Also after a start; of the attempt that was answered the same bytes go out.
+    """
+    federation.opened(1)
+    frame = federation.frame("train", 1, OURS)
+    first = federation.sites[OURS].answer(frame)
+    (federation.run_folder(OURS) / "round-1.update").unlink()
+    assert federation.sites[OURS].answer(frame) == first
+    federation.reopen(OURS)
+    reply = federation.reply(federation.sites[OURS].answer(federation.frame("train", 1, OURS, attempt=1)))
+    assert (reply.manifest.role, reply.manifest.reason, reply.body) == ("observe", LedgerError.__name__, b"")
+    assert federation.charges(OURS) == 1
+
+
 def test_a_hospital_over_its_cap_observes_while_the_others_go_on(federation: SmallFederation) -> None:
     """The site's own cap wins over the plan, and its operator reads why."""
     federation.close(NAMES[0])

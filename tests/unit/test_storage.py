@@ -49,6 +49,7 @@ def test_what_is_kept_comes_back(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     integers = np.array([2**62, -(2**62), 0], dtype=np.int64)
     storage.mark_started(3)
+    assert again.was_started(3)
     storage.save_update(3, integers)
     storage.save_reply(3, 1, b"frame")
     storage.save_masks(3, b"sealed")
@@ -68,7 +69,8 @@ def test_what_is_kept_comes_back(tmp_path: Path) -> None:
     assert again.last_attempt(3) == 1
     assert (again.load_masks(3), again.load_opening(3)) == (b"sealed", b"adverts")
     assert again.load_reveal(3) == GivenReveal(1, "d" * 64, b"shares\nof all\n")
-    assert again.was_started(3)
+    # From then on another update of it is not made, even if this one is lost.
+    assert not again.was_started(3)
     assert again.rounds() == {2: {"contributors": ["x"]}}
 
 
@@ -76,8 +78,8 @@ def test_a_new_state_forgets_the_rounds_that_it_covers_and_no_others(tmp_path: P
     """Round 10 is not round 1."""
     storage = RunStorage(tmp_path, plan=PLAN)
     for number in (1, 2, 10):
-        storage.mark_started(number)
         storage.save_update(number, np.zeros(2, dtype=np.int64))
+        storage.mark_started(number)
         storage.save_reply(number, 0, b"r")
         storage.save_masks(number, b"secrets")
         storage.save_opening(number, b"adverts")
