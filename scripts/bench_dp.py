@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from client.clipped_sum import choose_clipped_sum
-from client.grid_optimizer import GridOptimizer, NoiseSampler
+from client.grid_optimizer import GridOptimizer
 from client.noise import discrete_gaussian
+from client.noise_grid import NoiseSampler
 from scripts.bench_dp_models import groupnorm_lite0, linear_head, pictures, unit_rows
 
 CLIP = 0.5
