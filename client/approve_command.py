@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,7 @@ import typer
 from client.approve import Approver, check_kit, take_in, take_plan
 from client.key_options import Mapping, PassphraseFile, PatientColumn, SiteFolder
 from client.keygen import GATEWAY, VAULT, VAULT_KEY
+from client.plan_weights import check_weights, named_weights
 from client.site_file import SiteChoices, new_site_file, site_file_path
 from client.unlock import find_unlock
 from client.vault import Vault, vault_hospital
@@ -27,6 +29,7 @@ FIRST_CHOICES = (
         "data",
         "mapping",
         "patient_column",
+        "weights",
         "source",
         "cap_epsilon",
         "cap_delta",
@@ -51,6 +54,10 @@ def approve(  # noqa: PLR0913 -- one parameter per option
     ] = None,
     mapping: Mapping = None,
     patient_column: PatientColumn = AUTO_COLUMN,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Weights file that the plan's network starts from, if it does (first kit only)."),
+    ] = None,
     cap_epsilon: Annotated[
         float | None,
         typer.Option(
@@ -112,10 +119,12 @@ def approve(  # noqa: PLR0913 -- one parameter per option
             runtime_port=runtime_port,
             patient_column=patient_column,
             mapping=mapping,
+            weights=named_weights(agreed, weights),
         )
         key_file = vault_key or _key_file(site)
         written = (site_file, _first_site_file(site, row.name, opened, choices=choices, key_file=key_file))
         config = with_absolute_paths(parse_settings(written[1], SiteConfig, source="site.yaml"), site.resolve())
+    check_weights(agreed, config.weights)
     _show(agreed, config, first=written is not None)
     _agree(agreed, digest)
     if opened:
@@ -164,7 +173,9 @@ def _show(plan: Plan, config: SiteConfig, *, first: bool) -> None:
 
     units: SiteUnits | None = None
     try:
-        units = site_units(DataPlace.of_site(config), plan)
+        place = DataPlace.of_site(config)
+        # Of a site file that nobody has seen yet the options are to be corrected.
+        units = site_units(replace(place, named_by="--data", mapped_by="--mapping") if first else place, plan)
     except (DataError, PermissionError) as error:
         # Whoever approves a later plan need not have the right to the images, which the site service looks at.
         if first:

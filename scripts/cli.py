@@ -53,6 +53,9 @@ def demo(  # noqa: PLR0913 -- one parameter per option
             "it start from --data, or from its folder."
         ),
     ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights file that the plan's network starts from, if it does.")
+    ] = None,
     plan: Annotated[
         Path | None,
         typer.Option(help="Plan to run. Default: skin9 with --data, or that of its table, else the small demo plan."),
@@ -93,6 +96,7 @@ def demo(  # noqa: PLR0913 -- one parameter per option
                 data=data,
                 mapping=mapping,
                 sites=sites,
+                weights=weights,
                 plan=plan or default,
                 hospitals=hospitals,
                 rounds=rounds,
@@ -142,7 +146,7 @@ def split(  # noqa: PLR0913 -- one parameter per option
         from client.data.source import DataPlace  # noqa: PLC0415
         from scripts.split_command import split_table  # noqa: PLC0415
 
-        split_table(DataPlace(source, mapping), out, plan=plan, hospitals=hospitals, seed=seed)
+        split_table(DataPlace(source, mapping, named_by="SOURCE"), out, plan=plan, hospitals=hospitals, seed=seed)
         return
     from scripts.split import split_dataset  # noqa: PLC0415
 
