@@ -20,8 +20,9 @@ from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
 from client.batches import Inputs, rows_in_chunks
-from client.head_sum import FINEST_BITS, MOST_CLASSES, MOST_INPUTS, HeadSum
+from client.head_sum import MOST_CLASSES, MOST_INPUTS, HeadSum
 from client.model import trainable_vector
+from client.noise_grid import FINEST_BITS
 from client.unit_loss import unit_loss
 
 # What hooks hold at once, so that a chunk fits a small GPU: gradients by unit, which take about 16 bytes per parameter

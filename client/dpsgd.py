@@ -22,9 +22,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from client.batches import CoinSampler, Inputs, unit_batches
 from client.clipped_sum import choose_clipped_sum
-from client.grid_optimizer import MOST_UNITS, GridOptimizer, NoiseSampler
+from client.grid_optimizer import MOST_UNITS, GridOptimizer
 from client.model import compute_in_full_precision, trainable_vector
 from client.noise import bernoulli, discrete_gaussian
+from client.noise_grid import NoiseSampler
 from common.errors import LocalProtocolError, PlanError, UnsupportedLayer
 
 
@@ -123,7 +124,7 @@ def train_local(  # noqa: PLR0913 -- keyword-only
     Guarantees:
         Each step releases round(sum of clip(g_u)) + discrete Gaussian on the grid C*2^-20, and nothing else of the
         data: (epsilon, delta) as `client.accountant.epsilon_of` says for `settings.steps` steps of `sigma` at
-        `settings.rate`, per unit, under add/remove. The noise is sigma times `client.grid_optimizer.sensitivity_steps`,
+        `settings.rate`, per unit, under add/remove. The noise is sigma times `client.noise_grid.sensitivity_steps`,
         which also pays for all rounding.
     """
     if not 0 < sigma < math.inf:

@@ -30,8 +30,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-FINEST_BITS: Final = 44
-"""Sums are in units of C*2^-44."""
+from client.noise_grid import FINEST_BITS
+
 MOST_CLASSES: Final = 1 << 10
 MOST_INPUTS: Final = 1 << 15
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from client.accountant import GRID_BITS, PrivacyEvent
 from client.dpsgd import Randomness
 from client.encode import weigh
-from client.grid_optimizer import sensitivity_steps, to_noise_grid
+from client.grid_optimizer import to_noise_grid
+from client.noise_grid import sensitivity_steps
 from client.noise_multipliers import NoiseMultipliers, Released, noise_multipliers, planned_events
 from client.room import check_room
 from client.shared_noise import noise_share

@@ -5,7 +5,7 @@ add the discrete Gaussian share on that same grid. Nothing is clipped, scaled or
 noise: all hospitals' shares must add up to the noise that was accounted for.
 
 How far one unit more or less moves the rounded sum (L2): its own clipped gradient, C; what rounding to C*2^-44 and the
-other units' float64 roundings move, as in `client.grid_optimizer.sensitivity_steps`; float64's rounding here, below
+other units' float64 roundings move, as in `client.noise_grid.sensitivity_steps`; float64's rounding here, below
 n*C*2^-46; and the rounding of two sums to the grid, half a step in each of d numbers for each. The projection moves two
 sums no further apart. Some of it grows with n, and a unit may be of any hospital, while the noise is of all of them: so
 every share is scaled to what a unit of the largest hospital moves.
@@ -41,8 +41,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.grid_optimizer import NoiseSampler, other_units_shift
-from client.head_sum import FINEST_BITS
+from client.noise_grid import FINEST_BITS, NoiseSampler, other_units_shift
 from client.noise_multipliers import Released
 from common.distributed import shares_of
 from common.grid import grid_of

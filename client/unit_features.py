@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from client.backbone import channel_statistics
 from client.features import PooledFeatures
-from client.head_sum import FINEST_BITS
 from client.lite0 import FEATURES
+from client.noise_grid import FINEST_BITS
 from common.errors import LocalProtocolError
 
 

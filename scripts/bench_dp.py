@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from opacus import PrivacyEngine
 from rich import box
 from rich.table import Table
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
-from client.clipped_sum import choose_clipped_sum
-from client.grid_optimizer import GridOptimizer, NoiseSampler
 from client.noise import discrete_gaussian
 from scripts.bench_dp_models import groupnorm_lite0, linear_head, pictures, unit_rows
+from scripts.bench_dp_steps import OPACUS, Step, no_noise, opacus_step, plain_step, private_step
 
-CLIP = 0.5
-SIGMA = 1.0
-# So small that the model stays where it is: every step of every row then does the same work.
-RATE = 1e-9
-MOMENTUM = 0.9
 # Where per-unit gradients of a whole network are held side by side, memory allows few.
 FEW = 8
 
@@ -37,8 +23,6 @@ GOALS = {
     ("lite0-groupnorm", "dp"): ("non-private", 0.4),
 }
 """By model and row: the reference, and the least ratio of rates to it."""
-
-Step = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,80 +116,6 @@ def _network_ways(images: int, side: int) -> list[_Way]:
         step = opacus_step(groupnorm_lite0(seed=1), x[:few], y[:few], mode=mode)
         ways.append(_Way(model, name, "float32", few, step, 1))
     return ways
-
-
-OPACUS: dict[str, Literal["hooks", "functorch", "ghost"]] = {
-    "opacus hooks": "hooks",
-    "opacus functorch": "functorch",
-    "opacus ghost": "ghost",
-}
-
-
-def plain_step(model: nn.Module, x: Tensor, y: Tensor) -> Step:
-    """Momentum SGD without privacy."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
-
-
-def private_step(model: nn.Module, x: Tensor, y: Tensor, *, noise: NoiseSampler) -> Step:
-    """A full-batch step made of what `client.dpsgd` makes it of, in the model's own precision.
-
-    A site trains in float64 and refuses anything else: of the rows `dp-clip` and `dp` those of the head are what it
-    does. Those of the network are in float32, like the ways that they are compared with.
-    """
-    optimizer = GridOptimizer(
-        torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM),
-        sigma=SIGMA,
-        clip=CLIP,
-        rate=1.0,
-        declared_units=len(y),
-        noise=noise,
-    )
-    sums, everybody = choose_clipped_sum(model, x, y, clip=CLIP), list(range(len(y)))
-
-    def step() -> None:
-        optimizer.step_on(sums(everybody))
-
-    return step
-
-
-def no_noise(count: int, _sd: float) -> NDArray[np.int64]:
-    """Zeros: the row `dp-clip` measures clipping alone."""
-    return np.zeros(count, np.int64)
-
-
-def opacus_step(model: nn.Module, x: Tensor, y: Tensor, *, mode: Literal["hooks", "functorch", "ghost"]) -> Step:
-    """A step of Opacus as its manual says: its own clipping, and noise from torch's generator."""
-    with warnings.catch_warnings():
-        # "Secure RNG turned off" and the like: this is the comparison, not the product.
-        warnings.simplefilter("ignore")
-        private = PrivacyEngine(accountant="rdp").make_private(
-            module=model,
-            optimizer=torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM),
-            data_loader=DataLoader(TensorDataset(x, y), batch_size=len(y)),
-            criterion=nn.CrossEntropyLoss(),
-            noise_multiplier=SIGMA,
-            max_grad_norm=CLIP,
-            poisson_sampling=False,
-            grad_sample_mode=mode,
-        )
-    module, optimizer = private[0], private[1]
-    loss = private[2] if mode == "ghost" else nn.CrossEntropyLoss()
-
-    def step() -> None:
-        optimizer.zero_grad()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, on hooks of a first layer
-            loss(module(x), y).backward()
-        optimizer.step()
-
-    return step
 
 
 def ratios(rows: list[DpRow]) -> list[dict[str, object]]:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from client.head_sum import FINEST_BITS, HeadSum, _exp, _factors, _weights, _whole_weights
+from client.head_sum import HeadSum, _exp, _factors, _weights, _whole_weights
+from client.noise_grid import FINEST_BITS
 
 EXAMPLES = 150
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from client.dpsgd import Randomness
 from client.encode import encode_steps
-from client.head_sum import FINEST_BITS
 from client.learner import Learner
 from client.mechanism import Mechanism
 from client.noise import discrete_gaussian
+from client.noise_grid import FINEST_BITS
 from client.noise_multipliers import Released, noise_multipliers, planned_events
 from client.plan_in_words import plan_in_words
 from client.room import LEAST_SHARE_STEPS, check_room

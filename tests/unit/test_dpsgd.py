@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from client.dpsgd import LocalTraining, Randomness, train_local
-from client.grid_optimizer import sensitivity_steps, to_noise_grid
+from client.grid_optimizer import to_noise_grid
 from client.model import trainable_vector
 from client.networks import linear_head, small_cnn
 from client.noise import bernoulli
+from client.noise_grid import sensitivity_steps
 from common.errors import LocalProtocolError, PlanError, UnsupportedLayer
 
 UNITS, FEATURES, CLASSES = 40, 12, 3

@@ -70,9 +70,13 @@ def test_the_coordinators_program_loads_no_learning_code() -> None:
     assert "line 2, in <module>" in done.stderr
 
 
-def test_the_sites_command_loads_no_learning_code_before_it_is_needed() -> None:
-    """A gateway is installed without the extra `site`, and has the same command; the control loads what it names."""
-    code = "import sys; import client.cli; print([m for m in ('torch', 'opacus', 'tenseal') if m in sys.modules])"
+@pytest.mark.parametrize("module", ["client.cli", "client.plan_in_words"])
+def test_the_sites_command_loads_no_learning_code_before_it_is_needed(module: str) -> None:
+    """A gateway is installed without the extra `site`, and has the same command; the control loads what it names.
+
+    Nor does `approve`, which trains nothing: torch takes seconds, and most of a gigabyte.
+    """
+    code = f"import sys; import {module}; print([m for m in ('torch', 'opacus', 'tenseal') if m in sys.modules])"
     control = f"import tenseal; {code}"
     for program, loaded in ((code, "[]"), (control, "['tenseal']")):
         done = subprocess.run(  # noqa: S603 -- our own interpreter

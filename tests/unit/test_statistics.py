@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 from client.accountant import PrivacyEvent, epsilon_of
 from client.cli import status
 from client.dpsgd import Randomness
-from client.head_sum import FINEST_BITS
 from client.learner import Learner
+from client.noise_grid import FINEST_BITS
 from client.noise_multipliers import noise_multipliers, planned_events
 from client.plan_in_words import plan_in_words
 from client.planned_charges import planned_charges
