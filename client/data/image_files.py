@@ -15,6 +15,7 @@ from typing import BinaryIO, Final
 from PIL import Image, UnidentifiedImageError
 
 from client.data.dicom import PREAMBLE_BYTES, begins_as_dicom, read_header
+from client.data.special_files import refuse_special
 from common.errors import DataError
 
 # From half of what it refuses on, Pillow only warns: of every whole-slide picture, and in words that help nobody.
@@ -136,6 +137,7 @@ def _shown(files: Sequence[Path], position: int, origin: Path) -> str:
 
 
 def _scan(path: Path, shown: str) -> ScannedFile:
+    refuse_special(path, f"the image {shown}")
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()

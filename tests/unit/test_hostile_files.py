@@ -23,6 +23,7 @@ from client.data.vcf_file import open_vcf
 from common.config import load_settings
 from common.errors import ConfigError, DataError
 from common.plan import Plan
+from scripts.predict import Predictions, write_predictions
 from tests.support.genotypes import vcf_text
 from tests.support.small_federation import TEMPLATE, write_images
 
@@ -60,6 +61,21 @@ def test_what_would_never_end_is_refused_unopened(
     os.mkfifo(tmp_path / name)
     with pytest.raises(DataError, match=rf"^{name}: is a FIFO, a device or a socket, and no file; save the data"):
         read(tmp_path / name)
+
+
+def test_an_image_that_would_never_end_is_refused_unopened(tmp_path: Path) -> None:
+    """`fedward predict` is given single files, whatever they are."""
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"^the image a\.png: is a FIFO, a device or a socket"):
+        scan_files([tmp_path / "a.png"], tmp_path)
+
+
+def test_a_file_whose_name_is_no_text_has_its_prediction(tmp_path: Path) -> None:
+    """All rows of a long run would be lost with it."""
+    name = os.fsdecode(b"\xff.png")
+    write_predictions(tmp_path / "out.csv", Predictions(("record", "prediction"), ((name, "mole"), ("b", "mole")), {}))
+    lines = (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()
+    assert lines == ["record,prediction", "\\udcff.png,mole", "b,mole"]
 
 
 def test_a_plan_that_would_never_end_is_refused_unopened(tmp_path: Path) -> None:
