@@ -1,6 +1,6 @@
 """Sums of per-unit gradients, each clipped to L2 norm C, in whole units of C*2^-44: one interface, three ways.
 
-* `HeadSum` (`client.head_sum`): a linear head, in closed form; exact.
+* `HeadSum` (`client.head_sum`): a linear head, in closed form; exact, on inputs of 20 bits.
 * `OneByOneSum`: any other model on a CPU. Each gradient is a backward pass of its own, on a batch of one: nothing that
   computes it has seen another unit, or how many there are. On a CPU this is also the fastest way for a convolutional
   network (`fedward bench dp`).

@@ -55,8 +55,8 @@ def sensitivity_steps(parameters: int, units: int) -> float:
         batch of another size. Where it moves each by rho*C and their roundings to C*2^-44 then tip over, all move by
         n (2^20 rho + sqrt(d) 2^-24) steps: covered for rho up to sqrt(d) 2^-44, 4e-12 at d = 4608, and more where n is
         small. Also for twice the declared units while rho is a tenth of that. The last term also pays for what is
-        below: the error of the clip factor, 1e-15; a gradient's own rounding to C*2^-44, sqrt(d) 2^-25 steps, or the
-        closed form's of two sums, sqrt(d) 2^-24 steps: less than a step up to 2^40 parameters.
+        below: the error of the clip factor, 1e-15; a gradient's own rounding to C*2^-44, sqrt(d) 2^-25 steps:
+        less than a step up to 2^40 parameters.
     """
     return 2.0**GRID_BITS * (1 + other_units_shift(parameters, units)) + math.sqrt(parameters)
 
@@ -111,5 +111,6 @@ class GridOptimizer(DPOptimizer):  # type: ignore[misc]
     def add_noise(self) -> None:
         """Round to grid steps and add the noise; only then return to gradient units, divided by the declared size."""
         for p in self.params:
-            noise = torch.from_numpy(self._noise(p.numel(), self._noise_sd)).to(p.device)
-            p.grad = ((to_noise_grid(p.summed_grad) + noise).double() * self._unit).to(p.dtype).view_as(p)
+            steps = to_noise_grid(p.summed_grad)
+            steps += torch.from_numpy(self._noise(p.numel(), self._noise_sd)).to(p.device)
+            p.grad = steps.double().mul_(self._unit).to(p.dtype).view_as(p)

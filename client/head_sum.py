@@ -4,11 +4,12 @@ For cross entropy on logits W x the gradient of one unit is the outer product p 
 so its norm is |p| |x| and the clipped sum is one matrix product over units. A product of floats rounds by the number of
 its rows; here both products are of integers small enough that no sum of them rounds, whatever order a library takes:
 
-* inputs become integers b of 24 bits below their row's largest number, weights integers of 40 bits or so in two
-  parts, with |b| |w| <= 2^53 for each part: by Cauchy and Schwarz every partial sum of a logit is an integer within
-  2^53;
-* p becomes a, in units of 2^-20, with |a| |b| <= 2^44. Over 512 units, the partial sums of a's whole part times b stay
-  within 2^53 by that bound, those of its fraction since 2^9 2^20 2^24 = 2^53.
+* inputs become integers b of 20 bits below their row's largest number, weights integers w with |b| |w| <= 2^53: by
+  Cauchy and Schwarz every partial sum of a logit is an integer within 2^53;
+* p, scaled and clipped, becomes an integer a with |a| |b| <= 2^44, so that the partial sums over 512 units stay within
+  2^53.
+
+So few bits are enough: what they leave out moves a unit by about C*2^-22, less than a step of the noise's grid.
 
 All else is done number by number with operations that IEEE 754 rounds in one way, and powers of two; the exponential is
 made of these too, since a library may compute the last few of an array by another formula than the first.
@@ -36,8 +37,7 @@ MOST_INPUTS: Final = 1 << 15
 
 Floats = NDArray[np.float64]
 
-_INPUT_BITS = 24
-_FRACTION_BITS = 20
+_INPUT_BITS = 20
 _EXACT_BITS = 53
 _CHUNK = 1 << (_EXACT_BITS - FINEST_BITS)
 # A row that is smaller counts as zero, so that no product below leaves the range of floats downwards.
@@ -52,7 +52,7 @@ _MOST_KEPT = 1 << 23
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Units as integers: `b` (n, inputs) whole numbers in float64, |b| <= 2^24; `scale` (n,): x = b * scale.
+    """Units as integers: `b` (n, inputs) whole numbers in float64, |b| <= 2^20; `scale` (n,): x = b * scale.
 
     `norm` (n,) is the L2 norm of `b`, and zero for units that count as zero; `y` (n,) their classes.
     """
@@ -70,8 +70,8 @@ class _Rows:
 class HeadSum:
     """Clipped sums of the gradients of a linear layer under cross entropy; see `client.clipped_sum.ClippedSum`.
 
-    Inputs are rounded to 24 bits below the largest number of their row (a bias counts as an input of 1), about as
-    float32 holds them.
+    Inputs are rounded to 20 bits below the largest number of their row (a bias counts as an input of 1), weights to
+    about as many below the largest weight.
 
     Args:
         head: At least two and at most `MOST_CLASSES` outputs, at most `MOST_INPUTS` inputs, all parameters trained.
@@ -80,14 +80,14 @@ class HeadSum:
         clip: L2 bound C, > 0.
 
     Guarantees:
-        The result is the sum over the chosen units of an integer matrix q_u, rounded once (by half a unit at most, in
-        each number), where q_u is a function of x_u, y_u, the parameters and C alone, and |q_u| <= 2^44.
+        The result is the sum over the chosen units of an integer matrix q_u, a function of x_u, y_u, the parameters and
+        C alone, with |q_u| <= 2^44.
 
-        Proof of the bound: q_u = a (x) b with a = trunc(2^20 f p) / 2^20 but for the last class, whose a is minus the
-        sum of the others' as its p is minus the sum of theirs. So |a - f p| is at most K 2^-20 in that class and
-        |a| <= |f p| in the others; |q_u| <= (f |p| + K 2^-20) |b|, and f is at most
-        (2^44 (1 - 2^-36) - K 2^-20 |b|) / (|p| |b|), where 2^-36 outweighs the rounding of p's sum (K^1.5 2^-52 of
-        |p|), of both norms and of f.
+        Proof of the bound: q_u = a (x) b with a = rint(f p) but for the last class, whose a is minus the sum of the
+        others' as its p is minus the sum of theirs. So a is off by at most 1/2 in K - 1 classes and (K - 1)/2 in the
+        last, |a - f p| <= K/2 and |q_u| <= (f |p| + K/2) |b|, where f is at most
+        (2^44 (1 - 2^-36) - K/2 |b|) / (|p| |b|), and 2^-36 outweighs the rounding of p's sum (K^1.5 2^-52 of |p|), of
+        both norms and of f.
     """
 
     def __init__(self, head: nn.Linear, x: Tensor, y: Tensor, *, clip: float) -> None:
@@ -98,16 +98,12 @@ class HeadSum:
     def __call__(self, chosen: Sequence[int]) -> NDArray[np.int64]:
         """Sum over `chosen`, in units of C*2^-44, shape (parameters,), in the order of `trainable_vector`."""
         weights = _weights(self._head)
-        integer = np.zeros((len(weights), weights.shape[1]), np.int64)
-        fraction = np.zeros_like(integer)
+        total = np.zeros(weights.shape, np.int64)
         if np.isfinite(weights).all():  # else no unit has a finite gradient
-            split = _split_weights(weights)
+            whole = _whole_weights(weights)
             for rows in self._chunks(chosen):
-                parts = _product(_factors(rows, split, clip=self._clip), rows.b)
-                integer[:-1] += parts[: len(weights) - 1]
-                fraction[:-1] += parts[len(weights) - 1 :]
-        integer[-1], fraction[-1] = -integer[:-1].sum(0), -fraction[:-1].sum(0)
-        total = integer + ((fraction + (1 << (_FRACTION_BITS - 1))) >> _FRACTION_BITS)
+                total[:-1] += _product(_factors(rows, whole, clip=self._clip), rows.b).astype(np.int64)
+        np.negative(total[:-1].sum(axis=0), out=total[-1])
         if self._head.bias is None:
             return total.ravel()
         return np.concatenate([total[:, :-1].ravel(), total[:, -1]])
@@ -145,57 +141,45 @@ def _whole_numbers(x: Floats, y: NDArray[np.int64]) -> _Rows:
     return _Rows(b, np.ldexp(1.0, exponent), np.sqrt(squares.astype(np.float64)), y)
 
 
-def _split_weights(weights: Floats) -> tuple[Floats, float, float]:
-    """Differences to the last class as two parts of whole numbers each.
-
-    Returns:
-        Both parts, shape (2 (classes - 1), inputs); the units of the first and of the second part, powers of two.
+def _whole_weights(weights: Floats) -> tuple[Floats, float]:
+    """Differences to the last class as whole numbers, shape (classes - 1, inputs), and their unit, a power of two.
 
     Guarantees:
-        A row's L2 norm times 2^24 sqrt(inputs), which bounds the norm of any unit's integers, is at most 2^53.
+        A row's L2 norm times 2^20 sqrt(inputs), which bounds the norm of any unit's integers, is at most 2^53.
     """
     root = math.ceil(math.log2(weights.shape[1]) / 2)
-    first_bits = _EXACT_BITS - _INPUT_BITS - root
-    split_bits = first_bits - root + 1
+    bits = _EXACT_BITS - _INPUT_BITS - root
     # Halves, so that a difference does not overflow; the last class's logit is then zero.
     difference = weights[:-1] / 2 - weights[-1] / 2
     largest = max(float(np.abs(difference).max()), math.ldexp(1.0, _LEAST_EXPONENT))
     # The norm is at most the largest number times 2^root; what rounding adds is at most that of the bit left free.
-    exponent = math.frexp(largest)[1] + root - (first_bits - 1)
-    scaled = np.ldexp(difference, -exponent)
-    first = np.rint(scaled)
-    second = np.rint((scaled - first) * 2.0**split_bits)
-    unit = math.ldexp(1.0, min(exponent + 1, 1023))
-    return np.concatenate([first, second]), unit, unit * 2.0**-split_bits
+    exponent = math.frexp(largest)[1] + root - (bits - 1)
+    difference *= math.ldexp(1.0, -exponent)
+    return np.rint(difference, out=difference), math.ldexp(1.0, min(exponent + 1, 1023))
 
 
-def _product(left: Floats, right: Floats) -> NDArray[np.int64]:
+def _product(left: Floats, right: Floats) -> Floats:
     """Matrix product of whole numbers whose partial sums all stay within 2^53; exact."""
     product: Floats = torch.mm(torch.from_numpy(left), torch.from_numpy(right)).numpy()
-    return product.astype(np.int64)
+    return product
 
 
-def _factors(rows: _Rows, split: tuple[Floats, float, float], *, clip: float) -> Floats:
-    """The factors a of the gradients a (x) b but for the last class: whole part, then fraction in 2^-20.
-
-    Returns:
-        Shape (2 (classes - 1), n), whole numbers.
-    """
-    weights, first_unit, second_unit = split
-    others, classes = len(weights) // 2, len(weights) // 2 + 1
+def _factors(rows: _Rows, whole: tuple[Floats, float], *, clip: float) -> Floats:
+    """The factors a of the gradients a (x) b but for the last class: whole numbers, shape (classes - 1, n)."""
+    weights, unit = whole
+    classes = len(weights) + 1
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
-        exact = torch.mm(torch.from_numpy(weights), torch.from_numpy(rows.b).T).numpy()
-        logits = (exact[:others] * first_unit + exact[others:] * second_unit) * rows.scale
+        logits = _product(weights, rows.b.T)
+        logits *= unit
+        logits *= rows.scale
         p = _error_of_softmax(logits, rows.y)
         last = _sum_rows(p)
         size = np.sqrt(_sum_rows(p * p) + last * last)
-        allowed = 2.0**FINEST_BITS * (1 - _MARGIN) - classes * 2.0**-_FRACTION_BITS * rows.norm
+        allowed = 2.0**FINEST_BITS * (1 - _MARGIN) - classes / 2 * rows.norm
         free = rows.scale * (2.0**FINEST_BITS / clip)
-        factor = np.minimum(free, allowed / (size * rows.norm))
-        scaled = np.trunc(p * (factor * 2.0**_FRACTION_BITS))
-        scaled[:, ~(np.isfinite(size) & (size > 0) & (rows.norm > 0))] = 0.0
-    whole = np.trunc(scaled * 2.0**-_FRACTION_BITS)
-    return np.concatenate([whole, scaled - whole * 2.0**_FRACTION_BITS])
+        p *= np.minimum(free, allowed / (size * rows.norm))
+        p[:, ~(np.isfinite(size) & (size > 0) & (rows.norm > 0))] = 0.0
+    return np.rint(p, out=p)
 
 
 def _error_of_softmax(logits: Floats, y: NDArray[np.int64]) -> Floats:

@@ -10,6 +10,7 @@ from client.declare import SiteUnits
 from client.noise_multipliers import NoiseMultipliers, noise_multipliers, planned_events
 from client.room import check_room
 from client.task_in_words import model_in_words, task_in_words
+from client.units_in_words import units_in_words
 from common.ckks import PRESETS, chunks_for
 from common.ckks_parameters import SEED_BYTES
 from common.coverage import NOT_COVERED
@@ -47,7 +48,7 @@ def plan_in_words(
         *_what(plan),
         "",
         *_risk(plan, hospital, privacy),
-        *_units(plan, hospital, units),
+        *units_in_words(plan, hospital, units),
         "",
         *_leaves(plan, privacy),
         "",
@@ -187,37 +188,6 @@ def _alone(plan: Plan, noise: NoiseMultipliers, *, epsilon: float, delta: float)
             f"coordinator, together. If all other hospitals collude, it is {alone:.3g}."
         ),
     )
-
-
-def _units(plan: Plan, hospital: str, units: SiteUnits | None) -> tuple[str, ...]:
-    declared = plan.roster[plan.agreed.position(hospital)].declared_units
-    count = (
-        f"This site declared {declared} units to train on; its data was not counted."
-        if units is None
-        else f"This site's data has {units.training} units to train on (declared: {declared}), and {units.held_out} "
-        "held out."
-    )
-    return f"Unit of privacy: {_unit(plan, units)}", count
-
-
-def _unit(plan: Plan, units: SiteUnits | None) -> str:
-    if plan.privacy.unit == "record":
-        return "image: each counts by itself (the plan's unit is 'record'); not a lesion, and not a person."
-    if units is None:
-        return (
-            "a patient where this site's index.csv has a column of them (patient_column of the site file; auto: "
-            "patient_id), of whom all images count as one; else a lesion where it has a lesion_id, else an image, and "
-            "then not a person."
-        )
-    if units.kind == "image":
-        return "image: this site's index.csv names no lesions, so each counts by itself; not a person."
-    if units.kind == "patient" and units.patient_column is None:
-        return "patient: all images of one count as one, by the DICOM tag PatientID."
-    if units.kind == "patient":
-        return f"patient: all images of one count as one, by the column '{units.patient_column}' of index.csv."
-    single = units.training + units.held_out - units.named
-    rest = f" {single} units are without a lesion_id: an image each." if single else ""
-    return f"lesion: all images of a lesion count as one; not a person, who may have several.{rest}"
 
 
 def _verification(plan: Plan) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from common.plan import Plan
 from common.plan_data import DataSettings, GenotypeData, ImageData, SurvivalData
+from common.plan_expression import ExpressionData
 from common.plan_features import NumberFeature
 from common.plan_models import NetworkModel
 from common.plural import counted
@@ -41,6 +42,8 @@ def task_in_words(data: DataSettings) -> str:
 def _features(data: DataSettings) -> str:
     if isinstance(data, GenotypeData):
         return f"{counted(len(data.variants), 'variant')} of the genome ({data.assembly})"
+    if isinstance(data, ExpressionData):
+        return f"the expression of {counted(len(data.genes), 'gene')} ({data.scale}, {data.low:g} to {data.high:g})"
     if isinstance(data, ImageData):
         return "images"
     named = (f"{each.name} ({each.unit})" if isinstance(each, NumberFeature) else each.name for each in data.features)

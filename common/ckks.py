@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.ckks_parameters import PRESETS, SEED_BYTES, CkksParameters, check_security
-from common.errors import LocalProtocolError, MalformedMessage
-from common.packing import BLOCK_CHUNKS, pack_into, unpack_from
+from common.ckks_records import decode_records, decode_words, encode_records, view_records
+from common.errors import LocalProtocolError
+from common.packing import BLOCK_CHUNKS
 
 __all__ = [
     "PRESETS",
@@ -100,9 +101,9 @@ class PackedUpload:
         Raises:
             MalformedMessage: If the length is not exactly right, or a word is not below q.
         """
-        records = _records(data, chunks, parameters.chunk_bytes + SEED_BYTES)
+        records = view_records(data, chunks, parameters.chunk_bytes + SEED_BYTES)
         for start in range(0, chunks, BLOCK_CHUNKS):
-            _decode_words(records[start : start + BLOCK_CHUNKS], parameters)
+            decode_words(records[start : start + BLOCK_CHUNKS], parameters)
         return cls(parameters, chunks, data)
 
     @property
@@ -122,7 +123,7 @@ def upload_seeds(data: bytes | memoryview, chunks: int, parameters: CkksParamete
     Raises:
         MalformedMessage: If the length is not exactly that of `chunks` records.
     """
-    records = _records(data, chunks, parameters.chunk_bytes + SEED_BYTES)
+    records = view_records(data, chunks, parameters.chunk_bytes + SEED_BYTES)
     return records[:, parameters.chunk_bytes :].tobytes()
 
 
@@ -140,7 +141,7 @@ def pack_words(words: NDArray[np.uint64], parameters: CkksParameters) -> bytes:
         LocalProtocolError: If the shape or the type is another, or a word is not below q.
     """
     _check_words(words, parameters)
-    return _encode_records(words, (), parameters)
+    return encode_records(words, (), parameters)
 
 
 def unpack_words(data: bytes | memoryview, chunks: int, parameters: CkksParameters) -> NDArray[np.uint64]:
@@ -152,12 +153,12 @@ def unpack_words(data: bytes | memoryview, chunks: int, parameters: CkksParamete
     Raises:
         MalformedMessage: If the length is not exactly that of `chunks` polynomials, or a word is not below q.
     """
-    return _decode_words(_records(data, chunks, parameters.chunk_bytes), parameters)
+    return decode_words(view_records(data, chunks, parameters.chunk_bytes), parameters)
 
 
 def encode_upload(vector: EncryptedVector) -> bytes:
     """Body of an upload: per chunk the packed words of c0, then the seed of c1."""
-    return _encode_records(vector.words, (vector.seeds,), vector.parameters)
+    return encode_records(vector.words, (vector.seeds,), vector.parameters)
 
 
 def decode_upload(data: bytes | memoryview, chunks: int, parameters: CkksParameters) -> EncryptedVector:
@@ -171,13 +172,13 @@ def decode_upload(data: bytes | memoryview, chunks: int, parameters: CkksParamet
     Raises:
         MalformedMessage: If the length is not exactly right, or a word is not below q.
     """
-    words, seeds = _decode_records(data, chunks, 1, parameters)
+    words, seeds = decode_records(data, chunks, 1, parameters)
     return EncryptedVector(parameters, words, seeds[0])
 
 
 def encode_sum(total: EncryptedSum) -> bytes:
     """Body of an aggregate: per chunk the packed words of c0, then one seed per survivor."""
-    return _encode_records(total.words, total.seeds, total.parameters)
+    return encode_records(total.words, total.seeds, total.parameters)
 
 
 def decode_sum(data: bytes | memoryview, chunks: int, survivors: int, parameters: CkksParameters) -> EncryptedSum:
@@ -186,7 +187,7 @@ def decode_sum(data: bytes | memoryview, chunks: int, survivors: int, parameters
     Raises:
         MalformedMessage: If the length is not exactly right, or a word is not below q.
     """
-    words, seeds = _decode_records(data, chunks, survivors, parameters)
+    words, seeds = decode_records(data, chunks, survivors, parameters)
     return EncryptedSum(parameters, words, seeds)
 
 
@@ -204,43 +205,6 @@ def add_in_place(total_words: NDArray[np.uint64], words: NDArray[np.uint64], par
         block += words[start : start + BLOCK_CHUNKS]
         # Where the sum is below q the subtraction wraps to a huge number, so the smaller one is the residue.
         np.minimum(block, block - modulus, out=block)
-
-
-def _encode_records(words: NDArray[np.uint64], seeds: tuple[bytes, ...], parameters: CkksParameters) -> bytes:
-    records = np.zeros((len(words), parameters.chunk_bytes + SEED_BYTES * len(seeds)), dtype=np.uint8)
-    pack_into(records, words, parameters)
-    for index, one in enumerate(seeds):
-        start = parameters.chunk_bytes + SEED_BYTES * index
-        records[:, start : start + SEED_BYTES] = np.frombuffer(one, dtype=np.uint8).reshape(-1, SEED_BYTES)
-    return records.tobytes()
-
-
-def _decode_records(
-    data: bytes | memoryview, chunks: int, senders: int, parameters: CkksParameters
-) -> tuple[NDArray[np.uint64], tuple[bytes, ...]]:
-    if senders < 1:
-        raise MalformedMessage(f"an aggregate of {senders} hospitals; it needs at least 1")
-    records = _records(data, chunks, parameters.chunk_bytes + SEED_BYTES * senders)
-    words = _decode_words(records, parameters)
-    starts = range(parameters.chunk_bytes, records.shape[1], SEED_BYTES)
-    return words, tuple(records[:, start : start + SEED_BYTES].tobytes() for start in starts)
-
-
-def _decode_words(records: NDArray[np.uint8], parameters: CkksParameters) -> NDArray[np.uint64]:
-    words = unpack_from(records, parameters)
-    if int(words.max()) >= parameters.modulus:
-        raise MalformedMessage(f"a ciphertext word outside the ring; every word must be below {parameters.modulus}")
-    return words
-
-
-def _records(data: bytes | memoryview, chunks: int, record_bytes: int) -> NDArray[np.uint8]:
-    """View `data` as (chunks, record_bytes) bytes; the length is compared before anything is allocated."""
-    size_bytes = data.nbytes if isinstance(data, memoryview) else len(data)
-    if chunks < 1 or size_bytes != chunks * record_bytes:
-        raise MalformedMessage(
-            f"an encrypted body of {size_bytes} bytes; {chunks} ciphertexts take exactly {chunks * record_bytes}"
-        )
-    return np.frombuffer(data, dtype=np.uint8).reshape(chunks, record_bytes)
 
 
 def _check_words(words: NDArray[np.uint64], parameters: CkksParameters) -> None:

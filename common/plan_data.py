@@ -12,6 +12,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from common.config import Settings
 from common.errors import PlanError
+from common.plan_expression import ExpressionData
 from common.plan_features import ClassSettings, FeatureSettings, HeldOutSettings, OtherUnit, UnitCode, refuse_twice
 
 Bases = Annotated[str, StringConstraints(pattern=r"^[ACGT]{1,50}$")]
@@ -110,19 +111,20 @@ class GenotypeData(ClassSettings):
         return len(self.variants) + 1
 
 
-DataSettings = ImageData | TableData | SurvivalData | GenotypeData
-RowData = TableData | SurvivalData | GenotypeData
+DataSettings = ImageData | TableData | SurvivalData | GenotypeData | ExpressionData
+RowData = TableData | SurvivalData | GenotypeData | ExpressionData
 
 
 def row_constant(data: RowData) -> float:
-    """The constant behind a row's inputs, before `row_scale`: 1 for tables, more for genotypes.
+    """The constant behind a row's inputs, before `row_scale`: 1 for tables, more for genotypes and gene expression.
 
     Most variants are far from half and half, so their counts lie to one side of 0, and a model takes that back by the
     constant. With as many variants as a panel has, a constant of 1 is too small for it: on the 127 of
     configs/plans/ancestry.yaml it costs .02 of accuracy. A quarter of what all variants may add to the norm's square
-    was best of 1, 8, 32, 64 and 127, with much noise and with none.
+    was best of 1, 8, 32, 64 and 127, with much noise and with none. Most genes lie to one side of their range's middle
+    as well, however different their own means are.
     """
-    return math.sqrt(max(1.0, len(data.variants) / 4)) if isinstance(data, GenotypeData) else 1.0
+    return math.sqrt(max(1.0, _count(data) / 4)) if isinstance(data, GenotypeData | ExpressionData) else 1.0
 
 
 def row_scale(data: RowData) -> float:
@@ -130,5 +132,8 @@ def row_scale(data: RowData) -> float:
 
     Each feature adds at most 1 to the square of a row's norm, and the constant its own square.
     """
-    count = len(data.variants) if isinstance(data, GenotypeData) else len(data.features)
-    return 1.0 / math.sqrt(count + row_constant(data) ** 2)
+    return 1.0 / math.sqrt(_count(data) + row_constant(data) ** 2)
+
+
+def _count(data: RowData) -> int:
+    return len(data.variants) if isinstance(data, GenotypeData) else len(data.features)

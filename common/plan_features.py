@@ -68,10 +68,7 @@ class NumberFeature(Settings):
 
     @model_validator(mode="after")
     def _a_range(self) -> Self:
-        if not self.low < self.high:
-            raise PlanError(f"{self.name}: seen low {self.low:g} and high {self.high:g}; low must be less")
-        if not math.isfinite(self.high - self.low):
-            raise PlanError(f"{self.name}: the range from {self.low:g} to {self.high:g} is too wide; narrow it")
+        refuse_no_range(self.name, self.low, self.high)
         refuse_twice(f"{self.name}: other_units", (self.unit, *(other.unit for other in self.other_units)), "unit")
         return self
 
@@ -145,6 +142,18 @@ def in_unit(value: float, unit: str, *, own: str, others: tuple[OtherUnit, ...])
             return value * other.factor + other.offset
     known = ", ".join((own, *(other.unit for other in others)))
     raise PlanError(f"unit: seen '{unit}'; the plan knows {known}; hold the numbers in one of them, or change the plan")
+
+
+def refuse_no_range(name: str, low: float, high: float) -> None:
+    """Refuse two ends that are no range.
+
+    Raises:
+        PlanError: Names what the range is of.
+    """
+    if not low < high:
+        raise PlanError(f"{name}: seen low {low:g} and high {high:g}; low must be less")
+    if not math.isfinite(high - low):
+        raise PlanError(f"{name}: the range from {low:g} to {high:g} is too wide; narrow it")
 
 
 def refuse_twice(key: str, names: Iterable[str], what: str) -> None:

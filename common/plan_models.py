@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints
 from common.config import Settings
 from common.errors import PlanError
 from common.plan_data import DataSettings, GenotypeData, ImageData, SurvivalData, TableData
+from common.plan_expression import ExpressionData
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -67,13 +68,13 @@ class NetworkModel(Settings):
 
 
 class LinearModel(Settings):
-    """Logistic regression on the rows of a table or of genotypes."""
+    """Logistic regression on the rows of a table, of genotypes or of gene expression."""
 
     kind: Literal["linear"] = Field(description="logistic regression on the declared inputs")
 
 
 class MlpModel(Settings):
-    """A multilayer perceptron on the rows of a table or of genotypes."""
+    """A multilayer perceptron on the rows of a table, of genotypes or of gene expression."""
 
     kind: Literal["mlp"] = Field(description="layers of tanh units on the declared inputs")
     hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
@@ -96,6 +97,7 @@ _KINDS: dict[type[DataSettings], tuple[type[ModelSettings], ...]] = {
     ImageData: (FrozenBackboneModel, SmallCnnModel, NetworkModel),
     TableData: (LinearModel, MlpModel),
     GenotypeData: (LinearModel, MlpModel),
+    ExpressionData: (LinearModel, MlpModel),
     SurvivalData: (CoxModel,),
 }
 

@@ -49,8 +49,7 @@ def attack(
     Every attack has a control, which shows that it works where the defence is missing. Ends with status 1 if an attack
     succeeds or a control fails. docs/attacks.md says how to read the results.
     """
-    if json_path is not None:
-        require_writable(json_path)
+    require_writable(json_path)
     counts = QUICK if quick else FULL
     chosen = list(counts) if family is Family.ALL else [family]
     results = []
@@ -59,8 +58,7 @@ def attack(
             results.append(result)
             for line in lines(result):
                 print(line)
-    if json_path is not None:
-        write_json(json_path, [result.as_json() for result in results])
+    write_json(json_path, [result.as_json() for result in results])
     if not all(result.passed for result in results):
         raise typer.Exit(1)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from client.storage import RunStorage
-from common.ckks import PRESETS, CkksParameters, chunks_for
+from common.ckks import PRESETS, CkksParameters
 from common.identity import Identity
 from common.mask_messages import FullAdvert, Reveal
 from common.messages import UPLOAD_KINDS, Kind, Request, SignedManifest
@@ -27,7 +27,9 @@ from scripts.attack_freshness import nothing_seen
 from scripts.attack_hospitals import Site, StageOptions, provision_sites
 from server.admit import AdmittedReply, OpenExchange, admit
 from server.aggregate import Aggregate, RunningSum
+from server.ask import expected_answer
 from server.masked_round import Opening, Unmasking, check_advert, read_advert
+from server.steps import Step
 
 Take = Callable[[bytes], object]
 Watch = Callable[[str, str, bytes, Take], None]
@@ -155,18 +157,8 @@ class Stage:
 
     def exchange_of(self, kind: Kind, number: int, *, attempt: int = 0, opening: str = "") -> OpenExchange:
         """What the coordinator expects of a reply."""
-        parameters = self.parameters
-        return OpenExchange(
-            kind=kind,
-            run=self.run,
-            plan=self.plan.digest,
-            epoch=self.plan.agreed.epoch,
-            round=number,
-            attempt=attempt,
-            parameters=parameters,
-            chunks=chunks_for(self.plan.upload_values, parameters),
-            identities={one.name: one.identity for one in self.plan.roster},
-            opening=opening,
+        return expected_answer(
+            self.plan, self.run, Step(kind, number), attempt=attempt, epoch=self.plan.agreed.epoch, opening=opening
         )
 
     def admit(self, frame: bytes, name: str, number: int, *, attempt: int, opening: str) -> AdmittedReply:

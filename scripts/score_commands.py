@@ -23,8 +23,7 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the score to this file.")] = None,
 ) -> None:
     """Score a finished model on data whose labels are known. It is a research tool, no medical device."""
-    if json_file is not None:
-        require_writable(json_file)
+    require_writable(json_file)
     from scripts.evaluate import evaluate as score_folder  # noqa: PLC0415
 
     score = score_folder(results, data, mapping=mapping, weights=weights)
@@ -33,8 +32,7 @@ def evaluate(
         typer.echo(f"concordance (Harrell's C) {score.concordance:.3f}")
     else:
         typer.echo(f"accuracy {score.accuracy:.3f}, balanced accuracy {score.balanced_accuracy:.3f}")
-    if json_file is not None:
-        write_json(json_file, score.as_json())
+    write_json(json_file, score.as_json())
 
 
 def predict(

@@ -19,6 +19,8 @@ PATIENTS = 1000
 _MISSING = 0.1
 # How far classes lie apart, in standard deviations of a feature.
 _APART = 0.7
+# How much allele frequencies differ between classes (F_ST), and how rare an allele may be among all of them.
+_FIXATION, _RARE = 0.05, 0.1
 
 
 def write_synthetic_rows(target: Path, data: RowData, *, hospitals: int, seed: int) -> dict[str, DataPlace]:
@@ -85,11 +87,18 @@ class _Features:
 
 
 class _Genotypes:
-    """Allele counts whose frequencies differ between classes."""
+    """Allele counts whose frequencies differ between classes as between populations of one origin.
+
+    References:
+        Balding and Nichols, 1995, doi 10.1007/BF01441146: beta distributed around a frequency that all share.
+    """
 
     def __init__(self, data: GenotypeData, random: np.random.Generator) -> None:
         self._names, self._random = [variant.id for variant in data.variants], random
-        self._frequencies = random.beta(1.0, 1.0, size=(len(data.classes), len(self._names)))
+        shared, spread = random.uniform(_RARE, 1 - _RARE, size=len(self._names)), 1 / _FIXATION - 1
+        self._frequencies = random.beta(
+            shared * spread, (1 - shared) * spread, size=(len(data.classes), len(self._names))
+        )
 
     def values(self, label: float) -> Mapping[str, Value]:
         counts = self._random.binomial(2, self._frequencies[int(label)])

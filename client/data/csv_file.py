@@ -40,11 +40,13 @@ class CsvForm:
         encoding: Of its text; UTF-8 may begin with a byte order mark.
         delimiter: Between cells; None: found from the first line.
         header: Names of its columns where no line of the file names them; else empty.
+        longest_line: Characters that a line may have.
     """
 
     encoding: Encoding
     delimiter: Delimiter | None
     header: tuple[str, ...]
+    longest_line: int = MAX_LINE_CHARACTERS
 
 
 def read_cells(path: Path, form: CsvForm, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
@@ -62,6 +64,18 @@ def read_cells(path: Path, form: CsvForm, columns: Sequence[str]) -> Iterator[tu
         DataError: If it is no such file, lacks a column or has it twice, or has a line with more or
             fewer cells. Names file, line and column, and never what stands in a cell.
     """
+    records = read_records(path, form, columns)
+    _, names = next(records)
+    places = [names.index(column) for column in columns]
+    for line, cells in records:
+        yield line, tuple(cells[place].strip() for place in places)
+
+
+def read_records(path: Path, form: CsvForm, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield the names of all columns, without white space around them, and then each record's cells as they stand.
+
+    Arguments and errors are those of `read_cells`. Each record has as many cells as there are names.
+    """
     try:
         _refuse_other_forms(path, form.encoding)
         yield from _records(path, form, columns)
@@ -76,46 +90,48 @@ def read_cells(path: Path, form: CsvForm, columns: Sequence[str]) -> Iterator[tu
         ) from error
 
 
-def _records(path: Path, form: CsvForm, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _records(path: Path, form: CsvForm, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     with _open(path, form.encoding) as stream:
         first = io.StringIO(stream.read(_SAMPLE_CHARACTERS), newline="")
     delimiter = _delimiter(path.name, first, form, columns)
     with _open(path, form.encoding) as stream:
-        records = _numbered(stream, path.name, delimiter)
-        names = form.header or _header(next(records, None), path.name)
-        places = _places(names, columns, path.name, listed=bool(form.header))
+        records = _numbered(stream, path.name, delimiter, longest_line=form.longest_line)
+        line, names = (0, form.header) if form.header else _header(next(records, None), path.name)
+        _refuse_columns(names, columns, path.name, listed=bool(form.header))
+        yield line, list(names)
         for line, cells in records:
             if len(cells) != len(names):
                 raise DataError(
                     f"{path.name} line {line}: seen {len(cells)} cells, {len(names)} columns are named; correct the "
                     "line (a cell that holds the delimiter or a line break must stand in quotes)"
                 )
-            yield line, tuple(cells[place].strip() for place in places)
+            yield line, cells
 
 
 def _open(path: Path, encoding: Encoding) -> IO[str]:
     return path.open(encoding="utf-8-sig" if encoding == "utf-8" else encoding, newline="")
 
 
-def _lines(stream: IO[str], name: str) -> Iterator[str]:
+def _lines(stream: IO[str], name: str, longest: int) -> Iterator[str]:
     """The lines; one without an end must not fill the memory."""
     number = 0
-    while line := stream.readline(MAX_LINE_CHARACTERS + 1):
+    while line := stream.readline(longest + 1):
         number += 1
-        if len(line) > MAX_LINE_CHARACTERS:
+        if len(line) > longest:
             raise DataError(
-                f"{name} line {number}: is longer than {MAX_LINE_CHARACTERS} characters; name a file with one line for "
-                "each row"
+                f"{name} line {number}: is longer than {longest} characters; name a file with one line for each row"
             )
         if "\0" in line:
             raise DataError(f"{name} line {number}: holds a NUL byte; export the file again, or remove the byte")
         yield line
 
 
-def _numbered(stream: IO[str], name: str, delimiter: Delimiter) -> Iterator[tuple[int, list[str]]]:
+def _numbered(
+    stream: IO[str], name: str, delimiter: Delimiter, *, longest_line: int
+) -> Iterator[tuple[int, list[str]]]:
     """Records that are not blank, each with the line on which it begins."""
     # strict: a quote that is not closed would swallow the rest of the file without a word.
-    reader = csv.reader(_lines(stream, name), delimiter=delimiter, strict=True)
+    reader = csv.reader(_lines(stream, name, longest_line), delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 1
         try:
@@ -131,14 +147,14 @@ def _numbered(stream: IO[str], name: str, delimiter: Delimiter) -> Iterator[tupl
             yield line, cells
 
 
-def _header(record: tuple[int, list[str]] | None, name: str) -> tuple[str, ...]:
+def _header(record: tuple[int, list[str]] | None, name: str) -> tuple[int, tuple[str, ...]]:
     if record is None:
         raise DataError(f"{name}: is empty; its first line must name its columns")
-    return tuple(cell.strip() for cell in record[1])
+    return record[0], tuple(cell.strip() for cell in record[1])
 
 
-def _places(names: Sequence[str], columns: Sequence[str], name: str, *, listed: bool) -> list[int]:
-    """Index of each used column. What stands in line 1 may be a patient, so it is never shown."""
+def _refuse_columns(names: Sequence[str], columns: Sequence[str], name: str, *, listed: bool) -> None:
+    """Refuse used columns that are not there once. What stands in line 1 may be a patient, so it is never shown."""
     for column in columns:
         if names.count(column) > 1:
             raise DataError(f"{name}: has the column '{column}' twice; rename or remove one of them")
@@ -150,7 +166,6 @@ def _places(names: Sequence[str], columns: Sequence[str], name: str, *, listed: 
                 f"{name}: {where} {len(names)} columns, but no column '{column}'{hint}; correct the mapping"
                 + ("" if listed else ", or list the columns under `header` where the file has no line for them")
             )
-    return [names.index(column) for column in columns]
 
 
 def _delimiter(name: str, sample: io.StringIO, form: CsvForm, columns: Sequence[str]) -> Delimiter:

@@ -185,7 +185,7 @@ def _outcome(
 
 def _check_features(data: TableData | SurvivalData, mapping: CsvMapping) -> None:
     """Refuse a mapping that does not say of every feature of the plan, and of no other, where it stands."""
-    names = {feature.name for feature in data.features}
+    names = [feature.name for feature in data.features]
     for name in mapping.features:
         if name not in names:
             raise ConfigError(f"mapping: features.{name}: the plan has no such feature; it has {', '.join(names)}")

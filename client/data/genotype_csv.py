@@ -14,7 +14,7 @@ from client.data.connector import Connector
 from client.data.csv_file import CsvForm, Delimiter, Encoding, read_cells
 from client.data.csv_rows import ColumnName, LabelColumn
 from client.data.genotype_counts import MISSING, NO_COPY, NOT_CALLED, CallTally, count_copies
-from client.data.genotype_people import (
+from client.data.people import (
     Labels,
     MissingWords,
     PeopleTable,
@@ -71,7 +71,7 @@ def read_genotype_csv(path: Path, data: GenotypeData, mapping: GenotypeCsvMappin
     reading, tally = Reading(), CallTally()
     people: dict[str, Person] = {} if mapping.people is None else read_people(mapping.people, data)
     rows = _rows(path, data, mapping, people=people, tally=tally)
-    labelled_rows(reading, rows, people if _tells_outcome(mapping) else None)
+    labelled_rows(reading, rows, people if _tells_outcome(mapping) else None, all_missing="no_variant_called")
     reading.warnings += tally.sentences()
     if mapping.absent:
         reading.warnings.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from client.data import csv_rows, fhir, genotype_csv, vcf_rows
+from client.data import csv_rows, expression_csv, fhir, genotype_csv, vcf_rows
 from client.data.connector import Connector
 from common.config import Settings, load_settings, read_yaml
 from common.errors import ConfigError
@@ -13,6 +13,7 @@ from common.plan_data import RowData
 
 CONNECTORS: tuple[Connector[Any, Any], ...] = (
     csv_rows.CONNECTOR,
+    expression_csv.CONNECTOR,
     fhir.CONNECTOR,
     genotype_csv.CONNECTOR,
     vcf_rows.CONNECTOR,

@@ -15,17 +15,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.mixed_units import refuse_mixed_units
+from client.data.mixed_units import refuse_mixed_scale, refuse_mixed_units
 from client.data.reading import RawRow, Reading, Value
 from client.data.row_inputs import RowInputs, encode_row, finite_or_nan
 from client.data.table import PrivacyUnit, UnitName, labels_by_unit
 from common.canonical import canonical_bytes
 from common.errors import DataError
 from common.plan_data import GenotypeData, RowData, SurvivalData
+from common.plan_expression import ExpressionData
 from common.plan_features import NumberFeature
 from common.plural import counted
 
 __all__ = ["RawRow", "Reading", "RowRecord", "RowTable", "Value", "encode_rows", "left_out_in_words"]
+
+_MOST_NAMED, _SHOWN = 30, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +129,7 @@ def encode_rows(reading: Reading, data: RowData, *, unit: PrivacyUnit, patient_c
         raise DataError(f"no row of the data can be used ({reasons}); correct the data or the mapping")
     warnings += _about_equal_rows([each.record for each in kept], unit=unit)
     clipped = Counter(name for each in kept for name in each.inputs.clipped)
-    for name, n in clipped.items():
-        seen = counted(n, f"value of {name} lies", f"values of {name} lie")
-        warnings.append(f"{seen} outside of the plan's range: its end is taken")
+    warnings += _about_clipped(clipped)
     times = [each.time for each in kept] if isinstance(data, SurvivalData) else []
     return RowTable(
         records=tuple(each.record for each in kept),
@@ -209,12 +210,30 @@ def _about_equal_rows(records: Sequence[RowRecord], *, unit: PrivacyUnit) -> lis
     ]
 
 
+def _about_clipped(clipped: Counter[str]) -> Iterable[str]:
+    """A sentence for each feature; one for all where they are so many that nobody would read them."""
+    if len(clipped) > _MOST_NAMED:
+        most = ", ".join(name for name, _ in clipped.most_common(_SHOWN))
+        yield (
+            f"{clipped.total()} values of {len(clipped)} features lie outside of the plan's ranges, most of {most}: "
+            "the ranges' ends are taken"
+        )
+        return
+    for name, n in clipped.items():
+        seen = counted(n, f"value of {name} lies", f"values of {name} lie")
+        yield f"{seen} outside of the plan's range: its end is taken"
+
+
 def left_out_in_words(left_out: Mapping[str, int]) -> Iterable[str]:
     """How many records were left out, by reason, for people."""
     return (f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(left_out.items()) if count)
 
 
 def _refuse_mixed_units(rows: Sequence[RawRow], data: RowData) -> None:
+    if isinstance(data, ExpressionData):
+        values = [finite_or_nan(raw.values.get(gene)) for raw in rows for gene in data.genes]
+        refuse_mixed_scale(data, np.array(values).reshape(-1, len(data.genes)))
+        return
     for feature in () if isinstance(data, GenotypeData) else data.features:
         if isinstance(feature, NumberFeature):
             refuse_mixed_units(feature, np.array([finite_or_nan(raw.values.get(feature.name)) for raw in rows]))

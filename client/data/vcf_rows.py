@@ -20,7 +20,7 @@ from client.data.genotype_counts import (
     is_swapped,
     looks_alike_on_both_strands,
 )
-from client.data.genotype_people import PeopleTable, Person, labelled_rows, read_people
+from client.data.people import PeopleTable, Person, labelled_rows, read_people
 from client.data.reading import Reading
 from client.data.vcf_calls import allele_numbers
 from client.data.vcf_file import VcfFile, VcfRecord, open_vcf
@@ -91,7 +91,7 @@ def read_vcf(path: Path, data: GenotypeData, mapping: VcfMapping) -> Reading:
         (sample, found.places[sample], as_values(np.where(counts == NOT_SEEN, silent, counts), data.variants))
         for sample, counts in found.counts.items()
     )
-    labelled_rows(reading, rows, people)
+    labelled_rows(reading, rows, people, all_missing="no_variant_called")
     if found.unlabelled:
         reading.left_out["sample_without_label"] = len(found.unlabelled)
     return reading

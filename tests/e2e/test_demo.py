@@ -1,4 +1,4 @@
-"""`fedward demo` as a user runs it: to the end, and interrupted."""
+"""`fedward demo` as a user runs it: to the end, through two deaths, and interrupted."""
 
 from __future__ import annotations
 
@@ -8,91 +8,42 @@ import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import psutil
 import pytest
-import yaml
 
 from scripts.synthetic import write_synthetic
 from tests.support.deployment import command, script, wait_until
 from tests.support.processes import arguments, processes_with
+from tests.support.small_plan import write_small_plan
 
-PLANS = Path(__file__).parents[2] / "configs" / "plans"
-
-
-@pytest.fixture
-def small_plan(tmp_path: Path) -> Path:
-    """One round on small images."""
-    content = yaml.safe_load((PLANS / "demo.yaml").read_text())
-    content["model"] |= {"image_size": 64, "projection": 32}
-    content["training"] |= {"rounds": 1}
-    path = tmp_path / "plan.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
-def test_the_demo_ends_with_a_model_a_report_and_no_process(small_plan: Path, tmp_path: Path) -> None:
-    """One command: draw, deal, provision, five processes, one model; nothing else is left behind."""
-    report_path = tmp_path / "report.json"
-    write_synthetic(tmp_path / "images", images_per_class=12, seed=0)
-    demo = (
-        *("fedward", "demo", "--plan", str(small_plan), "--hospitals", "3", "--json", str(report_path)),
-        *("--data", str(tmp_path / "images")),
-        *("--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")),
-    )
-    done = command(*demo, timeout_s=240)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(report_path.read_text())
-    assert [row["round"] for row in report["rounds"]] == [1]
-    row = report["rounds"][0]
-    assert 0 <= row["balanced_accuracy"] <= 1
-    assert 0 <= row["accuracy"] <= 1
-    assert row["seconds"] > 0
-    assert row["up_bytes"] > 3 * 7_000
-    assert {"name", "epsilon_spent", "epsilon_spent_if_all_others_collude", "epsilon_budget", "delta"} <= set(
-        report["hospitals"][0]
-    )
-    assert all(0 < h["epsilon_spent"] <= h["epsilon_budget"] for h in report["hospitals"])
-    assert "synthetic" in done.stdout
-    assert "not covered yet" in done.stdout
-    results = Path(report["results"])
-    assert (results / "model.safetensors").exists()
-    assert (results / "metrics.json").exists()
-    assert (results / "config" / "hospital-1" / "hospital-1.yaml").exists()
-    assert (results / "logs" / "hospital-1" / "site.log").exists()
-    assert not list(results.rglob("*.key"))
-    assert not processes_with(str(tmp_path / "work"))
-
-    again = command(*demo, timeout_s=240)
-    assert again.returncode == 2
-    assert "epsilon" in again.stderr
-    assert "> cap" in again.stderr
-    assert not processes_with(str(tmp_path / "work"))
+NAMES = ["hospital-1", "hospital-2", "hospital-3"]
+ROUNDS = 2
 
 
 @dataclass(frozen=True)
 class RunningDemo:
-    """A demo in the background; what it prints is in `log`."""
+    """A demo in the background; what it says while it runs is in `log`, its report in `out`."""
 
     process: subprocess.Popen[bytes]
     log: Path
-    results: Path
+    out: Path
 
     @classmethod
-    def start(cls, folder: Path, *options: str) -> Self:
-        """Three hospitals; temporary files and the results folder lie in `folder`."""
-        log, results = folder / "log", folder / "results"
-        with log.open("w") as output:
+    def start(cls, folder: Path, words: tuple[str, ...]) -> Self:
+        """Temporary files lie in `folder`."""
+        log, out = folder / "log", folder / "out"
+        with log.open("w") as errors, out.open("w") as output:
             process = subprocess.Popen(  # noqa: S603 -- our own script
-                [script("fedward"), "demo", "--hospitals", "3", "--results", str(results), *options],
+                [script(words[0]), *words[1:]],
                 stdout=output,
-                stderr=output,
+                stderr=errors,
                 env=os.environ | {"TMPDIR": str(folder)},
                 start_new_session=True,
                 cwd=folder,
             )
-        return cls(process, log, results)
+        return cls(process, log, out)
 
     def until_said(self, text: str) -> None:
         """Wait until the demo has printed `text`."""
@@ -114,9 +65,109 @@ class RunningDemo:
         return found[0]
 
 
-def test_ctrl_c_stops_every_process(small_plan: Path, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Ended:
+    """A demo that ended by itself.
+
+    Args:
+        words: Its command line.
+        demo: What it printed.
+        report: What `--json` holds.
+        left: Processes that it left behind.
+    """
+
+    words: tuple[str, ...]
+    demo: RunningDemo
+    report: dict[str, Any]
+    left: list[int]
+
+    @property
+    def results(self) -> Path:
+        """The folder of its results."""
+        return Path(self.report["results"])
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """Round 1: a site is killed. Round 2: the coordinator. Nobody does anything about it."""
+    folder = tmp_path_factory.mktemp("demo")
+    write_synthetic(folder / "images", images_per_class=12, seed=0)
+    words = (
+        *("fedward", "demo", "--plan", str(write_small_plan(folder / "plan.yaml", rounds=1)), "--rounds", str(ROUNDS)),
+        *("--hospitals", str(len(NAMES)), "--data", str(folder / "images"), "--json", str(folder / "report.json")),
+        *("--results", str(folder / "results"), "--work", str(folder / "work")),
+    )
+    demo = RunningDemo.start(folder, words)
+    try:
+        demo.until_said(f"coordinator: round 1 of {ROUNDS}")
+        demo.child("service", "hospital-1.yaml").kill()
+        demo.until_said(f"coordinator: round 2 of {ROUNDS}")
+        children = demo.children()
+        demo.child("fedward-server", "start").kill()
+        assert demo.process.wait(timeout=200) == 0, demo.log.read_text()
+        _, alive = psutil.wait_procs(children, timeout=5)
+        left = [*(process.pid for process in alive), *processes_with(str(folder / "work"))]
+    finally:
+        demo.process.kill()
+        demo.process.wait()
+    return Ended(words, demo, json.loads((folder / "report.json").read_text()), left)
+
+
+def test_the_demo_ends_with_a_model_a_report_and_no_process(ended: Ended) -> None:
+    """One command: deal, provision, five processes, one model; nothing else is left behind."""
+    report, results, printed = ended.report, ended.results, ended.demo.out.read_text()
+    assert [row["round"] for row in report["rounds"]] == list(range(1, ROUNDS + 1))
+    for row in report["rounds"]:
+        assert 0 <= row["balanced_accuracy"] <= 1
+        assert 0 <= row["accuracy"] <= 1
+        assert row["seconds"] > 0
+        assert row["up_bytes"] > 3 * 7_000
+    assert {"name", "epsilon_spent", "epsilon_spent_if_all_others_collude", "epsilon_budget", "delta"} <= set(
+        report["hospitals"][0]
+    )
+    assert all(0 < h["epsilon_spent"] <= h["epsilon_budget"] for h in report["hospitals"])
+    assert "synthetic" in printed
+    assert "not covered yet" in printed
+    assert (results / "model.safetensors").exists()
+    assert (results / "metrics.json").exists()
+    assert (results / "config" / "hospital-1" / "hospital-1.yaml").exists()
+    assert (results / "logs" / "hospital-1" / "site.log").exists()
+    assert not list(results.rglob("*.key"))
+    assert ended.left == []
+
+
+def test_a_site_and_the_coordinator_that_are_killed_cost_neither_the_run_nor_budget(ended: Ended) -> None:
+    """Each is started again; the round that it died in is answered and paid for once, by all: fewer are no cohort."""
+    report = json.loads((ended.results / "metrics.json").read_text())
+    assert [row["contributors"] for row in report["rounds"]] == ROUNDS * [NAMES]
+    assert len({hospital["epsilon_spent"] for hospital in report["hospitals"]}) == 1
+    assert "site died: was ended by SIGKILL" in (ended.results / "logs" / "hospital-1" / "start.log").read_text()
+    assert "coordinator: died (was ended by SIGKILL" in ended.demo.log.read_text()
+
+
+def test_a_second_demo_with_the_same_ledgers_is_refused(ended: Ended) -> None:
+    """The first one has spent what the caps allow."""
+    again = command(*ended.words, timeout_s=240)
+    assert again.returncode == 2
+    assert "epsilon" in again.stderr
+    assert "> cap" in again.stderr
+    assert not processes_with(ended.words[-1])
+
+
+def test_ctrl_c_stops_every_process(tmp_path: Path) -> None:
     """Ctrl-C while the federation starts: status, one sentence, no orphan, no work folder."""
-    demo = RunningDemo.start(tmp_path, "--plan", str(small_plan))
+    results = tmp_path / "results"
+    words = (
+        "fedward",
+        "demo",
+        "--plan",
+        str(write_small_plan(tmp_path / "plan.yaml", rounds=1)),
+        "--hospitals",
+        "3",
+        "--results",
+        str(results),
+    )
+    demo = RunningDemo.start(tmp_path, words)
     demo.until_said("reading data")
     children = demo.children()
     assert len(children) > 5
@@ -128,32 +179,4 @@ def test_ctrl_c_stops_every_process(small_plan: Path, tmp_path: Path) -> None:
     assert "stopped by SIGINT" in output
     assert "Traceback" not in output
     assert not list(tmp_path.glob("fedward-*"))
-    assert not demo.results.exists()
-
-
-def test_a_site_and_the_coordinator_that_are_killed_cost_neither_the_run_nor_budget(
-    small_plan: Path, tmp_path: Path
-) -> None:
-    """Each is started again; the round that it died in is answered and paid for once, by all: fewer are no cohort."""
-    write_synthetic(tmp_path / "images", images_per_class=12, seed=0)
-    options = ("--plan", str(small_plan), "--rounds", "2", "--data", str(tmp_path / "images"))
-    demo = RunningDemo.start(tmp_path, *options, "--work", str(tmp_path / "work"))
-    try:
-        demo.until_said("coordinator: round 1 of 2")
-        demo.child("service", "hospital-1.yaml").kill()
-        demo.until_said("coordinator: round 2 of 2")
-        children = demo.children()
-        demo.child("fedward-server", "start").kill()
-        assert demo.process.wait(timeout=200) == 0, demo.log.read_text()
-        _, alive = psutil.wait_procs(children, timeout=5)
-        assert not alive
-        assert not processes_with(str(tmp_path / "work"))
-    finally:
-        demo.process.kill()
-        demo.process.wait()
-    (path,) = demo.results.glob("demo-*")
-    report = json.loads((path / "metrics.json").read_text())
-    assert [row["contributors"] for row in report["rounds"]] == 2 * [["hospital-1", "hospital-2", "hospital-3"]]
-    assert len({hospital["epsilon_spent"] for hospital in report["hospitals"]}) == 1
-    assert "site died: was ended by SIGKILL" in (path / "logs" / "hospital-1" / "start.log").read_text()
-    assert "coordinator: died (was ended by SIGKILL" in demo.log.read_text()
+    assert not results.exists()

@@ -16,7 +16,8 @@ from common.plan import Plan
 from scripts.federation import free_ports
 from scripts.synthetic import write_synthetic
 from server.store import Exchange, Store
-from tests.support.deployment import Deployment, command, wait_until
+from tests.support.deployment import Deployment, succeed, wait_until
+from tests.support.small_plan import write_small_plan
 
 HOSPITALS = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
 KILLED = "hospital-4"
@@ -35,29 +36,18 @@ class Ended:
     updates: dict[str, bytes]
 
 
-def tiny_plan(path: Path) -> Path:
-    """A head on small images: seconds on two cores."""
-    content = yaml.safe_load((Path(__file__).parents[2] / "configs" / "plans" / "demo.yaml").read_text())
-    content["model"] |= {"image_size": 64, "projection": 32}
-    content["training"] |= {"rounds": ROUNDS}
-    content["cohort"] |= {"round_timeout_s": 15, "attempts": 2}
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     """Four hospitals; hospital-4 is killed in round 2, after it has begun to train and before it has an upload."""
     base = tmp_path_factory.mktemp("fw")
     write_synthetic(base / "images", images_per_class=12, seed=0)
-    dealt = command("fedward", "split", str(base / "images"), "--out", str(base / "shards"), "--hospitals", "4")
-    assert dealt.returncode == 0, dealt.stderr
+    succeed("fedward", "split", str(base / "images"), "--out", str(base / "shards"), "--hospitals", "4")
     folder = base / "fed"
-    made = command(
-        *("fedward", "provision", str(tiny_plan(base / "plan.yaml")), "--shards", str(base / "shards")),
+    template = write_small_plan(base / "plan.yaml", rounds=ROUNDS, round_timeout_s=15, attempts=2)
+    succeed(
+        *("fedward", "provision", str(template), "--shards", str(base / "shards")),
         *("--out", str(folder), "--address", f"127.0.0.1:{_free_port()}", "--metrics", "aggregate", "--public-data"),
     )
-    assert made.returncode == 0, made.stderr
     plan = Plan.model_validate(yaml.safe_load((folder / "plan.yaml").read_text()))
     with Deployment(folder) as deployment:
         deployment.start_coordinator()

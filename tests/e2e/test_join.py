@@ -17,7 +17,8 @@ from common.key_messages import dealer_of
 from common.plan import Plan
 from scripts.federation import free_ports
 from scripts.synthetic import write_synthetic
-from tests.support.deployment import Deployment, command
+from tests.support.deployment import Deployment, succeed
+from tests.support.small_plan import write_small_plan
 
 HOSPITALS = ("hospital-1", "hospital-2", "hospital-3")
 LOCKED = "hospital-2"
@@ -44,24 +45,13 @@ class Joined:
         return Vault.open(home / "vault", hospital=name, unlock=unlock)
 
 
-def succeed(*words: str) -> str:
-    """Run a command that must succeed; what it printed."""
-    done = command(*words)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def joined(tmp_path_factory: pytest.TempPathFactory) -> Joined:
     """Three hospitals that share no folder with each other; one round."""
     base = tmp_path_factory.mktemp("join")
     write_synthetic(base / "images", images_per_class=12, seed=0)
     succeed("fedward", "split", str(base / "images"), "--out", str(base / "shards"), "--hospitals", "3")
-    template = yaml.safe_load((Path(__file__).parents[2] / "configs" / "plans" / "demo.yaml").read_text())
-    template["model"] |= {"image_size": 64, "projection": 32}
-    template["training"] |= {"rounds": 1}
-    template["cohort"] |= {"round_timeout_s": 60, "attempts": 2}
-    (base / "template.yaml").write_text(yaml.safe_dump(template))
+    write_small_plan(base / "template.yaml", rounds=1, round_timeout_s=60, attempts=2)
     folder = base / "fed"
     folder.mkdir()
     phrase = (folder / LOCKED).with_suffix(".phrase")

@@ -32,8 +32,8 @@ from tests.support.page_commands import (
     draw_shares,
     open_ports,
     replace_words,
-    small_template,
 )
+from tests.support.small_plan import small_template
 
 PROJECT = "fedward-production"
 BESIDE, ELSEWHERE, LOCKED = HOSPITALS = ("hospital-1", "hospital-2", "hospital-3")

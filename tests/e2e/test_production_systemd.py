@@ -25,8 +25,8 @@ from tests.support.page_commands import (
     draw_shares,
     open_ports,
     replace_words,
-    small_template,
 )
+from tests.support.small_plan import small_template
 
 IMAGE, NETWORK = "fedward-test-systemd", "fedward-test-systemd"
 COORDINATOR = "coordinator"

@@ -14,7 +14,8 @@ from common.plan import Plan
 from scripts.federation import free_ports
 from scripts.synthetic import write_synthetic
 from server.store import Store
-from tests.support.deployment import Deployment, command, wait_until
+from tests.support.deployment import Deployment, succeed, wait_until
+from tests.support.small_plan import write_small_plan
 from tests.support.stored_sums import stored_sums
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -37,13 +38,6 @@ class Ended:
     revoked_log: str
 
 
-def succeed(*words: str) -> str:
-    """Run a command that must succeed; what it printed."""
-    done = command(*words)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def epochs_of(folder: Path, run: str) -> list[int]:
     """Key epoch of each round that has a sum."""
     with closing(Store(folder / "coordinator" / "work")) as store:
@@ -59,11 +53,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     base = tmp_path_factory.mktemp("rv")
     write_synthetic(base / "images", images_per_class=15, seed=0)
     succeed("fedward", "split", str(base / "images"), "--out", str(base / "shards"), "--hospitals", "5")
-    content = yaml.safe_load((Path(__file__).parents[2] / "configs" / "plans" / "demo.yaml").read_text())
-    content["model"] |= {"image_size": 64, "projection": 32}
-    content["training"] |= {"rounds": ROUNDS}
-    content["cohort"] |= {"round_timeout_s": 60, "attempts": 2}
-    (base / "plan.yaml").write_text(yaml.safe_dump(content))
+    write_small_plan(base / "plan.yaml", rounds=ROUNDS, round_timeout_s=60, attempts=2)
     folder, address = base / "fed", f"127.0.0.1:{free_ports(1)[0]}"
     shards = ("--shards", str(base / "shards"), "--metrics", "aggregate", "--public-data")
     succeed("fedward", "provision", str(base / "plan.yaml"), "--out", str(folder), "--address", address, *shards)

@@ -29,6 +29,13 @@ def command(*words: str, timeout_s: float = 120.0) -> subprocess.CompletedProces
     )
 
 
+def succeed(*words: str) -> str:
+    """Run a command of ours that must succeed; what it printed."""
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def wait_until(condition: Callable[[], bool], *, timeout_s: float, what: str) -> None:
     """Poll until `condition` holds; fails with `what` when it never does."""
     deadline = time.monotonic() + timeout_s

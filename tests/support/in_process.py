@@ -14,7 +14,6 @@ from client.data.source import DataPlace
 from client.round import Hospital
 from client.site import open_hospital
 from client.status import StatusFile
-from common.ckks import PRESETS, chunks_for
 from common.errors import BudgetExceeded, LedgerRolledBack
 from common.freshness_messages import FreshnessAnswer, OpenNonce
 from common.identity import Identity
@@ -25,10 +24,12 @@ from common.request_frames import encode_request
 from common.site_config import load_site
 from scripts.federation import FederationOptions, provision
 from scripts.split import split_dataset
-from server.admit import OpenExchange, admit
+from server.admit import admit
 from server.aggregate import Aggregate, RunningSum
+from server.ask import expected_answer
 from server.freshness import FreshnessDesk
 from server.masked_round import Opening, Unmasking, read_advert
+from server.steps import Step
 
 Wire = Callable[[str, bytes], bytes]
 
@@ -165,26 +166,20 @@ class Coordinator:
         self, kind: Kind, round_number: int, sites: Mapping[str, Hospital], *, attempt: int = 0
     ) -> tuple[list[SignedReply], RunningSum]:
         """Ask for uploads, or for manifests alone, and add up what comes."""
-        parameters = PRESETS[self.plan.encryption.preset]
-        identities = {h.name: h.identity for h in self.plan.roster}
         opening = self.open(round_number, sites) if kind in UPLOAD_KINDS else None
-        expected = OpenExchange(
-            kind=kind,
-            run=self.run,
-            plan=self.plan.digest,
-            epoch=self.plan.agreed.epoch,
-            round=round_number,
+        expected = expected_answer(
+            self.plan,
+            self.run,
+            Step(kind, round_number),
             attempt=attempt,
-            parameters=parameters,
-            chunks=chunks_for(self.plan.upload_values, parameters),
-            identities=identities,
+            epoch=self.plan.agreed.epoch,
             opening=opening.digest if opening else "",
         )
-        total, seen, replies = RunningSum(parameters), dict[str, str](), []
+        total, seen, replies = RunningSum(expected.parameters), dict[str, str](), []
         for name, site in sites.items():
             frame = site.answer(self.request(kind, round_number, name, attempt=attempt))
             admitted = admit(frame, name, expected=expected, seen=seen)
-            replies.append(decode_reply(frame, identities))
+            replies.append(decode_reply(frame, dict(expected.identities)))
             self.desk.note(name, replies[-1].manifest.nonce, ledger=replies[-1].manifest.ledger)
             if admitted is not None and admitted.upload is not None:
                 total.add(admitted.signed, admitted.upload)

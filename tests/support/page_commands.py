@@ -6,8 +6,6 @@ import re
 import socket
 from pathlib import Path
 
-import yaml
-
 from scripts.split import split_dataset
 from scripts.synthetic import write_synthetic
 
@@ -48,14 +46,6 @@ def open_ports(address: str) -> set[int]:
             if probe.connect_ex((address, port)) == 0:
                 found.add(port)
     return found
-
-
-def small_template(*, rounds: int) -> str:
-    """A plan without hospitals whose rounds take seconds, YAML."""
-    content = yaml.safe_load((REPOSITORY / "configs" / "plans" / "demo.yaml").read_text())
-    content["model"] |= {"image_size": 64, "projection": 32}
-    content["training"] |= {"rounds": rounds}
-    return yaml.safe_dump(content)
 
 
 def draw_shares(folder: Path, *, hospitals: int) -> dict[str, Path]:

@@ -68,7 +68,7 @@ def residual_net() -> nn.Module:
     return net.double()
 
 
-def rows(units: int = 30, inputs: int = 20, *, bits: int = 22) -> tuple[Tensor, Tensor]:
+def rows(units: int = 30, inputs: int = 20, *, bits: int = 18) -> tuple[Tensor, Tensor]:
     """Rows of very different lengths whose numbers have few bits, so that the closed form takes them as they are."""
     generator = torch.Generator().manual_seed(3)
     x = torch.randint(-(2**bits), 2**bits, (units, inputs), generator=generator).double() * 2.0**-bits
@@ -123,14 +123,15 @@ def opacus_sum(model: nn.Module, x: Tensor, y: Tensor, clip: float) -> NDArray[n
 @pytest.mark.parametrize("clip", [0.02, 0.5, 1e4])
 @pytest.mark.parametrize("name", MODELS)
 def test_each_way_sums_what_opacus_sums(name: str, clip: float) -> None:
-    """To 1e-9 of C, whether all units are clipped, some, or none."""
+    """To 1e-9 of C, the closed form to half a grid step a unit, whether all units are clipped, some, or none."""
     build, data = MODELS[name]
     model, (x, y) = build(), data()
     due = opacus_sum(model, x, y, clip)
     ways: list[Way] = [OneByOneSum, HookedSum, choose_clipped_sum]
     for way in ways:
         seen = way(model, x, y, clip=clip)(range(len(y))) * (UNIT * clip)
-        assert np.linalg.norm(seen - due) <= 1e-9 * clip
+        closed = isinstance(way(model, x, y, clip=clip), HeadSum)
+        assert np.linalg.norm(seen - due) <= (len(y) * 2.0**-21 if closed else 1e-9) * clip
     assert np.linalg.norm(due) > 1e-6 * clip  # control
 
 
@@ -149,15 +150,15 @@ def test_the_way_fits_the_model() -> None:
     assert isinstance(choose_clipped_sum(head(), x, y, clip=1.0), HeadSum)
 
 
-def test_inputs_are_taken_to_24_bits() -> None:
-    """The closed form on inputs with more bits: off by far less than a step of the noise's grid for each unit."""
+def test_inputs_are_taken_to_20_bits() -> None:
+    """The closed form on inputs with more bits: off by less than a quarter of a grid step for each unit."""
     generator = torch.Generator().manual_seed(5)
     x, y = torch.randn(200, 512, generator=generator, dtype=torch.float64), torch.arange(200) % CLASSES
     x /= x.norm(dim=1, keepdim=True)
     model = head(512)
     due = opacus_sum(model, x, y, 0.5)
     seen = clipped_sum(model, x, y, clip=0.5) * (UNIT * 0.5)
-    assert 1e-12 < np.linalg.norm(seen - due) / 0.5 < 200 * 2.0**-24
+    assert 1e-9 < np.linalg.norm(seen - due) / 0.5 < 200 * 2.0**-22
 
 
 @pytest.mark.parametrize("name", ["head", "small network", "residual network"])
@@ -177,7 +178,7 @@ def test_a_broken_unit_adds_nothing_and_moves_nobody(name: str, poison: float) -
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_unit_adds_the_same_in_any_batch_order_and_place(name: str) -> None:
-    """To the last bit, over random batches; but the closed form rounds each sum once, by half a unit at most."""
+    """To the last bit, over random batches."""
     build, data = MODELS[name]
     model, (x, y) = build(), data()
     sums = choose_clipped_sum(model, x, y, clip=0.1)
@@ -187,8 +188,7 @@ def test_a_unit_adds_the_same_in_any_batch_order_and_place(name: str) -> None:
         chosen = random.permutation(len(y))[: random.integers(1, len(y) + 1)].tolist()
         seen = sums(chosen)
         np.testing.assert_array_equal(seen, sums(sorted(chosen)))
-        off = 0.5 * (1 + len(chosen)) if isinstance(sums, HeadSum) else 0.0
-        assert np.abs(seen - alone[chosen].sum(axis=0)).max() <= off
+        np.testing.assert_array_equal(seen, alone[chosen].sum(axis=0))
     assert sums([]).tolist() == [0] * alone.shape[1]
 
 

@@ -282,7 +282,7 @@ def feature(name: str, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 -- YAM
 MAPPINGS: list[tuple[dict[str, Any], str]] = [
     (feature("age", gone=True), "mapping: key 'features.age' is missing; name its column, or write {absent: true} th"),
     (feature("age", absent=True), "features.age: seen `absent: true`; the plan uses no row without this feature"),
-    (feature("weight", column="w", unit="kg"), "features.weight: the plan has no such feature; it has"),
+    (feature("weight", column="w", unit="kg"), "weight: the plan has no such feature; it has age, glucose, sex"),
     (feature("age", column="age"), "features.age: is a number in the plan; name the column's `unit`, and no `values`"),
     (feature("age", column="age", unit="mo"), "mapping: features.age.unit: seen 'mo'; the plan knows a; hold"),
     (feature("sex", column="sex", unit="1"), "features.sex: is a category in the plan; remove its `unit`"),

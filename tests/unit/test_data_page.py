@@ -15,6 +15,7 @@ from client.data.source import DataPlace, read_data
 from common.config import parse_settings
 from common.errors import ConfigError, DataError
 from common.plan_data import TableData
+from common.plan_expression import ExpressionData
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 EXAMPLE = re.compile(r"^<!-- example: ([\w ]+) -->\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -55,6 +56,25 @@ def test_the_csv_example_is_read_as_the_page_says(tmp_path: Path) -> None:
     assert (read.left_out, read.clipped, read.warnings) == ({}, {}, ())
     flags = read.unit_rows()[0][:, [2, -2]] > 0
     assert flags.tolist() == [[False, True], [False, True], [True, True]]
+
+
+def test_the_two_expression_examples_hold_the_same_units(tmp_path: Path) -> None:
+    """Bit for bit: TPM with samples in lines, and their logarithms with genes in lines."""
+    plan = parse_settings(EXAMPLES["expression plan"], ExpressionData, source="plan")
+    for kind in ("names", "people"):
+        (tmp_path / f"{kind}.csv").write_text(EXAMPLES[f"genes {kind}"], encoding="utf-8")
+    read = []
+    for kind in ("expression", "genes"):
+        (tmp_path / f"{kind}.csv").write_text(EXAMPLES[f"{kind} file"], encoding="utf-8")
+        (tmp_path / f"{kind}.yaml").write_text(EXAMPLES[f"{kind} mapping"], encoding="utf-8")
+        loaded = read_data(DataPlace(tmp_path / f"{kind}.csv", tmp_path / f"{kind}.yaml"), plan, unit="patient")
+        assert isinstance(loaded, RowTable)
+        read.append(loaded)
+    one, other = read
+    assert one.unit_labels() == other.unit_labels() == {"patient:7001": 0, "patient:7002": 1}
+    assert one.unit_rows()[0].tobytes() == other.unit_rows()[0].tobytes()
+    assert (one.converted, other.converted) == ({"gene expression from tpm": 11}, {})
+    assert all((each.left_out, each.clipped, each.warnings) == ({}, {}, ()) for each in read)
 
 
 @pytest.mark.usefixtures("_json_lines")

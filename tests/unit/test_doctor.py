@@ -50,14 +50,6 @@ DAY = dt.timedelta(days=1)
 NEWEST = "and it lacks none that this site and its peers have seen"
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A provisioned federation."""
-    folder = tmp_path_factory.mktemp("doctor")
-    provision_small(folder, template())
-    return folder
-
-
 @pytest.fixture
 def site(base: Path, tmp_path: Path) -> Path:
     """The folder of one hospital, which a test may spoil."""

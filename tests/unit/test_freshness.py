@@ -20,17 +20,9 @@ from common.mask_messages import Reveal, decode_document
 from common.messages import REPLY_MAGIC, SignedManifest, SignedReply
 from common.site_config import load_site
 from common.wire import frame, header_bytes
-from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
+from tests.support.small_federation import NAMES, SmallFederation
 
 OURS, OTHERS = NAMES[0], NAMES[1:]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of a federation that nobody has used yet."""
-    folder = tmp_path_factory.mktemp("federation")
-    provision_small(folder, template())
-    return folder
 
 
 @pytest.fixture

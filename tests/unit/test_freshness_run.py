@@ -15,18 +15,10 @@ from common.messages import Request
 from server.freshness import FreshnessDesk
 from server.store import Exchange
 from tests.support.in_process_grid import as_server_app
-from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
+from tests.support.small_federation import NAMES, SmallFederation
 from tests.support.whole_run import WholeRun
 
 OURS = NAMES[0]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of a federation that nobody has used yet."""
-    folder = tmp_path_factory.mktemp("federation")
-    provision_small(folder, template())
-    return folder
 
 
 @pytest.fixture

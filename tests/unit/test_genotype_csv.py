@@ -147,6 +147,17 @@ def test_a_table_of_people_names_each_sample_once(tmp_path: Path) -> None:
     )
 
 
+def test_a_table_of_people_that_is_not_there_is_named_itself(tmp_path: Path) -> None:
+    """The shipped mapping asks for one beside it; the file of genotypes is there, and not to blame."""
+    people = {"file": "people.csv", "sample": "sample", "label": LABEL}
+    with pytest.raises(DataError) as caught:
+        read_table(tmp_path, "id,rs1,rs2,rs3\np1,AA,CC,AA\n", label=None, people=people)
+    assert str(caught.value) == (
+        "people.csv: cannot be read (No such file or directory); `people.file` in the mapping names it, from the "
+        "mapping's own folder"
+    )
+
+
 OTHER_LABEL = {"column": "g", "classes": {"E": "EUR"}}
 
 

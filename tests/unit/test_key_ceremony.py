@@ -28,7 +28,7 @@ from common.key_messages import (
 )
 from common.plan import Plan
 from tests.support.site_keys import site_identity, site_vault
-from tests.support.small_federation import NAMES, provision_small, template
+from tests.support.small_federation import NAMES
 
 
 class Table:
@@ -81,14 +81,6 @@ class Table:
     def held(self, name: str) -> bytes | None:
         """The key in a hospital's vault."""
         return self.vaults[name].get(epoch_key_name(self.plan.digest, 1))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Provisioned once."""
-    folder = tmp_path_factory.mktemp("ceremony")
-    provision_small(folder, template())
-    return folder
 
 
 @pytest.fixture

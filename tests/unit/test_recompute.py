@@ -31,7 +31,7 @@ from common.request_frames import REQUEST_MAGIC
 from common.transcript import merkle_root
 from common.wire import parse_header, signed_bytes
 from server.aggregate import Aggregate
-from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
+from tests.support.small_federation import NAMES, SmallFederation
 
 OURS = NAMES[0]
 
@@ -96,10 +96,8 @@ class Unmasked:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Unmasked:
+def prepared(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Unmasked:
     """Hospital-4 dropped out; all shares were given; the services are stopped."""
-    base = tmp_path_factory.mktemp("base")
-    provision_small(base, template())
     with SmallFederation.copy_of(base, tmp_path_factory.mktemp("unmasked")) as federation:
         coordinator = federation.coordinator
         coordinator.open(1, federation.sites)

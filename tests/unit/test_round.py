@@ -19,17 +19,9 @@ from client.optimiser import OptimiserState
 from client.status import read_status
 from common.ckks import SEED_BYTES, EncryptedSum
 from common.errors import BudgetExceeded, DecryptionError, LedgerError
-from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
+from tests.support.small_federation import NAMES, SmallFederation
 
 OURS = NAMES[0]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of a federation that nobody has used yet."""
-    folder = tmp_path_factory.mktemp("federation")
-    provision_small(folder, template())
-    return folder
 
 
 @pytest.fixture

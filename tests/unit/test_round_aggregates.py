@@ -44,7 +44,7 @@ from common.transcript import aggregate_root
 from server.aggregate import Aggregate, skipped
 from tests.support.in_process import light
 from tests.support.site_keys import site_identity
-from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
+from tests.support.small_federation import NAMES, SmallFederation
 
 OURS = NAMES[0]
 
@@ -135,10 +135,8 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def prepared(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """All four hospitals have uploaded, and announced masks for the next rounds; their services are stopped."""
-    base = tmp_path_factory.mktemp("base")
-    provision_small(base, template())
     with SmallFederation.copy_of(base, tmp_path_factory.mktemp("trained")) as federation:
         replies, _ = federation.coordinator.collect("train", 1, federation.sites)
         for number in (2, 3):

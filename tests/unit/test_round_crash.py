@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from common.errors import DataError, SiteStorageError
 from common.messages import Kind
 from tests.support.in_process import Coordinator
-from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
+from tests.support.small_federation import NAMES, SmallFederation
 
 OURS = NAMES[0]
 
@@ -86,10 +86,9 @@ class Released:
 
 
 @pytest.fixture(scope="module")
-def others(tmp_path_factory: pytest.TempPathFactory) -> Others:
+def others(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Others:
     """The others' run; two attempts were asked for in its first round."""
-    base, folder = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("others")
-    provision_small(base, template())
+    folder = tmp_path_factory.mktemp("others")
     with SmallFederation.copy_of(base, folder, sites=NAMES[1:]) as federation:
         for number in range(1, federation.plan.last_round + 1):
             federation.opened(number)

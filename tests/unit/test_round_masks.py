@@ -36,7 +36,7 @@ from common.pair_box import open_share, pair_secret, seal_share
 from server.aggregate import skipped
 from server.masked_round import Opening
 from tests.support.announced_site import OURS, AnnouncedSite
-from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
+from tests.support.small_federation import NAMES, SmallFederation
 
 
 class Killed(BaseException):
@@ -59,10 +59,8 @@ class PowerSwitch:
 
 
 @pytest.fixture(scope="module")
-def opened_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnnouncedSite]:
+def opened_site(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnnouncedSite]:
     """Hospital-1 with budget for many runs; each test has a run of its own."""
-    base = tmp_path_factory.mktemp("base")
-    provision_small(base, template())
     with SmallFederation.copy_of(base, tmp_path_factory.mktemp("site"), sites=[]) as federation:
         federation.change_site(OURS, cap_epsilon=1000.0)
         federation.open(OURS)

@@ -13,16 +13,14 @@ from common.identity import Identity
 from common.messages import Request
 from common.request_frames import decode_request, encode_request
 from tests.support.site_keys import site_identity
-from tests.support.small_federation import NAMES, SmallFederation, provision_small, template
+from tests.support.small_federation import NAMES, SmallFederation
 
 OURS = NAMES[0]
 
 
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallFederation]:
+def federation(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallFederation]:
     """One open hospital; what it refuses leaves no trace, so all tests share it."""
-    base: Path = tmp_path_factory.mktemp("base")
-    provision_small(base, template())
     with SmallFederation.copy_of(base, tmp_path_factory.mktemp("federation"), sites=[OURS]) as opened:
         yield opened
 

@@ -20,6 +20,7 @@ from client.model import load_vector, trainable_vector
 from common.config import Settings, parse_settings
 from common.plan import Plan
 from common.plan_data import GenotypeData, RowData, SurvivalData, TableData
+from common.plan_expression import ExpressionData
 from common.site_config import SiteConfig, load_site
 from tests.support.small_federation import NAMES, TEMPLATE, provision_small
 
@@ -35,6 +36,17 @@ GENOTYPES = {
     **HELD_OUT,
     "assembly": "GRCh38",
     "variants": [{"id": "rs1", "position": 1, **BASES}, {"id": "rs2", "position": 2, **BASES}],
+}
+EXPRESSION = {
+    "kind": "expression",
+    "classes": ["no", "yes"],
+    **HELD_OUT,
+    "genes": ["a", "b"],
+    "scale": "log2_ratio",
+    "low": -1.0,
+    "high": 1.0,
+    "decimals": 3,
+    "missing": "flag",
 }
 SURVIVAL = {"kind": "survival", **HELD_OUT, "features": FEATURES, "time_unit": "mo", "cuts": [3.0, 6.0, 12.0]}
 MLP = {"kind": "mlp", "hidden": [8], "seed": 1}
@@ -68,7 +80,12 @@ def draw_rows(path: Path, data: RowData, _mapping: DrawnMapping) -> Reading:
 
 
 DRAWN = Connector(
-    "drawn", (TableData, GenotypeData, SurvivalData), DrawnMapping, draw_rows, lambda _: "patient", lambda _: True
+    "drawn",
+    (TableData, GenotypeData, SurvivalData, ExpressionData),
+    DrawnMapping,
+    draw_rows,
+    lambda _: "patient",
+    lambda _: True,
 )
 
 
@@ -111,8 +128,15 @@ def accuracy(counts: NDArray[np.int64]) -> float:
 
 @pytest.mark.parametrize(
     ("data", "model"),
-    [(TABLE, {"kind": "linear"}), (TABLE, MLP), (GENOTYPES, {"kind": "linear"}), (GENOTYPES, MLP)],
-    ids=["table linear", "table mlp", "genotypes linear", "genotypes mlp"],
+    [
+        (TABLE, {"kind": "linear"}),
+        (TABLE, MLP),
+        (GENOTYPES, {"kind": "linear"}),
+        (GENOTYPES, MLP),
+        (EXPRESSION, {"kind": "linear"}),
+        (EXPRESSION, MLP),
+    ],
+    ids=["table linear", "table mlp", "genotypes linear", "genotypes mlp", "expression linear", "expression mlp"],
 )
 def test_a_model_of_classes_learns(
     data: dict[str, Any], model: dict[str, Any], federation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,7 @@ from common.plan import Plan
 from tests.support.in_process import Coordinator
 from tests.support.in_process_grid import as_server_app
 from tests.support.killed_sites import KilledSites
+from tests.support.killer import Hit
 from tests.support.site_nursery import Nursery
 from tests.support.small_federation import NAMES, TEMPLATE, SmallFederation, provision_small, template
 
@@ -125,14 +126,18 @@ def test_statistics_and_counts_without_a_charge_are_seen(tmp_path: Path, nursery
             sites.check()
 
 
+def reported_kills(sites: KilledSites, *, runs: int) -> list[Hit]:
+    """Carry runs with five kills each and print what was seen; the kills."""
+    sys.stderr.write(json.dumps(carry_runs(sites, runs=runs, kills=5)) + "\n")
+    return sites.killer.hits
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(7_200)
 def test_forty_kills_in_eight_runs_with_all_kinds_of_charges(tmp_path: Path, nursery: Nursery) -> None:
     """Statistics, training and noisy counts."""
     with KilledSites(of_all_kinds(tmp_path), nursery) as sites:
-        seen = carry_runs(sites, runs=8, kills=5)
-        sys.stderr.write(json.dumps(seen) + "\n")
-        hits = sites.killer.hits
+        hits = reported_kills(sites, runs=8)
     assert len(hits) >= 40
     assert {hit.kind for hit in hits} >= {"stat", "train", "unmask"}
 
@@ -142,9 +147,7 @@ def test_forty_kills_in_eight_runs_with_all_kinds_of_charges(tmp_path: Path, nur
 def test_two_hundred_kills_in_forty_runs(tmp_path: Path, nursery: Nursery) -> None:
     """At moments spread over all that a site does, its start included."""
     with KilledSites(provisioned(tmp_path), nursery) as sites:
-        seen = carry_runs(sites, runs=40, kills=5)
-        sys.stderr.write(json.dumps(seen) + "\n")
-        hits = sites.killer.hits
+        hits = reported_kills(sites, runs=40)
     assert len(hits) >= 200
     assert {hit.during for hit in hits} == {"answering", "waiting", "starting"}
     assert {hit.kind for hit in hits} >= {"hello", "keys", "train", "unmask", "eval"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +31,7 @@ from tests.support.flower_federation import free_port
 
 LIMIT_S = 120.0
 FURTHER_CALLS = 20
+FLOWERS_PAUSE_S = 3.0
 ANSWERS: dict[str, bytes] = {
     "ActivateNode": ActivateNodeResponse(node_id=17).SerializeToString(),
     "DeactivateNode": DeactivateNodeResponse().SerializeToString(),
@@ -47,6 +50,12 @@ class Coordinator:
     def __init__(self, broken: frozenset[str]) -> None:
         self._broken = broken
         self.calls: Counter[str] = Counter()
+        self._pulled: list[float] = []
+
+    @property
+    def least_pause_s(self) -> float:
+        """The shortest time between two calls for messages."""
+        return min(later - earlier for earlier, later in itertools.pairwise(self._pulled))
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a gRPC server serves."""
@@ -59,6 +68,8 @@ class Coordinator:
         def call(request: bytes, context: grpc.ServicerContext) -> bytes:
             del request
             self.calls[name] += 1
+            if name == "PullMessages":
+                self._pulled.append(time.monotonic())
             if name in self._broken:
                 context.abort(grpc.StatusCode.INTERNAL, "Internal server error.")
             return answer
@@ -122,10 +133,11 @@ def test_a_supernode_that_the_coordinator_failed_once_connects_again(tmp_path: P
 
 
 def test_a_supernode_whose_coordinator_answers_stays(tmp_path: Path) -> None:
-    """The control: nothing else ends it."""
+    """The control: nothing else ends it. And it asks again before Flower's own would; once is enough to see."""
     with serving(tmp_path) as (coordinator, supernode):
-        assert causes(supernode, coordinator, pulls=3) == []
+        assert causes(supernode, coordinator, pulls=10) == []
     assert coordinator.calls["ActivateNode"] == 1
+    assert coordinator.least_pause_s < FLOWERS_PAUSE_S
 
 
 def answers(port: int) -> bool:
@@ -142,7 +154,7 @@ def test_flowers_own_command_stays_after_such_an_error(tmp_path: Path, broken: s
     """Why there is `client.supernode`; a Flower whose process ends by itself needs it no more.
 
     Behind the error its main thread takes leave of the coordinator, or asks for messages as before where only the
-    thread of the heartbeats has died; and the process still serves.
+    thread of the heartbeats has died, every 3 s at the most; and the process still serves.
     """
     with serving(tmp_path, broken) as (coordinator, supernode):
         argv = supernode.argv[supernode.argv.index(flower_command("flower-supernode")) :]
@@ -161,3 +173,6 @@ def test_flowers_own_command_stays_after_such_an_error(tmp_path: Path, broken: s
         own = replace(supernode, argv=(sys.executable, *argv))
         asyncio.run(supervise(((own,),), on_event=lambda _: None, restart=False, work=work))
     assert coordinator.calls["ActivateNode"] == 1
+    if goes_on == "PullMessages":
+        # Without `client.supernode` no message is asked for sooner.
+        assert coordinator.least_pause_s >= FLOWERS_PAUSE_S

@@ -1,8 +1,8 @@
-"""Which class each sample of a genotype file belongs to, and whose it is: a site's own table of people."""
+"""Which class each sample of a file belongs to, and whose it is: a site's own table of people."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,7 @@ from client.data.csv_rows import Code, ColumnName, LabelColumn
 from client.data.reading import RawRow, Reading, Value
 from common.config import Settings
 from common.errors import ConfigError, DataError
-from common.plan_data import GenotypeData
+from common.plan_features import ClassSettings
 
 MissingWords = Annotated[tuple[Code, ...], Field(max_length=100)]
 
@@ -53,7 +53,7 @@ class Person:
 class Labels:
     """Reads the cells of a label's column."""
 
-    def __init__(self, label: LabelColumn, data: GenotypeData, missing: Iterable[str]) -> None:
+    def __init__(self, label: LabelColumn, data: ClassSettings, missing: Iterable[str]) -> None:
         """Check the mapping against the plan.
 
         Raises:
@@ -77,7 +77,7 @@ class Labels:
         return "" if cell in self._missing else self._codes.meaning(cell, f"{place}, column '{self._column}'")
 
 
-def read_people(table: PeopleTable, data: GenotypeData) -> dict[str, Person]:
+def read_people(table: PeopleTable, data: ClassSettings) -> dict[str, Person]:
     """Read a table of people.
 
     Returns:
@@ -85,20 +85,32 @@ def read_people(table: PeopleTable, data: GenotypeData) -> dict[str, Person]:
 
     Raises:
         ConfigError: If the mapping names a class that the plan does not.
-        DataError: If the file is wrong, names a sample twice, or leaves one without a name.
+        DataError: If the file is missing or wrong, names a sample twice, or leaves one without a name.
     """
     labels, people = Labels(table.label, data, table.missing), dict[str, Person]()
     columns = (table.sample, table.label.column, table.patient_column)
-    for line, (sample, label, patient) in read_cells(table.file, CsvForm(table.encoding, table.delimiter, ()), columns):
-        place = f"{table.file.name} line {line}"
-        refuse_unnamed(sample, f"{place}, column '{table.sample}'", "sample")
-        refuse_unnamed(patient, f"{place}, column '{table.patient_column}'", "patient")
-        if sample in people:
-            raise DataError(
-                f"{place}, column '{table.sample}': names the sample of {people[sample].place} again; keep one of them"
-            )
-        people[sample] = Person(place, patient, labels.of(label, place))
+    try:
+        for line, cells in read_cells(table.file, CsvForm(table.encoding, table.delimiter, ()), columns):
+            _add_person(people, table, labels, f"{table.file.name} line {line}", cells)
+    except OSError as error:  # else the file of genotypes would be blamed
+        raise DataError(
+            f"{table.file.name}: cannot be read ({error.strerror}); `people.file` in the mapping names it, from the "
+            "mapping's own folder"
+        ) from error
     return people
+
+
+def _add_person(
+    people: dict[str, Person], table: PeopleTable, labels: Labels, place: str, cells: Sequence[str]
+) -> None:
+    sample, label, patient = cells
+    refuse_unnamed(sample, f"{place}, column '{table.sample}'", "sample")
+    refuse_unnamed(patient, f"{place}, column '{table.patient_column}'", "patient")
+    if sample in people:
+        raise DataError(
+            f"{place}, column '{table.sample}': names the sample of {people[sample].place} again; keep one of them"
+        )
+    people[sample] = Person(place, patient, labels.of(label, place))
 
 
 def refuse_unnamed(cell: str, where: str, what: str) -> None:
@@ -115,18 +127,21 @@ def labelled_rows(
     reading: Reading,
     found: Iterable[tuple[str, str, Mapping[str, Value]]],
     people: Mapping[str, Person] | None,
+    *,
+    all_missing: str,
 ) -> None:
-    """Join genotypes and people to rows, and count those of either that lack the other.
+    """Join samples and people to rows, and count those of either that lack the other.
 
     Args:
         reading: Is added to.
-        found: Of each sample once: its name, where it stands, and its counts.
+        found: Of each sample once: its name, where it stands, and its values.
         people: By sample; None: labels are not asked for, and every sample is a row.
+        all_missing: Why one is left out of whom no value is known.
     """
     seen = 0
-    for sample, place, counts in found:
+    for sample, place, values in found:
         if people is None:
-            reading.rows.append(RawRow(place, sample, counts))
+            reading.rows.append(RawRow(place, sample, values))
             continue
         person = people.get(sample)
         if person is None:
@@ -135,9 +150,9 @@ def labelled_rows(
         seen += 1
         if not person.label:
             reading.left_out["missing_label"] += 1
-        elif all(count is None for count in counts.values()):
-            reading.left_out["no_variant_called"] += 1
+        elif all(value is None for value in values.values()):
+            reading.left_out[all_missing] += 1
         else:
-            reading.rows.append(RawRow(place, person.patient, counts, person.label))
+            reading.rows.append(RawRow(place, person.patient, values, person.label))
     if people is not None and len(people) > seen:
         reading.left_out["label_without_sample"] += len(people) - seen
