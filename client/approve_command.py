@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -164,7 +165,9 @@ def _show(plan: Plan, config: SiteConfig, *, first: bool) -> None:
 
     units: SiteUnits | None = None
     try:
-        units = site_units(DataPlace.of_site(config), plan)
+        place = DataPlace.of_site(config)
+        # Of a site file that nobody has seen yet the options are to be corrected.
+        units = site_units(replace(place, named_by="--data", mapped_by="--mapping") if first else place, plan)
     except (DataError, PermissionError) as error:
         # Whoever approves a later plan need not have the right to the images, which the site service looks at.
         if first:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from client.data import ImageTable, check_decodable, held_out
-from client.data.rows import RowTable, left_out_in_words
+from client.data.rows import left_out_in_words
 from client.data.source import DataPlace, read_data
 from client.data.table import SiteTable
 from common.plan import Plan
@@ -86,7 +86,6 @@ def check_site(place: DataPlace, plan: Plan) -> SiteCheck:
     table = read_data(place, plan.data, unit=plan.privacy.unit)
     if isinstance(table, ImageTable) and isinstance(plan.data, ImageData):
         table = check_decodable(table, on_undecodable=plan.data.unreadable_images)
-    rows = table if isinstance(table, RowTable) else None
     names = ("censored", "event") if isinstance(plan.data, SurvivalData) else table.classes
     data = plan.data
     aside = {unit: held_out(unit, salt=data.held_out_salt, fraction=data.held_out) for unit in table.unit_labels()}
@@ -103,8 +102,8 @@ def check_site(place: DataPlace, plan: Plan) -> SiteCheck:
         records=len(table.records),
         classes=counts,
         left_out=tuple(left_out_in_words(table.left_out)),
-        converted=rows.converted if rows else {},
-        clipped=rows.clipped if rows else {},
+        converted=table.converted,
+        clipped=table.clipped,
         warnings=(*table.warnings, *missing),
         table=table,
     )

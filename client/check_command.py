@@ -22,7 +22,9 @@ def check(  # noqa: PLR0913 -- one parameter per option
     data: Annotated[
         Path | None, typer.Option(help="Without a site file: folder of images, or file or folder of rows.")
     ] = None,
-    mapping: Annotated[Path | None, typer.Option(help="Without a site file: the mapping file, for rows.")] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="Without a site file: the mapping file; none for class folders.")
+    ] = None,
     patient_column: Annotated[
         str, typer.Option(help="Without a site file: column of index.csv that says whose an image is.")
     ] = AUTO_COLUMN,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from client.data import ImageTable, decode_image
+from client.data import ImageTable
 from client.data.rows import RawRow, RowTable, Value
 from common.errors import ConfigError
 from common.plan_data import GenotypeData, RowData
@@ -36,7 +36,7 @@ def contact_sheets(table: ImageTable) -> Iterator[tuple[str, bytes]]:
         sheet = np.full((rows * _SIDE, min(len(shown), _PER_ROW) * _SIDE, 3), 255, np.uint8)
         for number, file in enumerate(shown):
             top, left = number // _PER_ROW * _SIDE, number % _PER_ROW * _SIDE
-            sheet[top : top + _SIDE, left : left + _SIDE] = decode_image(file, _SIDE)
+            sheet[top : top + _SIDE, left : left + _SIDE] = table.decode(file, _SIDE)
         yield name, _png(Image.fromarray(sheet))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from client.data import held_out
-from client.data.source import DataPlace, naming_of_units, patients_by, read_data
+from client.data.source import DataPlace, read_data, unit_naming
 from client.data.table import UnitName
 from common.canonical import canonical_bytes, sha256_hex
 from common.errors import DataError
@@ -71,10 +71,8 @@ def site_held_out_rule(place: DataPlace, plan: Plan) -> str:
         DataError: If the folder or its index.csv is wrong.
         OSError: If it cannot be read.
     """
-    unit = plan.privacy.unit
-    return held_out_rule(
-        plan, patients_by(place, plan.data, unit=unit), naming=naming_of_units(place, plan.data, unit=unit)
-    )
+    naming = unit_naming(place, plan.data, unit=plan.privacy.unit)
+    return held_out_rule(plan, naming.column, naming=naming.others)
 
 
 def held_out_rule(
@@ -88,7 +86,7 @@ def held_out_rule(
     Args:
         plan: The plan.
         patient_column: The column that was used; None where none was.
-        naming: What else names units (`client.data.source.naming_of_units`). Empty, and without a column, it leaves
+        naming: What else names units (`client.data.source.unit_naming`). Empty, and without a column, it leaves
             the plan's rule as it is.
     """
     if patient_column is None and not naming:

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.backbone import WEIGHTS_SHA256, Compute, load_lite0
-from client.data.images import decode_image
 from client.data.table import ImageTable, OnUndecodable
-from client.feature_cache import Vectors, read_cache, write_cache
+from client.feature_cache import read_cache, write_cache
 from client.frozen_network import FrozenNetwork
 from client.lite0 import FEATURES
 from client.model import compute_in_full_precision
@@ -138,8 +137,12 @@ def extract(
         trunk = recipe.load()
         for start in range(0, len(missing), _IMAGES_PER_SAVE):
             for record in missing[start : start + _IMAGES_PER_SAVE]:
-                if not _extract_image(trunk, table.file(record), record.sha256, known=known, recipe=recipe):
+                try:
+                    pixels = table.decode(table.file(record), recipe.image_size)
+                except DataError:
                     bad.add(record.path)
+                else:
+                    known[record.sha256] = pool(trunk, pixels, recipe=recipe)
                 done += 1
                 on_progress(done, len(table.records))
             write_cache(path, known)
@@ -158,16 +161,6 @@ def missing_images(table: ImageTable, recipe: FeatureRecipe, *, cache_dir: Path)
 
 def _cache_path(cache_dir: Path, recipe: FeatureRecipe) -> Path:
     return cache_dir / f"features-{recipe.key()}.npz"
-
-
-def _extract_image(trunk: nn.Module, path: Path, digest: str, *, known: Vectors, recipe: FeatureRecipe) -> bool:
-    """Add the image's vector to `known`; false if it cannot be decoded."""
-    try:
-        pixels = decode_image(path, recipe.image_size)
-    except DataError:
-        return False
-    known[digest] = pool(trunk, pixels, recipe=recipe)
-    return True
 
 
 def pool(trunk: nn.Module, pixels: NDArray[np.uint8], *, recipe: FeatureRecipe) -> NDArray[np.float32]:

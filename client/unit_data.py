@@ -52,15 +52,12 @@ class UnitData:
         return self.x if isinstance(self.x, UnitImages) else centred(self.x, feature_mean)
 
     def to_score(self, feature_mean: NDArray[np.float64]) -> Tensor | UnitImages:
-        """As `rows_to_score`, without the private mean; images are computed where they are indexed."""
-        return self.x.firsts() if isinstance(self.x, UnitImages) else centred(self.x, feature_mean)
+        """One row per unit, always the same, float32: features without the private mean, or an image of each unit.
 
-    def rows_to_score(self) -> Tensor:
-        """One row per unit, always the same, shape (units, ...), float32: one unit is one cell of a confusion matrix.
-
-        Of a unit that has several images in `x` the one with the smallest SHA-256 is scored.
+        One unit is one cell of a confusion matrix: of several images in `x` that with the smallest SHA-256 is scored.
+        Images are computed where they are indexed.
         """
-        return self.x.first() if isinstance(self.x, UnitImages) else self.x
+        return self.x.firsts() if isinstance(self.x, UnitImages) else centred(self.x, feature_mean)
 
 
 def load_units(  # noqa: PLR0913 -- keyword-only

@@ -109,23 +109,16 @@ class UnitImages:
     def __getitem__(self, chosen: Sequence[int]) -> Tensor:
         """One image of each chosen unit, drawn now: shape (chosen, ...), float32."""
         units = np.asarray(chosen, dtype=np.int64)
-        return self._rows(self.rows[self.starts[units] + self.draw(self.counts[units])])
-
-    def first(self) -> Tensor:
-        """The image of each unit whose SHA-256 is smallest, for scoring: always the same, and nobody else's matter.
-
-        Returns:
-            Shape (units, ...), float32.
-        """
-        return self._rows(self.rows[self.starts])
+        rows = self.rows[self.starts[units] + self.draw(self.counts[units])]
+        return self.prepare(self.pixels[torch.from_numpy(rows).to(self.device)])
 
     def firsts(self) -> Self:
-        """The same units, of which each indexing takes the image of `first`: for scoring by the chunk."""
+        """The same units, of which each indexing takes the image whose SHA-256 is smallest, for scoring.
+
+        It is always the same, and nobody else's images matter.
+        """
         return replace(self, draw=np.zeros_like)
 
     def where(self, chosen: NDArray[np.bool_]) -> Self:
         """The units where `chosen` is true; the pixels are shared, not copied."""
         return replace(self, starts=self.starts[chosen], counts=self.counts[chosen])
-
-    def _rows(self, rows: NDArray[np.int64]) -> Tensor:
-        return self.prepare(self.pixels[torch.from_numpy(rows).to(self.device)])

@@ -16,8 +16,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from client.backbone import choose_compute, read_weights
-from client.data import ImageTable, load_table
-from client.data.images import decode_image
+from client.data import ImageTable, decode_image, load_table
 from client.dpsgd import LocalTraining, train_local
 from client.features import FeatureRecipe, extract
 from client.lite0 import FEATURES, STAGES, same_padding

@@ -142,7 +142,7 @@ def split(  # noqa: PLR0913 -- one parameter per option
         from client.data.source import DataPlace  # noqa: PLC0415
         from scripts.split_command import split_table  # noqa: PLC0415
 
-        split_table(DataPlace(source, mapping), out, plan=plan, hospitals=hospitals, seed=seed)
+        split_table(DataPlace(source, mapping, named_by="SOURCE"), out, plan=plan, hospitals=hospitals, seed=seed)
         return
     from scripts.split import split_dataset  # noqa: PLC0415
 

@@ -53,7 +53,13 @@ def read_sites(path: Path, data: Path | None) -> dict[str, DataPlace]:
     places = {}
     for site in load_settings(path, DemoSites).sites:
         mapping = None if site.mapping is None else base / site.mapping
-        place = DataPlace(start / site.data, mapping, site.patient_column)
+        place = DataPlace(
+            start / site.data,
+            mapping,
+            site.patient_column,
+            named_by=f"'data' of {site.name} in {path}",
+            mapped_by=f"'mapping' of {site.name} in {path}",
+        )
         for key, file in (("data", place.path), ("mapping", mapping)):
             if file is not None and not file.exists():
                 raise ConfigError(

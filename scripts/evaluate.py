@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from scripts.finished_model import FinishedModel
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How a model does on a folder; for survival data by `concordance`, else by the other three."""
+    """How a model does on a folder; for survival data by `concordance`, else by the other three.
+
+    `left_out` says of how many records nothing was asked, by reason.
+    """
 
     images: int
     units: int
@@ -26,6 +30,7 @@ class Score:
     balanced_accuracy: float
     confusion: NDArray[np.int64]
     concordance: float | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The score as JSON values."""
@@ -63,10 +68,14 @@ def evaluate(
     """
     finished = FinishedModel.load(results)
     plan, model = finished.plan, finished.model
-    table = read_data(DataPlace(images, mapping), plan.data, unit=plan.privacy.unit)
+    table = read_data(DataPlace(images, mapping, named_by="DATA"), plan.data, unit=plan.privacy.unit)
     x, data, kept = finished.inputs(table, weights=weights, cache=cache)
     if isinstance(plan.data, SurvivalData):
         ranked = hazard_concordance(model, x, data.y)
-        return Score(len(kept.records), len(data.units), math.nan, math.nan, np.zeros((0, 0), np.int64), ranked)
+        return Score(
+            len(kept.records), len(data.units), math.nan, math.nan, np.zeros((0, 0), np.int64), ranked, kept.left_out
+        )
     counts = confusion(model, x, data.y, classes=len(plan.data.classes))
-    return Score(len(kept.records), len(data.units), accuracy(counts), balanced_accuracy(counts), counts)
+    return Score(
+        len(kept.records), len(data.units), accuracy(counts), balanced_accuracy(counts), counts, left_out=kept.left_out
+    )

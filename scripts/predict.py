@@ -13,13 +13,9 @@ import torch
 from torch import Tensor
 
 from client.batches import Inputs
-from client.data import ImageRecord, ImageTable
-from client.data.image_files import is_dicom_file, is_picture, scan_files
-from client.data.rows import RowTable
 from client.data.source import DataPlace, read_unlabelled
-from client.data.table import SiteTable
 from client.evaluate import outputs_in_chunks
-from common.errors import AlreadyExists, DataError, OperatorError
+from common.errors import AlreadyExists, OperatorError
 from common.plan import Plan
 from common.plan_data import ImageData, SurvivalData
 from scripts.finished_model import FinishedModel
@@ -55,8 +51,8 @@ def predict(results: Path, place: DataPlace, *, weights: Path | None = None, cac
 
     Args:
         results: A results folder: model.safetensors and plan.yaml.
-        place: An image or a folder of images at any depth; or a file or folder of rows and its mapping, which needs to
-            say nothing of labels.
+        place: An image or a folder of images at any depth, without a mapping; or a file or folder and its mapping,
+            which needs to say nothing of labels.
         weights: Weights file of a plan's `network`; None where the plan needs none.
         cache: Folder that keeps features of images; None keeps none.
 
@@ -66,7 +62,7 @@ def predict(results: Path, place: DataPlace, *, weights: Path | None = None, cac
     """
     finished = FinishedModel.load(results)
     plan = finished.plan
-    table, names = _images(place.path, plan) if isinstance(plan.data, ImageData) else _rows(place, plan)
+    table, names = read_unlabelled(place, plan.data)
     finished = FinishedModel(_skipping(plan), finished.model, finished.feature_mean)
     x, data, kept = finished.inputs(table, weights=weights, cache=cache)
     numbers = _numbers(finished, x)
@@ -111,40 +107,6 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-def _images(path: Path, plan: Plan) -> tuple[SiteTable, Sequence[tuple[str, str]]]:
-    """All images below a folder, or one; and for each its name and unit: the digest of its bytes."""
-    if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder; name an image, or a folder of images")
-    root = path if path.is_dir() else path.parent
-    files = (
-        sorted(each for each in path.rglob("*") if is_picture(each) or is_dicom_file(each)) if path.is_dir() else [path]
-    )
-    if not files:
-        raise DataError(f"{path}: holds no .jpg, .jpeg, .png or DICOM file; name a folder of images")
-    scans = scan_files(files, root)
-    seen: dict[str, ImageRecord] = {}
-    names, left_out = [], Counter[str]()
-    for file, scan in zip(files, scans, strict=True):
-        name = file.relative_to(root).as_posix()
-        if not scan.opens:
-            left_out["undecodable"] += 1
-            continue
-        unit = f"sha256:{scan.sha256}"
-        names.append((name, unit))
-        seen.setdefault(unit, ImageRecord(name, 0, unit, scan.sha256))
-    if not seen:
-        raise DataError(f"{path}: not one of {len(files)} files can be read as an image; replace them")
-    table = ImageTable(root, tuple(seen.values()), plan.data.classes, "image", None, (), dict(left_out))
-    return table, names
-
-
-def _rows(place: DataPlace, plan: Plan) -> tuple[SiteTable, Sequence[tuple[str, str]]]:
-    if isinstance(plan.data, ImageData):
-        raise OperatorError(f"plan '{plan.name}' is on images, and has no rows")
-    table: RowTable = read_unlabelled(place, plan.data)
-    return table, [(record.place, record.unit) for record in table.records]
 
 
 def _skipping(plan: Plan) -> Plan:

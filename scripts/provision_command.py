@@ -98,7 +98,14 @@ def _provision_demo(  # noqa: PLR0913 -- one parameter per option
 
     agreed = provision_all(
         template,
-        {name: DataPlace(shards / name / "data") for name in names},
+        {
+            name: DataPlace(
+                shards / name / "data",
+                named_by=f"{name}/data of the shards",
+                mapped_by="a site's own 'mapping' (--cards; shards hold class folders)",
+            )
+            for name in names
+        },
         out,
         options=FederationOptions(
             fleet_address=address,

@@ -24,10 +24,13 @@ def evaluate(
 ) -> None:
     """Score a finished model on data whose labels are known. It is a research tool, no medical device."""
     require_writable(json_file)
+    from client.data.rows import left_out_in_words  # noqa: PLC0415
     from scripts.evaluate import evaluate as score_folder  # noqa: PLC0415
 
     score = score_folder(results, data, mapping=mapping, weights=weights)
     typer.echo(f"{score.images} images or rows, {score.units} units")
+    for sentence in left_out_in_words(score.left_out):
+        typer.echo(f"left out: {sentence}")
     if score.concordance is not None:
         typer.echo(f"concordance (Harrell's C) {score.concordance:.3f}")
     else:
@@ -43,7 +46,8 @@ def predict(
     *,
     out: Annotated[Path, typer.Option(help="New CSV file; only this user may read it.")] = Path("predictions.csv"),
     mapping: Annotated[
-        Path | None, typer.Option(help="For rows: the mapping file; it needs to say nothing of labels.")
+        Path | None,
+        typer.Option(help="For rows, and images that an index lists: the mapping file; labels need no line in it."),
     ] = None,
     weights: Weights = None,
 ) -> None:
@@ -57,7 +61,7 @@ def predict(
     from scripts.predict import predict as ask  # noqa: PLC0415
 
     require_new(out)
-    found = ask(results, DataPlace(data, mapping), weights=weights)
+    found = ask(results, DataPlace(data, mapping, named_by="DATA"), weights=weights)
     write_predictions(out, found)
     typer.echo(f"{len(found.lines)} predictions in {out}")
     for name, count in sorted(found.counts().items()):

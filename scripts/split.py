@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from client.data import ImageRecord, ImageTable, OnUndecodable, check_decodable, load_table
-from client.data.index import INDEX_NAME
+from client.data.index_csv import INDEX_NAME
 from client.data.resolve import Candidate, Owner, left_after_duplicates, one_label_per_unit
 from common.errors import DataError
 from common.plural import counted

@@ -1,8 +1,9 @@
-"""A hospital's images: read, checked, grouped by patient or lesion."""
+"""A hospital's data: read, checked, grouped by what is protected."""
 
-from client.data.folder import find_patient_column, load_table
+from client.data.class_folders import load_table
+from client.data.decode import decode_image
 from client.data.image_files import IMAGE_SUFFIXES
-from client.data.images import check_decodable, decode_image, load_pixels
+from client.data.images import check_decodable, load_pixels
 from client.data.table import ImageRecord, ImageTable, OnUndecodable, PrivacyUnit, held_out
 
 __all__ = [
@@ -13,7 +14,6 @@ __all__ = [
     "PrivacyUnit",
     "check_decodable",
     "decode_image",
-    "find_patient_column",
     "held_out",
     "load_pixels",
     "load_table",

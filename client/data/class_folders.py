@@ -1,140 +1,168 @@
-"""Class folders: which classes have one, and which files in them are images."""
+"""Connector `class-folders`: `DIR/<class>/*.jpg` (or `DIR/Train/<class>/*.jpg`, or DICOM files) and its index.csv."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-from client.data.image_files import DICOM_SUFFIXES, composed, is_dicom_file, is_hidden, is_picture
+from pydantic import Field
+
+from client.data.class_files import class_names, class_root, in_words, list_images
+from client.data.connector import Connector, UnitNaming
+from client.data.image_files import ScannedFile, composed, patient_ids, scan_files, tagged_patient
+from client.data.image_table import image_table
+from client.data.index_csv import INDEX_NAME, Index, IndexRow, index_warnings, read_index, unlisted
+from client.data.reading import ImageReading, RawImage
+from client.data.table import ImageTable, OnUndecodable, PrivacyUnit
+from common.config import Settings
 from common.errors import DataError
-from common.plural import counted
+from common.plan_data import ImageData
+from common.printable import PrintableText
+from common.site_config import AUTO_COLUMN
+
+# What tells DICOM files' patients where no index does.
+_PATIENT_TAG = "the DICOM tag PatientID"
 
 
-def class_root(root: Path, folder: str | None) -> Path:
-    """The folder of class folders.
+class ClassFolders(Settings):
+    """What a mapping file says of class folders; a site that has no such file says it in its site file."""
 
-    Args:
-        root: The site's data folder.
-        folder: As for `client.data.folder.load_table`.
-
-    Raises:
-        DataError: If there is no such folder.
-    """
-    if not root.is_dir():
-        raise DataError(
-            f"the data folder {root} does not exist or is no folder; name the folder that holds the class folders"
-        )
-    if folder is None:
-        return root / "Train" if (root / "Train").is_dir() else root
-    if not (root / folder).is_dir():
-        raise DataError(f"the data folder {root} has no folder {folder}; it must hold <class>/*.jpg")
-    return root / folder
+    form: Literal["class-folders"] = Field(description="one folder of images for each class")
+    patient_column: PrintableText = Field(
+        default=AUTO_COLUMN,
+        description="column of index.csv that says whose an image is; auto: patient_id if it is there",
+    )
 
 
-def class_names(base: Path, classes: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, Path]]:
-    """All class names, and the folder of each that has one; accents may be composed in one and not in the other.
+def load_table(  # noqa: PLR0913 -- keyword-only
+    root: Path,
+    classes: Sequence[str] | None = None,
+    *,
+    on_undecodable: OnUndecodable,
+    unit: PrivacyUnit,
+    patient_column: str,
+    folder: str | None = None,
+) -> ImageTable:
+    """Read class folders without a plan, whose classes they name themselves; a plan reads by `client.data.source`.
 
-    Args:
-        base: Folder of class folders.
-        classes: The plan's; None takes the folders' names, sorted.
-
-    Raises:
-        DataError: If there is no folder, one of a class that the plan does not know, or two of one class.
-    """
-    found = sorted(entry.name for entry in base.iterdir() if entry.is_dir() and not is_hidden(entry))
-    if not found:
-        raise DataError(f"the data folder {base} has no class folder; put images into {base.name}/<class>/*.jpg")
-    if classes is None:
-        return tuple(found), {name: base / name for name in found}
-    known = {composed(name): name for name in classes}
-    unknown = [name for name in found if composed(name) not in known]
-    if unknown:
-        raise DataError(
-            f"the data folder has {counted(len(unknown), 'class folder')} that the plan does not name: "
-            f"{', '.join(map(_with_edges, unknown))}; allowed are {', '.join(classes)}"
-        )
-    folders: dict[str, Path] = {}
-    for name in found:
-        if known[composed(name)] in folders:
-            raise DataError(
-                f"the data folder has two folders of the class {known[composed(name)]}, whose accents are written in "
-                "two ways (NFC and NFD); put their images into one"
-            )
-        folders[known[composed(name)]] = base / name
-    return tuple(classes), folders
-
-
-def _with_edges(name: str) -> str:
-    """The name, with quotes around spaces that one would not see."""
-    return name if name == name.strip() else repr(name)
-
-
-def list_images(base: Path, folders: Mapping[str, Path]) -> tuple[list[tuple[Path, str]], Counter[str]]:
-    """Image files of the class folders with their class, sorted by path, and how many others there are, by reason.
-
-    DICOM files may lie at any depth below, as archives write them (patient, study, series); pictures directly.
+    Files are opened here (so a file that is no image at all is found at once) but decoded only by the feature pass,
+    which applies the same `on_undecodable`; `check_decodable` decodes everything now.
 
     Args:
-        base: Folder of class folders.
-        folders: Folder by class.
+        root: Folder of class folders, or of `Train/<class>`; may hold index.csv.
+        classes: Class names that are allowed, in their order; None takes the folders' names, sorted.
+        on_undecodable: As for `image_table`.
+        unit: As for `image_table`: index.csv says whose an image is, else a DICOM file's PatientID.
+        patient_column: Column of index.csv that says whose an image is; `auto`: patient_id if it is there, else none.
+            With `record` it decides nothing.
+        folder: Subfolder of `root` that holds the class folders; None means `Train` where there is one, else `root`.
 
     Raises:
-        DataError: If there is no image at all.
+        DataError: If the folder is missing or empty, has a class that is not allowed, contradicts its index.csv,
+            or holds an unreadable image that is to be refused; if an image is of no patient though there is a column of
+            patients, or though DICOM files name theirs; or if one unit holds at least half of more than ten images.
     """
-    files: list[tuple[Path, str]] = []
-    loose = [entry for entry in base.iterdir() if not entry.is_dir()]
-    passed_over: Counter[str] = Counter(outside_class_folders=sum(is_picture(e) or is_dicom_file(e) for e in loose))
-    for name, folder in folders.items():
-        for entry in sorted(folder.iterdir()):
-            if is_hidden(entry):
-                passed_over["hidden"] += 1
-            elif entry.is_dir():
-                files += [(path, name) for path in _below(entry, passed_over)]
-            elif (
-                is_picture(entry)
-                or is_dicom_file(entry)
-                or (entry.suffix.lower() in DICOM_SUFFIXES and entry.is_file())
-            ):
-                files.append((entry, name))
-            else:
-                passed_over["not_an_image"] += 1
-    if not files:
-        found = ", ".join(in_words(passed_over)) or "nothing else"
-        raise DataError(
-            f"the data folder {base} holds no .jpg, .jpeg or .png file in its class folders, and no DICOM file below "
-            f"them, but {found}; put images directly into the class folders"
-        )
-    return files, +passed_over
+    reading, names = _read(root, classes, folder=folder, patient_column=patient_column)
+    return image_table(reading, names, on_undecodable=on_undecodable, unit=unit, patient_column=reading.patient_column)
 
 
-def _below(folder: Path, passed_over: Counter[str]) -> list[Path]:
-    """DICOM files of a subfolder, sorted; but none of one that is a link, which may lead to another class."""
-    found: list[Path] = []
-    for entry in sorted(folder.rglob("*")):
-        if entry.is_dir():
-            continue
-        if any(part.startswith(".") for part in entry.relative_to(folder.parent).parts):
-            passed_over["hidden"] += 1
-        elif is_picture(entry):
-            passed_over["in_subfolder"] += 1
-        elif not is_dicom_file(entry):
-            passed_over["not_an_image"] += 1
-        elif folder.is_symlink():
-            passed_over["in_subfolder"] += 1
-        else:
-            found.append(entry)
-    return found
+def read_class_folders(path: Path, data: ImageData, mapping: ClassFolders) -> ImageReading:
+    """Read the images of a folder; see `client.data.connector.Connector`."""
+    return _read(path, data.classes, folder=None, patient_column=mapping.patient_column)[0]
 
 
-def in_words(passed_over: Mapping[str, int]) -> list[str]:
-    """How many files were passed over, by reason, for people."""
-    sentences = {
-        "in_subfolder": ("image", " in subfolders of class folders"),
-        "outside_class_folders": ("image", " outside of class folders"),
-        "not_an_image": ("file", " of another kind than .jpg, .jpeg, .png and DICOM"),
-        "hidden": ("hidden name", " with a dot in front"),
-    }
-    return [
-        counted(passed_over[reason], noun) + words for reason, (noun, words) in sentences.items() if passed_over[reason]
+def _read(
+    root: Path, classes: Sequence[str] | None, *, folder: str | None, patient_column: str
+) -> tuple[ImageReading, tuple[str, ...]]:
+    base = class_root(root, folder)
+    index_folder, index = _index(root, base, patient_column)
+    origin = index_folder or base
+    names, folders = class_names(base, classes)
+    files, passed_over = list_images(base, folders)
+    scans = scan_files([path for path, _ in files], origin)
+    images = [
+        _image(path.relative_to(origin).as_posix(), label, scan, index)
+        for (path, label), scan in zip(files, scans, strict=True)
     ]
+    warnings = [f"passed over and not used: {sentence}" for sentence in in_words(passed_over)]
+    if index.rows:
+        warnings += index_warnings(images, index, prefix=base.relative_to(origin).as_posix())
+    columns = {"patient": index.patient_column, "lesion": "lesion_id", "isic": "isic_id"}
+    reading = ImageReading(
+        left_out=passed_over,
+        warnings=warnings,
+        root=origin,
+        images=images,
+        patient_column=index.patient_column,
+        told_by={k: f"the column '{name}' of {INDEX_NAME}" if name else _PATIENT_TAG for k, name in columns.items()},
+        untold=index.untold or unlisted(images, index) or _untagged(images, scans),
+    )
+    return reading, names
+
+
+def _index(root: Path, base: Path, patient_column: str) -> tuple[Path | None, Index]:
+    """Where index.csv lies, if there is one, and what it says."""
+    folder = next((place for place in (root, base) if (place / INDEX_NAME).is_file()), None)
+    if folder is not None:
+        return folder, read_index(folder / INDEX_NAME, patient_column=patient_column)
+    if patient_column == AUTO_COLUMN:
+        return None, Index({}, None)
+    return None, Index(
+        {},
+        None,
+        f"patient_column: seen '{patient_column}', but there is no {INDEX_NAME} beside the class folders; put it "
+        f"there, or write '{AUTO_COLUMN}'",
+    )
+
+
+def _image(path: str, label: str, scan: ScannedFile, index: Index) -> RawImage:
+    row = index.rows.get(composed(path))
+    if row is not None and composed(row.label) != composed(label):
+        raise DataError(f"{INDEX_NAME} gives {path} another label than its folder's; correct one of the two")
+    clean = row.keep_clean if row is not None else None
+    return RawImage(path, label, scan.sha256, _ids(row, scan), clean, None if scan.opens else scan.problem)
+
+
+def _ids(row: IndexRow | None, scan: ScannedFile) -> tuple[str, ...]:
+    """All that is known of whose it is; what index.csv says of the patient stands before the file's own word."""
+    patients = patient_ids(row.patient if row is not None else "", scan)
+    named = [("lesion", row.lesion_id), ("isic", row.isic_id)] if row is not None else []
+    return (*patients, *(f"{kind}:{identifier}" for kind, identifier in named if identifier))
+
+
+def _untagged(images: Sequence[RawImage], scans: Sequence[ScannedFile]) -> str | None:
+    """Where some files say whose they are, one that does not would be a unit of its own."""
+    opening = [image for image in images if image.problem is None]
+    untold = sum(not (image.ids and image.ids[0].startswith("patient:")) for image in opening)
+    if not untold or not any(scan.patient for scan in scans):
+        return None
+    return (
+        f"{untold} of {len(opening)} images do not say whose they are, while DICOM files beside them name their "
+        f"patients (PatientID); list all in {INDEX_NAME} with a column patient_id, or take them out"
+    )
+
+
+def _naming(path: Path, data: ImageData, mapping: ClassFolders) -> UnitNaming:
+    """The column of index.csv; else the tag, if any DICOM file names its patient."""
+    base = class_root(path, None)
+    _, index = _index(path, base, mapping.patient_column)
+    if index.untold is not None:
+        raise DataError(index.untold)
+    if index.patient_column is not None:
+        return UnitNaming(index.patient_column, {})
+    _, folders = class_names(base, data.classes)
+    files, _ = list_images(base, folders)
+    return UnitNaming(None, {"patient_tag": "PatientID"} if any(tagged_patient(file) for file, _ in files) else {})
+
+
+CONNECTOR = Connector(
+    form="class-folders",
+    kinds=(ImageData,),
+    mapping=ClassFolders,
+    read=read_class_folders,
+    patient_of=lambda _: None,
+    tells_outcome=lambda _: True,
+    unmapped=lambda patient_column: ClassFolders(form="class-folders", patient_column=patient_column),
+    naming=_naming,
+)

@@ -1,4 +1,4 @@
-"""Images that a CSV file lists, wherever they lie in the data folder: read by a mapping file of form `image-index`."""
+"""Connector `image-index`: images that a CSV file lists, wherever they lie in the data folder."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from client.data.connector import Connector
 from client.data.image_files import ScannedFile, composed, is_dicom_file, is_picture, patient_ids, scan_files
 from client.data.image_mapping import ImageIndexMapping
-from client.data.image_table import Found, resolved_table
-from client.data.resolve import Candidate
-from client.data.table import ImageTable, PrivacyUnit
+from client.data.reading import ImageReading, RawImage
 from client.data.truth import truth
 from common.errors import ConfigError, DataError
 from common.plan_data import ImageData
@@ -30,19 +29,8 @@ class _Row:
     keep_clean: bool | None
 
 
-def load_indexed(root: Path, mapping: ImageIndexMapping, data: ImageData, *, unit: PrivacyUnit) -> ImageTable:
-    """Read images by an index.
-
-    Args:
-        root: The site's data folder.
-        mapping: What the site says of its index.
-        data: The plan's declaration.
-        unit: See `client.data.folder.load_table`.
-
-    Raises:
-        ConfigError: If the mapping names a class that the plan does not.
-        DataError: If the folder or the index is wrong, or an image is to be refused; see `resolved_table`.
-    """
+def read_image_index(root: Path, data: ImageData, mapping: ImageIndexMapping) -> ImageReading:
+    """Read the images that an index lists; see `client.data.connector.Connector`."""
     unknown = [name for name in mapping.labels.values() if name not in data.classes]
     if unknown:
         raise ConfigError(
@@ -51,7 +39,7 @@ def load_indexed(root: Path, mapping: ImageIndexMapping, data: ImageData, *, uni
     if not root.is_dir():
         raise DataError(f"the data folder {root} does not exist or is no folder; name the folder that holds the images")
     left_out: Counter[str] = Counter()
-    rows = _read_rows(root, mapping, data, left_out, unit=unit)
+    rows, blank = _read_rows(root, mapping, data, left_out)
     files = _all_images(root)
     if mapping.path is not None:
         chosen = [(path, rows[key]) for key, path in files.items() if key in rows]
@@ -71,25 +59,26 @@ def load_indexed(root: Path, mapping: ImageIndexMapping, data: ImageData, *, uni
             f"{mapping.index}: none of its {len(rows)} used row(s) names one of the {len(files)} image(s) in the data "
             f"folder by the column '{mapping.path or mapping.sop_instance_uid}'; correct the mapping or the index"
         )
-    candidates = [
-        _candidate(path.relative_to(root).as_posix(), row, scan, unit=unit)
+    images = [
+        RawImage(
+            path.relative_to(root).as_posix(),
+            row.label,
+            scan.sha256,
+            patient_ids(row.patient, scan),
+            row.keep_clean,
+            None if scan.opens else scan.problem,
+        )
         for (path, row), scan in zip(chosen, scans, strict=True)
     ]
-    tagged = unit == "patient" and any(each.unit.startswith("patient:") for each in candidates)
-    if tagged:
-        _refuse_untold([each for each, scan in zip(candidates, scans, strict=True) if scan.opens], mapping)
     by = f"the column '{mapping.patient}' of {mapping.index}" if mapping.patient else "the DICOM tag PatientID"
-    found = Found(
-        root,
-        candidates,
-        {each.path: scan for each, scan in zip(candidates, scans, strict=True)},
-        data.classes,
-        patient_column=mapping.patient if unit == "patient" else None,
-        columns={"patient": by},
-        warnings=_warnings(left_out),
+    return ImageReading(
         left_out=+left_out,
+        warnings=_warnings(left_out),
+        root=root,
+        images=images,
+        told_by={"patient": by},
+        untold=blank or _untold(images, mapping),
     )
-    return resolved_table(found, on_undecodable=data.unreadable_images, owner="patient" if tagged else "lesion")
 
 
 def _all_images(root: Path) -> dict[str, Path]:
@@ -103,22 +92,23 @@ def _all_images(root: Path) -> dict[str, Path]:
 
 
 def _read_rows(
-    root: Path, mapping: ImageIndexMapping, data: ImageData, left_out: Counter[str], *, unit: PrivacyUnit
-) -> dict[str, _Row]:
-    """The used rows, by path or by SOPInstanceUID."""
+    root: Path, mapping: ImageIndexMapping, data: ImageData, left_out: Counter[str]
+) -> tuple[dict[str, _Row], str | None]:
+    """The used rows, by path or by SOPInstanceUID; and where one does not say whose it is, though it was to."""
     rows: dict[str, _Row] = {}
+    blank: str | None = None
     for line, cells in _cells(root, mapping):
         place = f"{mapping.index} line {line}"
         if mapping.split is not None and cells[mapping.split.column] not in mapping.split.use:
             left_out["other_split"] += 1
             continue
-        label = cells[mapping.label]
+        label = cells[mapping.label] if mapping.label is not None else ""
         if label in mapping.leave_out:
             left_out["other_label"] += 1
             continue
         patient = cells[mapping.patient] if mapping.patient is not None else ""
-        if mapping.patient is not None and not patient and unit == "patient":
-            raise DataError(
+        if mapping.patient is not None and not patient and blank is None:
+            blank = (
                 f"{place}: the column '{mapping.patient}' is blank; whose each image is must stand there, so fill it "
                 "in, or delete the row"
             )
@@ -126,8 +116,9 @@ def _read_rows(
         if key in rows:
             raise DataError(f"{place} names an image a second time; keep one row per image")
         clean = truth(cells[mapping.keep_clean], place=place) if mapping.keep_clean is not None else None
-        rows[key] = _Row(_class_of(label, mapping, data, place=place), patient, clean)
-    return rows
+        known = _class_of(label, mapping, data, place=place) if mapping.label is not None else ""
+        rows[key] = _Row(known, patient, clean)
+    return rows, blank
 
 
 def _cells(root: Path, mapping: ImageIndexMapping) -> Iterator[tuple[int, dict[str, str]]]:
@@ -185,12 +176,6 @@ def _class_of(label: str, mapping: ImageIndexMapping, data: ImageData, *, place:
     return named
 
 
-def _candidate(path: str, row: _Row, scan: ScannedFile, *, unit: PrivacyUnit) -> Candidate:
-    ids = patient_ids(row.patient, scan)
-    name = ids[0] if unit == "patient" and ids else f"sha256:{scan.sha256}"
-    return Candidate(path, row.label, name, scan.sha256, row.keep_clean, ids)
-
-
 def _refuse_two_of_one_name(scans: list[ScannedFile], mapping: ImageIndexMapping) -> None:
     """One image that was saved in two ways would be two."""
     digests: dict[str, set[str]] = defaultdict(set)
@@ -204,13 +189,15 @@ def _refuse_two_of_one_name(scans: list[ScannedFile], mapping: ImageIndexMapping
         )
 
 
-def _refuse_untold(candidates: list[Candidate], mapping: ImageIndexMapping) -> None:
-    untold = sum(not each.unit.startswith("patient:") for each in candidates)
-    if untold:
-        raise DataError(
-            f"{mapping.index}: {untold} of {len(candidates)} images do not say whose they are, while DICOM files among "
-            "them name their patients (PatientID); name a column of patients in the mapping ('patient')"
-        )
+def _untold(images: list[RawImage], mapping: ImageIndexMapping) -> str | None:
+    opening = [image for image in images if image.problem is None]
+    untold = sum(not image.ids for image in opening)
+    if not untold or not any(image.ids for image in images):
+        return None
+    return (
+        f"{mapping.index}: {untold} of {len(opening)} images do not say whose they are, while DICOM files among them "
+        "name their patients (PatientID); name a column of patients in the mapping ('patient')"
+    )
 
 
 def _warnings(left_out: Counter[str]) -> list[str]:
@@ -221,3 +208,13 @@ def _warnings(left_out: Counter[str]) -> list[str]:
         "not_in_index": "image(s) in the data folder are in no used row of the index: they are not used",
     }
     return [f"{left_out[reason]} {words}" for reason, words in sentences.items() if left_out[reason]]
+
+
+CONNECTOR = Connector(
+    form="image-index",
+    kinds=(ImageData,),
+    mapping=ImageIndexMapping,
+    read=read_image_index,
+    patient_of=lambda mapping: mapping.patient,
+    tells_outcome=lambda mapping: mapping.label is not None,
+)

@@ -33,7 +33,9 @@ class ImageIndexMapping(Settings):
     sop_instance_uid: Column | None = Field(
         default=None, description="instead of path: column of the SOPInstanceUID of a DICOM file"
     )
-    label: Column = Field(description="column of the label")
+    label: Column | None = Field(
+        default=None, description="column of the label; without it only a finished model is asked about the images"
+    )
     labels: dict[Code, ClassName] = Field(
         default_factory=dict, description="the plan's class of each label; a label that is a class needs no line"
     )

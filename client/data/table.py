@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Protocol
 
+from client.data.decode import Decode, decode_image
 from common.errors import DataError, LocalProtocolError
 from common.plural import counted
 from common.printable import printable
@@ -65,6 +66,14 @@ class SiteTable(Protocol):
     @property
     def left_out(self) -> Mapping[str, int]:
         """How many are not in `records`, by reason."""
+
+    @property
+    def converted(self) -> Mapping[str, int]:
+        """How many numbers were converted, by feature and unit."""
+
+    @property
+    def clipped(self) -> Mapping[str, int]:
+        """How many numbers lie outside of the plan's range, by feature."""
 
     def unit_labels(self) -> dict[str, int]:
         """Each unit's label, in the units' sorted order: the order of every per-unit array."""
@@ -124,6 +133,7 @@ class ImageTable:
             `undecodable`; `in_subfolder` and `outside_class_folders` for images that lie too deep or not deep enough;
             `hidden` for names that begin with a dot; `not_an_image` for everything else in class folders; of an index
             that a mapping names, `other_split`, `other_label`, `no_file` for its rows, and `not_in_index` for files.
+        decode: Makes pixels of one of the files.
     """
 
     root: Path
@@ -133,6 +143,17 @@ class ImageTable:
     patient_column: str | None
     warnings: tuple[str, ...]
     left_out: Mapping[str, int]
+    decode: Decode = decode_image
+
+    @property
+    def converted(self) -> Mapping[str, int]:
+        """None: an image has no units."""
+        return {}
+
+    @property
+    def clipped(self) -> Mapping[str, int]:
+        """None: an image has no ranges."""
+        return {}
 
     def file(self, record: ImageRecord) -> Path:
         """Where the image lies on this machine."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from client.data.reading import Reading
-from client.data.registry import load_mapping
+from client.data.source import DataPlace, read_rows
 from common.plan_data import GenotypeData, Variant
 
 VARIANTS = (
@@ -59,9 +59,7 @@ def read_mapped(path: Path, mapping: Mapping[str, object], data: GenotypeData) -
     """Read a file by a mapping that is written beside it, as a site does."""
     place = path.parent / "mapping.yaml"
     place.write_text(yaml.safe_dump(dict(mapping)), encoding="utf-8")
-    connector, settings = load_mapping(place, data)
-    reading: Reading = connector.read(path, data, settings)
-    return reading
+    return read_rows(DataPlace(path, place), data)
 
 
 def read_vcf_text(folder: Path, text: str | bytes, *, absent: str = "missing", name: str = "site.vcf") -> Reading:

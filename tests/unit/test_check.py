@@ -148,7 +148,7 @@ def test_an_earlier_page_is_replaced_and_other_files_are_not(tmp_path: Path, pla
     [
         ((), ConfigError, "give either --config, or --plan and --data"),
         (("--data", "x"), ConfigError, "--data needs --plan beside it"),
-        (("--plan", "{plan}", "--data", "{folder}/absent"), DataError, "does not exist or is no folder"),
+        (("--plan", "{plan}", "--data", "{folder}/absent"), DataError, "no such file or folder; correct --data$"),
     ],
 )
 def test_a_mistake_is_one_sentence(

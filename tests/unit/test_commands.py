@@ -223,7 +223,7 @@ def forged_approval(site: Path) -> str:
 def no_data(site: Path) -> str:
     """A data folder that is not there."""
     sample(site, f"{NAMES[0]}.yaml", site / f"{NAMES[0]}.yaml", data="nowhere")
-    return "does not exist or is no folder"
+    return "there is no such file or folder"
 
 
 def no_state_folder(site: Path) -> str:

@@ -12,9 +12,8 @@ import pytest
 import yaml
 
 from client.data.reading import Reading
-from client.data.registry import load_mapping
 from client.data.rows import RowTable
-from client.data.source import DataPlace, read_data, read_unlabelled
+from client.data.source import DataPlace, read_data, read_rows, read_unlabelled
 from common.config import parse_settings
 from common.errors import ConfigError, DataError
 from common.plan_expression import ExpressionData
@@ -61,11 +60,7 @@ def people(folder: Path, text: str = "id,state\ns1,W\ns2,I\n") -> None:
 
 def read(where: DataPlace, data: ExpressionData | None = None) -> Reading:
     """What the connector finds."""
-    data = data or plan()
-    assert where.mapping is not None
-    connector, settings = load_mapping(where.mapping, data)
-    reading: Reading = connector.read(where.path, data, settings)
-    return reading
+    return read_rows(where, data or plan())
 
 
 def refusal(where: DataPlace, data: ExpressionData | None = None) -> str:
@@ -398,14 +393,12 @@ def test_samples_without_a_label_or_a_number_are_counted(tmp_path: Path) -> None
 def test_a_finished_model_may_be_asked_about_samples_without_labels(tmp_path: Path) -> None:
     """In both layouts; to train on them is refused."""
     where = place(tmp_path, MATRIX, ACROSS, people=None)
-    assert [record.place for record in read_unlabelled(where, plan()).records] == [
-        "matrix.csv column 2",
-        "matrix.csv column 3",
-    ]
+    _, names = read_unlabelled(where, plan())
+    assert [name for name, _ in names] == ["matrix.csv column 2", "matrix.csv column 3"]
     with pytest.raises(ConfigError, match="seen no label; a plan on data of kind 'expression' learns from it"):
         table(where)
     lines = place(tmp_path, "id,TP53,HLA-A,MYC\ns1,1,3,7\n", LINES, label=None)
-    assert len(read_unlabelled(lines, plan()).records) == 1
+    assert len(read_unlabelled(lines, plan())[1]) == 1
 
 
 @pytest.mark.parametrize(

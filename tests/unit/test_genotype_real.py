@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.data.registry import load_mapping
 from client.data.rows import RowTable, encode_rows
+from client.data.source import DataPlace, read_rows
 from common.config import load_settings
 from common.plan import Plan
 from common.plan_data import GenotypeData, Variant
@@ -45,8 +45,7 @@ def read_as_shipped(name: str, path: Path, data: GenotypeData, folder: Path) -> 
     (folder / "people.csv").symlink_to(path.parent / f"{path.name.split('.')[0]}.1kG.csv")
     mapping = folder / name
     mapping.write_text((CONFIGS / "mappings" / name).read_text(encoding="utf-8"), encoding="utf-8")
-    connector, settings = load_mapping(mapping, data)
-    reading = connector.read(path, data, settings)
+    reading = read_rows(DataPlace(path, mapping), data)
     assert not reading.left_out
     assert not reading.warnings
     return encode_rows(reading, data, unit="patient", patient_column="sample")

@@ -93,7 +93,7 @@ def test_events_by_each_time_are_those_of_the_hazards(tmp_path: Path) -> None:
     )
     model = plan_model(plan)
     model.load_state_dict(named_tensors(model, np.random.default_rng(0).normal(size=trainable_vector(model).size)))
-    hazards = model(data.rows_to_score()).exp().detach().double().numpy()
+    hazards = model(data.to_score(np.zeros(0))[list(range(20))]).exp().detach().double().numpy()
     first, last = plan.data.cuts
     times = np.arange(0, last, 0.5) + 0.25
     of_interval = np.where(times < first, 0, 1)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from numpy.typing import NDArray
+from torch import Tensor
 
 from client.clipped_sum import choose_clipped_sum
 from client.data.connector import Connector
@@ -160,10 +161,12 @@ def test_a_model_of_hazards_learns(federation: Path, tmp_path: Path, monkeypatch
     assert learner._train.y.shape == (learner.training_units, 2)
     moved = learner.train(learner.initial, feature_mean=NO_MEAN, sigma=0.01)
     held_out = learner._evaluation
+    rows = held_out.to_score(NO_MEAN)
+    assert isinstance(rows, Tensor)
     scores = []
     for parameters in (learner.initial, learner.initial + moved):
         load_vector(learner._model, parameters)
-        scores.append(hazard_concordance(learner._model, held_out.rows_to_score().double(), held_out.y))
+        scores.append(hazard_concordance(learner._model, rows.double(), held_out.y))
     assert scores[0] == 0.5
     assert scores[1] > 0.65
 

@@ -51,7 +51,7 @@ def site(tmp_path: Path) -> Path:
 def no_data(site: Path) -> str:
     """The data folder is not mounted."""
     change(site / f"{OURS}.yaml", data="nowhere")
-    return f"error: site: the data folder {site / 'nowhere'} does not exist or is no folder; name"
+    return f"error: site: {site / 'nowhere'}: there is no such file or folder; correct 'data' in the site file"
 
 
 def open_key(site: Path) -> str:

@@ -64,7 +64,9 @@ def learner(federation: SmallFederation, name: str) -> Learner:
 
 def rows(federation: SmallFederation, name: str) -> NDArray[np.float64]:
     """The features that a site trains on, shape (units, k)."""
-    features: NDArray[np.float64] = learner(federation, name)._train.rows_to_score().double().numpy()
+    x = learner(federation, name)._train.x
+    assert isinstance(x, torch.Tensor)
+    features: NDArray[np.float64] = x.double().numpy()
     return features
 
 

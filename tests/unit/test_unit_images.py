@@ -179,7 +179,7 @@ def test_scoring_makes_no_more_than_a_chunk_floating() -> None:
     y = torch.arange(150) % 4
     counts = confusion(model, replace(x, prepare=recorded).firsts(), y, classes=4)
     assert asked == [64, 64, 22]
-    whole = x.first().double()
+    whole = x.firsts()[range(len(x))].double()
     predicted = model(whole).argmax(1)
     assert counts.tolist() == [[int(((y == t) & (predicted == p)).sum()) for p in range(4)] for t in range(4)]
 
@@ -190,12 +190,11 @@ def test_scoring_takes_one_image_of_a_unit_and_always_the_same() -> None:
     x, records, pixels = images(owners)
     smallest = [min((r.sha256, n) for n, r in enumerate(records) if r.unit == unit)[1] for unit in sorted(set(owners))]
     data = UnitData(x, torch.zeros(9, dtype=torch.int64), tuple(sorted(set(owners))))
-    assert torch.equal(data.rows_to_score(), scaled(pixels[smallest]))
-    assert torch.equal(data.rows_to_score(), data.rows_to_score())
-    some = [unit in "258" for unit in data.units]
-    assert torch.equal(data.where(some).rows_to_score(), scaled(pixels[[smallest[2], smallest[5], smallest[8]]]))
-    one_by_one = data.to_score(np.zeros(0))
-    assert all(torch.equal(one_by_one[[n]], scaled(pixels[[smallest[n]]])) for n in (8, 3, 3))
+    scored = data.to_score(np.zeros(0))
+    assert all(torch.equal(scored[list(range(9))], scaled(pixels[smallest])) for _ in range(5))
+    some = data.where([unit in "258" for unit in data.units]).to_score(np.zeros(0))
+    assert torch.equal(some[[0, 1, 2]], scaled(pixels[[smallest[2], smallest[5], smallest[8]]]))
+    assert all(torch.equal(scored[[n]], scaled(pixels[[smallest[n]]])) for n in (8, 3, 3))
     # The control: what training is given varies.
     assert not all(torch.equal(x[range(9)], x[range(9)]) for _ in range(5))
 

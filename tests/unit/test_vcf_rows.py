@@ -301,6 +301,7 @@ def test_a_mapping_with_a_class_that_the_plan_lacks_is_refused(tmp_path: Path) -
     """Before any genotype is read."""
     mapping = vcf_mapping()
     mapping["people"] = {"file": "people.csv", "sample": "s", "label": {"column": "group", "classes": {"E": "XYZ"}}}
+    (tmp_path / "site.vcf").touch()
     with pytest.raises(ConfigError) as caught:
         read_mapped(tmp_path / "site.vcf", mapping, genotype_data())
     assert str(caught.value) == (

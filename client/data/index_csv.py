@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from client.data.image_files import composed
+from client.data.reading import RawImage
 from client.data.truth import truth
 from common.errors import DataError
+from common.plural import counted
 from common.printable import printable
 from common.site_config import AUTO_COLUMN
 
@@ -44,42 +46,48 @@ class Index:
     Attributes:
         rows: By image path, relative to the index's folder, with forward slashes and composed accents (NFC).
         patient_column: Name of the column that says whose an image is; None if there is none.
+        untold: Why it does not say of each image whose it is, though it was to; None where nothing is amiss.
     """
 
     rows: dict[str, IndexRow]
     patient_column: str | None
+    untold: str | None = None
 
 
-def read_index(path: Path, *, patient_column: str, required: bool) -> Index:
+def read_index(path: Path, *, patient_column: str) -> Index:
     """Read index.csv: columns path and label, optionally patients, lesion_id, isic_id, keep_clean; others are ignored.
 
     Args:
         path: The file.
-        patient_column: Name of the patients' column; `auto` means patient_id if it is there, else none.
-        required: Whether patients are what is protected: then the column must be there and whole. Else it is read as
-            far as it goes.
+        patient_column: Name of the patients' column; `auto` means patient_id if it is there, else none. A column that
+            is not there, or not whole, is read as far as it goes: it matters where patients are protected.
 
     Raises:
-        DataError: If the file is no UTF-8 CSV, lacks a column, has one twice, names one image twice, has a line of more
-            cells than the first, or says of an image nothing in a column of patients that is required. Never holds
-            what stands in a cell: it may be a patient's, whatever the column is called.
+        DataError: If the file is no UTF-8 CSV, lacks another column, has one twice, names one image twice, or has a
+            line of more cells than the first. Neither it nor `untold` holds what stands in a cell: it may be a
+            patient's, whatever the column is called.
     """
     rows: dict[str, IndexRow] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, strict=True)
             header = reader.fieldnames or ()
-            column = _patient_column(header, patient_column, required=required)
+            column, untold = _patient_column(header, patient_column)
             _check_header(header, (*_OWN, column))
             for cells in reader:
-                _add_row(rows, cells, column, line=reader.line_num, required=required)
+                row = _add_row(rows, cells, column, line=reader.line_num)
+                if column is not None and not row.patient and untold is None:
+                    untold = (
+                        f"{INDEX_NAME} line {reader.line_num}: the column '{column}' is blank; whose each image is "
+                        "must stand there, so fill it in, or delete line and image"
+                    )
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(
             f"{INDEX_NAME} cannot be read as UTF-8 comma-separated values: {error}; save it as such"
         ) from error
     except OSError as error:
         raise DataError(f"{INDEX_NAME} cannot be read: {error.strerror}; check its permissions") from error
-    return Index(rows, column)
+    return Index(rows, column, untold)
 
 
 def _check_header(header: Sequence[str], used: Sequence[str | None]) -> None:
@@ -95,37 +103,33 @@ def _check_header(header: Sequence[str], used: Sequence[str | None]) -> None:
         raise DataError(f"{INDEX_NAME} has the column {twice[0]} twice; keep one of them")
 
 
-def _patient_column(header: Sequence[str], asked: str, *, required: bool) -> str | None:
-    """Name of the patients' column in this header."""
+def _patient_column(header: Sequence[str], asked: str) -> tuple[str | None, str | None]:
+    """Name of the patients' column in this header; and why there is none, where one was named or seems to be meant."""
     if asked in header and asked not in _OWN:
-        return asked
-    if not required:
-        return _PATIENT_ID if asked == AUTO_COLUMN and _PATIENT_ID in header else None
+        return asked, None
     if asked in _OWN:
-        raise DataError(
+        return None, (
             f"patient_column: seen '{asked}', which means something else in {INDEX_NAME}; name a column of patients, "
             f"or write '{AUTO_COLUMN}', which takes lesion_id where there is no {_PATIENT_ID}"
         )
     if asked != AUTO_COLUMN:
-        raise DataError(
+        return None, (
             f"patient_column: {INDEX_NAME} has no column '{asked}'; name the column that says whose an image is, or "
             f"write '{AUTO_COLUMN}'"
         )
     if _PATIENT_ID in header:
-        return _PATIENT_ID
+        return _PATIENT_ID, None
     # Passed over, patients would silently be protected by the lesion or by the image.
     alike = [name for name in header if name.strip().lower().replace(" ", "_").replace("-", "_") == _PATIENT_ID]
     if alike:
-        raise DataError(
+        return None, (
             f"{INDEX_NAME} has a column '{printable(alike[0])}'; write it as {_PATIENT_ID}, or name it as "
-            "patient_column in the site file"
+            "patient_column"
         )
-    return None
+    return None, None
 
 
-def _add_row(
-    rows: dict[str, IndexRow], cells: dict[str, str | None], column: str | None, *, line: int, required: bool
-) -> None:
+def _add_row(rows: dict[str, IndexRow], cells: dict[str, str | None], column: str | None, *, line: int) -> IndexRow:
     name = (cells["path"] or "").strip().replace("\\", "/")
     # The csv module keeps them under None; every cell behind a stray comma would be read as that of another column.
     if None in cells:
@@ -139,11 +143,6 @@ def _add_row(
     if key in rows:
         raise DataError(f"{INDEX_NAME} line {line} names an image a second time; keep one line per image")
     patient = (cells.get(column) or "").strip() if column is not None else ""
-    if required and column is not None and not patient:
-        raise DataError(
-            f"{INDEX_NAME} line {line}: the column '{column}' is blank; whose each image is must stand there, so fill "
-            "it in, or delete line and image"
-        )
     rows[key] = IndexRow(
         label=cells["label"].strip(),
         patient=patient,
@@ -151,3 +150,40 @@ def _add_row(
         isic_id=(cells.get("isic_id") or "").strip(),
         keep_clean=truth(cells.get("keep_clean") or "", place=f"{INDEX_NAME} line {line}"),
     )
+    return rows[key]
+
+
+def unlisted(images: Iterable[RawImage], index: Index) -> str | None:
+    """Why not all images have a patient, though the index has a column of them: one of nobody has no line."""
+    names = [composed(image.path) for image in images]
+    missing = sum(name not in index.rows for name in names)
+    if index.patient_column is None or not missing:
+        return None
+    return (
+        f"{INDEX_NAME} does not list {missing} of {len(names)} images, so its column '{index.patient_column}' does not "
+        "say whose they are; add their lines, or delete the images"
+    )
+
+
+def index_warnings(images: Sequence[RawImage], index: Index, *, prefix: str) -> list[str]:
+    """Sentences about files that index.csv names and are not there, and the other way round.
+
+    Args:
+        images: The files.
+        index: What index.csv says.
+        prefix: Folder of the class folders, from index.csv's; `.` for its own.
+    """
+    present = {composed(image.path) for image in images}
+    # What says itself whose it is, a DICOM file, is no unit of its own.
+    told = {composed(image.path) for image in images if image.ids}
+    inside = "" if prefix == "." else composed(prefix) + "/"
+    absent = sum(name.startswith(inside) and name not in present for name in index.rows)
+    nameless = len(present - index.rows.keys() - told)
+    warnings = []
+    if absent:
+        warnings.append(f"{INDEX_NAME} names {counted(absent, 'file')} beyond those in the class folders")
+    if nameless:
+        warnings.append(
+            f"{counted(nameless, 'image is', 'images are')} not in {INDEX_NAME}: each counts as a unit of its own"
+        )
+    return warnings
