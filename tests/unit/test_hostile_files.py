@@ -19,6 +19,7 @@ from PIL import Image
 from client.data.csv_file import CsvForm, read_cells
 from client.data.fhir_files import read_resources
 from client.data.image_files import scan_files
+from client.data.source import DataPlace, read_data
 from client.data.vcf_file import open_vcf
 from common.config import load_settings
 from common.errors import ConfigError, DataError
@@ -76,6 +77,16 @@ def test_a_file_whose_name_is_no_text_has_its_prediction(tmp_path: Path) -> None
     write_predictions(tmp_path / "out.csv", Predictions(("record", "prediction"), ((name, "mole"), ("b", "mole")), {}))
     lines = (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()
     assert lines == ["record,prediction", "\\udcff.png,mole", "b,mole"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("gone.csv"), Path.mkdir])
+def test_an_index_that_cannot_be_read_is_not_passed_over(make: Callable[[Path], None], tmp_path: Path) -> None:
+    """Without its column of patients each image would be a unit of its own, with a budget of its own."""
+    write_images(tmp_path, per_class=2, seed=0)
+    make(tmp_path / "index.csv")
+    plan = Plan.model_validate(TEMPLATE)
+    with pytest.raises(DataError, match=r"^index\.csv: is no file, or a link to none; put the list of images there"):
+        read_data(DataPlace(tmp_path), plan.data, unit="patient")
 
 
 def test_a_plan_that_would_never_end_is_refused_unopened(tmp_path: Path) -> None:
