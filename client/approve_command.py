@@ -12,6 +12,7 @@ import typer
 from client.approve import Approver, check_kit, take_in, take_plan
 from client.key_options import Mapping, PassphraseFile, PatientColumn, SiteFolder
 from client.keygen import GATEWAY, VAULT, VAULT_KEY
+from client.plan_weights import check_weights, named_weights
 from client.site_file import SiteChoices, new_site_file, site_file_path
 from client.unlock import find_unlock
 from client.vault import Vault, vault_hospital
@@ -28,6 +29,7 @@ FIRST_CHOICES = (
         "data",
         "mapping",
         "patient_column",
+        "weights",
         "source",
         "cap_epsilon",
         "cap_delta",
@@ -52,6 +54,10 @@ def approve(  # noqa: PLR0913 -- one parameter per option
     ] = None,
     mapping: Mapping = None,
     patient_column: PatientColumn = AUTO_COLUMN,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Weights file that the plan's network starts from, if it does (first kit only)."),
+    ] = None,
     cap_epsilon: Annotated[
         float | None,
         typer.Option(
@@ -113,10 +119,12 @@ def approve(  # noqa: PLR0913 -- one parameter per option
             runtime_port=runtime_port,
             patient_column=patient_column,
             mapping=mapping,
+            weights=named_weights(agreed, weights),
         )
         key_file = vault_key or _key_file(site)
         written = (site_file, _first_site_file(site, row.name, opened, choices=choices, key_file=key_file))
         config = with_absolute_paths(parse_settings(written[1], SiteConfig, source="site.yaml"), site.resolve())
+    check_weights(agreed, config.weights)
     _show(agreed, config, first=written is not None)
     _agree(agreed, digest)
     if opened:

@@ -37,6 +37,7 @@ class SiteChoices:
         runtime_port: Loopback port of the gateway's SuperNode; another one for each site of one machine.
         patient_column: Column of index.csv that says whose an image is, or auto.
         mapping: File that maps its columns, codes and units to the plan's; None for images.
+        weights: Weights file of the plan's `network`; None where the plan needs none.
     """
 
     data: Path
@@ -51,6 +52,7 @@ class SiteChoices:
     runtime_port: int = 9094
     patient_column: str = AUTO_COLUMN
     mapping: Path | None = None
+    weights: Path | None = None
 
 
 def _entry(folder: Path, path: Path) -> str:
@@ -84,6 +86,7 @@ def new_site_file(folder: Path, *, hospital: str, superlink: str, key_file: Path
         "data": _relative(folder, choices.data),
         **({} if choices.mapping is None else {"mapping": _relative(folder, choices.mapping)}),
         "patient_column": choices.patient_column,
+        **({} if choices.weights is None else {"weights": _relative(folder, choices.weights)}),
         "vault": "vault",
         **({} if key_file is None else {"vault_key": _entry(folder, key_file)}),
         "ledger": "ledger.sqlite",

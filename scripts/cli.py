@@ -53,6 +53,9 @@ def demo(  # noqa: PLR0913 -- one parameter per option
             "it start from --data, or from its folder."
         ),
     ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights file that the plan's network starts from, if it does.")
+    ] = None,
     plan: Annotated[
         Path | None,
         typer.Option(help="Plan to run. Default: skin9 with --data, or that of its table, else the small demo plan."),
@@ -93,6 +96,7 @@ def demo(  # noqa: PLR0913 -- one parameter per option
                 data=data,
                 mapping=mapping,
                 sites=sites,
+                weights=weights,
                 plan=plan or default,
                 hospitals=hospitals,
                 rounds=rounds,

@@ -27,10 +27,11 @@ Every key without a default must be there. A privacy parameter of the plan never
 PLAN = """
 What all hospitals agree to. Templates are `configs/plans/demo.yaml` (drawn lesions), `configs/plans/skin9.yaml` (nine
 classes of dermoscopy images), `configs/plans/skin9-distributed.yaml` (the same with shared noise),
-`configs/plans/cnn.yaml` (a network trained whole), `configs/plans/heart.yaml`, `configs/plans/breast.yaml` (tables) and
-`configs/plans/ancestry.yaml` (genotypes; [data.md](data.md) explains the mapping files of sites). A template has no
-`federation`; `fedward provision` adds it and sets `encryption.update_norm_bound`, `cohort.threshold` and
-`cohort.min_cohort` where they say `auto`.
+`configs/plans/skin9-network.yaml` (the last block of a network trained), `configs/plans/cnn.yaml` (a network trained
+whole), `configs/plans/heart.yaml`, `configs/plans/breast.yaml` (tables),
+`configs/plans/survival.yaml` (times to an event) and `configs/plans/ancestry.yaml` (genotypes; [data.md](data.md)
+explains the mapping files of sites). A template has no `federation`; `fedward provision` adds it and sets
+`encryption.update_norm_bound`, `cohort.threshold` and `cohort.min_cohort` where they say `auto`.
 The SHA-256 of the plan's canonical form is its digest: it stands in every message, and a site takes part only in plans
 whose digest it approved.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from client.plan_in_words import cohort_in_words
+from client.plan_weights import check_weights, named_weights
 from common.config import load_settings
 from common.errors import FedwardError, OperatorError
 from common.plan import Plan
@@ -29,6 +30,7 @@ class Prepared:
     plan: Plan
     synthetic: bool
     test: Path | None
+    weights: Path | None
     made_with: MadeWith
 
 
@@ -61,6 +63,7 @@ def deliver(prepared: Prepared, run: FinishedRun, work: WorkFolder, *, results: 
         run=run,
         synthetic=prepared.synthetic,
         test=prepared.test,
+        weights=prepared.weights,
         options=prepared.made_with.model_dump(mode="json"),
     )
     try:
@@ -85,6 +88,7 @@ def prepare(options: DemoOptions, work: Path) -> Prepared:
     folder = work / "federation"
     asked = load_settings(options.plan, Plan)
     options.require_fitting(asked)
+    check_weights(asked, named_weights(asked, options.weights))
     # A wrong wish is refused before anything is drawn.
     made_with = _made_with(options, adapt(asked, options, ()))
     drawn = is_drawn(options, work)
@@ -92,12 +96,13 @@ def prepare(options: DemoOptions, work: Path) -> Prepared:
         require_same_options(work, made_with)
         plan = load_settings(folder / "plan.yaml", Plan)
         print(f"using the federation in {folder} again: same plan, same hospitals, same ledgers", file=sys.stderr)
-        return Prepared(folder, plan, drawn, test_images(options, work, plan), made_with)
+        return Prepared(folder, plan, drawn, test_images(options, work, plan), options.weights, made_with)
     data = demo_data(asked, options, work)
     remember_options(work, made_with)
-    plan = provision(data.template, data.places, folder, options=local_options(len(data.places), device="auto"))
+    made = local_options(len(data.places), device="auto", weights=options.weights)
+    plan = provision(data.template, data.places, folder, options=made)
     print("\n".join(cohort_in_words(plan)), file=sys.stderr)
-    return Prepared(folder, plan, drawn, test_images(options, work, data.template), made_with)
+    return Prepared(folder, plan, drawn, test_images(options, work, data.template), options.weights, made_with)
 
 
 def _made_with(options: DemoOptions, template: Plan) -> MadeWith:

@@ -108,7 +108,8 @@ def adapt(template: Plan, options: DemoOptions, classes: tuple[str, ...]) -> Pla
         print(f"the data has {len(classes)} classes of its own; the plan's are replaced", file=sys.stderr)
         content["data"]["classes"] = list(classes)
     content["data"]["held_out_salt"] = f"seed-{options.seed}"
-    if "seed" in content["model"]:
+    # A network that starts from public weights has none.
+    if content["model"].get("seed") is not None:
         content["model"]["seed"] = options.seed
     if options.rounds is not None:
         content["training"]["rounds"] = options.rounds

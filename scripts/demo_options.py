@@ -45,6 +45,7 @@ class DemoOptions:
     data: Path | None
     mapping: Path | None
     sites: Path | None
+    weights: Path | None
     plan: Path
     hospitals: int | None
     rounds: int | None

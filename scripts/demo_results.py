@@ -34,6 +34,7 @@ class Outcome:
     run: FinishedRun
     synthetic: bool
     test: Path | None
+    weights: Path | None
     options: dict[str, Any]
 
 
@@ -79,17 +80,17 @@ def collect(federation: Path, outcome: Outcome, *, results: Path, started: float
         _write_metrics(partial, report)
     if outcome.test is not None:
         # The results lie on the disk already: a score that fails takes nothing with it.
-        _score(outcome.test, target, report)
+        _score(outcome.test, target, report, weights=outcome.weights)
         report["seconds"] = time.monotonic() - started
         _write_metrics(target, report)
     return report
 
 
-def _score(test: Path, target: Path, report: dict[str, Any]) -> None:
+def _score(test: Path, target: Path, report: dict[str, Any], *, weights: Path | None) -> None:
     """Add the score on the official test folder to the report, or a note that says why there is none."""
     before = time.monotonic()
     try:
-        report["official_test"] = evaluate(target, test).as_json()
+        report["official_test"] = evaluate(target, test, weights=weights).as_json()
     except (FedwardError, OSError) as error:
         report["notes"].append(f"the official test folder could not be scored: {error}")
     report["seconds_by_phase"]["official_test"] = time.monotonic() - before

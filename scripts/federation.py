@@ -48,15 +48,19 @@ class FederationOptions:
     threads: int
     device: str
     patience_s: float | None = None
+    weights: Path | None = None
 
 
-def local_options(hospitals: int, *, device: str, patience_s: float = DEMO_PATIENCE_S) -> FederationOptions:
+def local_options(
+    hospitals: int, *, device: str, patience_s: float = DEMO_PATIENCE_S, weights: Path | None = None
+) -> FederationOptions:
     """Options of a federation on this machine with public or drawn images, of which exact held-out counts are shown.
 
     Args:
         hospitals: How many; each gets half of the cores, for they take turns.
         device: auto, cpu or cuda.
         patience_s: See `common.server_config.ServerConfig.patience_s`.
+        weights: Weights file of a plan's `network`, which all of them hold; None where the plan needs none.
     """
     ports = free_ports(hospitals + 2)
     return FederationOptions(
@@ -67,6 +71,7 @@ def local_options(hospitals: int, *, device: str, patience_s: float = DEMO_PATIE
         threads=max(1, (os.cpu_count() or 1) // 2),
         device=device,
         patience_s=patience_s,
+        weights=weights,
     )
 
 
@@ -170,6 +175,7 @@ def _join(  # noqa: PLR0913 -- one site's files from all that the federation sha
         runtime_port=port,
         patient_column=place.patient_column,
         mapping=place.mapping,
+        weights=options.weights,
     )
     text = new_site_file(
         target / name,

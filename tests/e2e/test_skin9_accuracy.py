@@ -1,17 +1,17 @@
 """How well the product learns skin9 under differential privacy: five folds by lesion, five hospitals, both modes.
 
 `pytest -s -m slow tests/e2e/test_skin9_accuracy.py`: half an hour and more. The sites' own code with a coordinator in
-one process; each setting must reach the mean minus one standard deviation of the design's simulation. FEDWARD_FEATURES
-may name a folder that keeps the backbone's features between runs.
+one process; each setting must reach the mean minus one standard deviation of the design's simulation. One setting also
+runs as a deployment, which must learn the same. FEDWARD_FEATURES may name a folder that keeps the backbone's features
+between runs.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from common.config import parse_settings
 from common.plan import Plan
 from scripts.evaluate import evaluate
 from scripts.split import deal, split_dataset
+from tests.support.deployment import command
+from tests.support.skin9_parts import SKIN9, clean_rows, part_name, write_part
 from tests.support.whole_runs import finished_run
 
-SKIN9 = Path(__file__).parents[2].parent / "shared" / "data" / "skin9"
 PLANS = Path(__file__).parents[2] / "configs" / "plans"
 NAMES = tuple(f"hospital-{k}" for k in range(1, 6))
 FOLDS = 5
@@ -62,26 +63,10 @@ def template(mode: str, epsilon: float, learning_rate: float) -> Plan:
     return parse_settings(yaml.safe_dump(content), Plan, source=name)
 
 
-def write_part(target: Path, rows: Sequence[dict[str, str]]) -> None:
-    """Images of some rows of index.csv, as links, with an index of their own."""
-    entries = []
-    for row in rows:
-        path = Path(row["path"])
-        name = f"{row['label']}/{path.parts[0]}-{path.name}"
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        (target / name).symlink_to(SKIN9 / path)
-        entries.append(row | {"path": name})
-    with (target / "index.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(entries[0]))
-        writer.writeheader()
-        writer.writerows(entries)
-
-
 @pytest.fixture(scope="module")
 def clean() -> list[dict[str, str]]:
     """The rows of index.csv whose images have one label."""
-    with (SKIN9 / "index.csv").open(encoding="utf-8", newline="") as stream:
-        return [row for row in csv.DictReader(stream) if row["keep_clean"] == "True"]
+    return clean_rows()
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +96,7 @@ def folds(table: ImageTable, clean: list[dict[str, str]], tmp_path_factory: pyte
     parts = []
     for fold in range(FOLDS):
         part = folder / f"fold-{fold}"
-        chosen = [by_name[f"{r['label']}/{Path(r['path']).parts[0]}-{Path(r['path']).name}"] == fold for r in clean]
+        chosen = [by_name[part_name(row)] == fold for row in clean]
         write_part(part / "test", [row for row, here in zip(clean, chosen, strict=True) if here])
         write_part(part / "train", [row for row, here in zip(clean, chosen, strict=True) if not here])
         split_dataset(part / "train", part / "shards", hospitals=len(NAMES), seed=0, on_undecodable="refuse")
@@ -144,3 +129,27 @@ def test_the_accuracy_is_that_of_the_design(  # noqa: PLR0913, PLR0917 -- pytest
     summary = f"{mode} epsilon {epsilon:g}: {np.mean(scores):.4f} sd {np.std(scores):.4f} {np.round(scores, 3)}"
     print(summary)  # noqa: T201 -- what the run is for
     assert np.mean(scores) >= least, summary
+
+
+# Of a run's accuracy on one fold, over 21 runs in one process: the noise is another in each.
+SD = 0.02
+RUNS = 4
+
+
+def test_a_deployment_learns_the_same(folds: list[Path], features: Path, folder: Path) -> None:
+    """Processes, gRPC, TLS and CKKS between the hospitals; means of four runs each, within three standard errors."""
+    plan, part = template("distributed", 3.0, 16.0), folds[0]
+    (folder / "plan.yaml").write_text(yaml.safe_dump(plan.model_dump(mode="json")), encoding="utf-8")
+    together = [accuracy_on(part, plan, folder / f"process-{run}", features) for run in range(RUNS)]
+    apart = []
+    for run in range(RUNS):
+        results = folder / f"results-{run}"
+        source = ("--data", str(part / "train"), "--plan", str(folder / "plan.yaml"), "--seed", "0")
+        done = command("fedward", "demo", *source, "--results", str(results), timeout_s=1200)
+        assert done.returncode == 0, done.stderr
+        (model,) = results.glob("*/model.safetensors")
+        cache = shutil.copytree(features, folder / f"features-{run}")
+        apart.append(evaluate(model.parent, part / "test", cache=cache).accuracy)
+    summary = f"in one process {np.round(together, 3)}, deployed {np.round(apart, 3)}"
+    print(summary)  # noqa: T201 -- what the run is for
+    assert abs(np.mean(apart) - np.mean(together)) <= 3 * SD * np.sqrt(2 / RUNS), summary

@@ -14,8 +14,14 @@ from scripts.federation import local_options, provision
 from tests.support.in_process import Coordinator, open_site
 
 
-def finished_run(
-    plan: Plan, places: Mapping[str, DataPlace], folder: Path, *, spent: float, features: Path | None = None
+def finished_run(  # noqa: PLR0913 -- keyword-only
+    plan: Plan,
+    places: Mapping[str, DataPlace],
+    folder: Path,
+    *,
+    spent: float,
+    features: Path | None = None,
+    weights: Path | None = None,
 ) -> Path:
     """Provision hospitals, run the plan, and check what each has spent.
 
@@ -25,11 +31,12 @@ def finished_run(
         folder: For the federation; is made.
         spent: Least share of the plan's epsilon that each hospital must have spent; none may have spent more than all.
         features: Folder of features that are computed already.
+        weights: Weights file of a plan's `network`, which all hospitals hold.
 
     Returns:
         The first hospital's results folder.
     """
-    agreed = provision(plan, places, folder, options=local_options(len(places), device="cpu"))
+    agreed = provision(plan, places, folder, options=local_options(len(places), device="cpu", weights=weights))
     for name in places if features else ():
         state = load_site(folder / name / f"{name}.yaml").state
         state.mkdir(parents=True, exist_ok=True)

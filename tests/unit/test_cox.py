@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import nn
@@ -192,6 +195,31 @@ def test_harrells_c_counts_pairs() -> None:
     assert concordance(np.zeros(4), event, time) == 0.5
     assert math.isnan(concordance(np.zeros(4), np.zeros(4, bool), time))
     assert math.isnan(concordance(np.zeros(0), np.zeros(0, bool), np.zeros(0)))
+
+
+def concordance_by_pairs(risk: Floats, event: NDArray[np.bool_], time: Floats) -> float:
+    """Harrell's C from its definition, over unordered pairs: comparable if the shorter time ended in an event."""
+    usable, concordant = 0, 0.0
+    for i, j in itertools.combinations(range(len(time)), 2):
+        if time[i] == time[j] and event[i] == event[j]:
+            continue
+        # Of equal times the event was first: the other one was still without it.
+        first, second = (i, j) if (time[i], not event[i]) < (time[j], not event[j]) else (j, i)
+        if not event[first]:
+            continue
+        usable += 1
+        concordant += 0.5 if risk[first] == risk[second] else float(risk[first] > risk[second])
+    return concordant / usable if usable else math.nan
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 3)), max_size=12),
+)
+def test_harrells_c_is_that_of_all_pairs(patients: list[tuple[int, bool, int]]) -> None:
+    """Few times and few risks, so that both are often tied, also a death and a censoring on one day."""
+    time, event, risk = (np.array([each[k] for each in patients]) for k in range(3))
+    ours = concordance(risk.astype(float), event.astype(bool), time.astype(float))
+    assert ours == pytest.approx(concordance_by_pairs(risk, event, time), nan_ok=True)
 
 
 def test_the_loss_is_chosen_by_the_model() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 import subprocess
@@ -14,10 +15,16 @@ from typing import Any
 
 import psutil
 import pytest
+import torchvision
 import yaml
+from safetensors.torch import save_file
 
+from common.config import load_settings
 from common.errors import BudgetExceeded, DataError, DeploymentError, FedwardError, OperatorError, PlanError
+from common.plan import Plan
+from common.site_config import load_site
 from scripts.demo import Prepared, deliver, prepare, run_demo
+from scripts.demo_data import adapt
 from scripts.demo_options import DemoOptions
 from scripts.demo_run import FinishedRun
 from scripts.demo_work import WorkFolder
@@ -41,6 +48,7 @@ def demo_options(folder: Path) -> DemoOptions:
         data=folder / "images",
         mapping=None,
         sites=None,
+        weights=None,
         plan=plan,
         hospitals=3,
         rounds=None,
@@ -260,3 +268,52 @@ def test_a_demo_that_is_killed_takes_the_command_of_its_run_with_it(tmp_path: Pa
             demo.kill()
             with contextlib.suppress(psutil.NoSuchProcess):
                 guard.kill()
+
+
+def test_a_demo_of_a_network_takes_its_weights_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All hospitals hold it; a missing or another one is refused before anything is made."""
+    weights, other = tmp_path / "w.safetensors", tmp_path / "other.safetensors"
+    state = torchvision.models.get_model("shufflenet_v2_x0_5").state_dict()
+    save_file(state, weights)
+    save_file({"a": state["fc.bias"]}, other)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    options = replace(demo_options(tmp_path), weights=weights)
+    assert options.work is not None
+    options.plan.write_text(yaml.safe_dump({**TEMPLATE, "model": network(digest, "torchvision:shufflenet_v2_x0_5")}))
+    for wrong, sentence in ((None, f"--weights: seen none; .*{digest}"), (other, "has sha256")):
+        with pytest.raises((OperatorError, DataError), match=sentence):
+            prepare(replace(options, weights=wrong), options.work)
+        assert not options.work.exists()
+    made = prepare(options, options.work)
+    named = load_site(made.folder / "hospital-1" / "hospital-1.yaml").weights
+    assert named is not None
+    assert named.samefile(weights)
+    assert made.weights == weights
+    capsys.readouterr()
+
+
+def test_a_demo_of_a_network_without_a_seed_keeps_it_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--seed is the drawing's; the control is a network from random weights, which takes it."""
+    options = replace(demo_options(tmp_path), seed=7)
+    for model, seed in (
+        (network(None, "lite0"), None),
+        ({**network(None, "torchvision:shufflenet_v2_x0_5"), "trainable": "all", "seed": 0}, 7),
+    ):
+        options.plan.write_text(yaml.safe_dump({**TEMPLATE, "model": model}))
+        adapted = adapt(load_settings(options.plan, Plan), options, ())
+        assert adapted.model.model_dump()["seed"] == seed
+    capsys.readouterr()
+
+
+def network(digest: str | None, architecture: str) -> dict[str, Any]:
+    """A plan's section."""
+    return {
+        "kind": "network",
+        "architecture": architecture,
+        "weights_sha256": digest,
+        "trainable": "head",
+        "image_size": 64,
+        "views": 1,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+    }

@@ -43,6 +43,7 @@ def options(work: Path, data: str = ANCESTRY, plan: Path = ANCESTRY_PLAN) -> Dem
         data=Path(data),
         mapping=None,
         sites=None,
+        weights=None,
         plan=plan,
         hospitals=None,
         rounds=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import torchvision
 import yaml
+from safetensors.torch import save_file
 
 from client.cli import main as client_main
 from client.data.source import DataPlace
@@ -114,6 +117,64 @@ def test_nothing_is_written_before_the_hospital_agrees(
     assert approve(site, base, None, "--digest", "0" * 64) == 2
     assert "nothing was approved" in capsys.readouterr().err
     assert sorted(path.name for path in site.rglob("*")) == before
+
+
+def test_the_weights_file_of_a_network_is_named_and_checked_before_anything_is_signed(
+    base: Path, site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Missing, another one, gone at a later approval; the controls are the right one, and a plan that needs none."""
+    weights, other = tmp_path / "w.safetensors", tmp_path / "other.safetensors"
+    state = torchvision.models.get_model("shufflenet_v2_x0_5").state_dict()
+    save_file(state, weights)
+    save_file({"a": state["fc.bias"]}, other)
+    needed = hashlib.sha256(weights.read_bytes()).hexdigest()
+    for digest, out in ((needed, "net"), (hashlib.sha256(other.read_bytes()).hexdigest(), "unfit")):
+        organise_network(base, tmp_path, out, weights_sha256=digest)
+
+    def network(*words: str, out: str = "net") -> int:
+        kit = tmp_path / out / "kits" / "hospital-1.kit.zip"
+        return approve(site, base, kit, "--digest", plan_of(tmp_path, out).digest, *words)
+
+    before = sorted(path.name for path in site.rglob("*"))
+    for words, out, sentence in (
+        ((), "net", f"--weights: seen none; the plan starts from the weights file with sha256 {needed}"),
+        (("--weights", str(tmp_path)), "net", "which is no file"),
+        (("--weights", str(other)), "net", "other.safetensors: the weights file has sha256"),
+        (("--weights", str(other)), "unfit", "does not fit 'torchvision:shufflenet_v2_x0_5'"),
+    ):
+        assert network(*words, out=out) == 2
+        assert sentence in capsys.readouterr().err
+    assert approve(site, base, None, "--weights", str(weights)) == 2
+    assert "starts from no weights file; leave it out" in capsys.readouterr().err
+    assert sorted(path.name for path in site.rglob("*")) == before
+    assert network("--weights", str(weights)) == 0
+    named = load_site(site / "site.yaml").weights
+    assert named is not None
+    assert named.samefile(weights)
+    again = ("approve", str(tmp_path / "net" / "kits" / "hospital-1.kit.zip"), "--site", str(site), "--digest")
+    digest = plan_of(tmp_path, "net").digest
+    assert run(client_main, "fedward-client", *again, digest) == 0
+    weights.unlink()
+    capsys.readouterr()
+    assert run(client_main, "fedward-client", *again, digest) == 2
+    assert "the weights file cannot be read (No such file or directory)" in capsys.readouterr().err
+
+
+def organise_network(base: Path, folder: Path, out: str, *, weights_sha256: str) -> None:
+    """Plan and kits of a network that starts from a weights file; the organiser holds none."""
+    model = {
+        "kind": "network",
+        "architecture": "torchvision:shufflenet_v2_x0_5",
+        "weights_sha256": weights_sha256,
+        "trainable": "head",
+        "image_size": 32,
+        "views": 1,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+    }
+    (folder / "template.yaml").write_text(yaml.safe_dump({**TEMPLATE, "model": model}))
+    words = ("provision", str(folder / "template.yaml"), "--cards", str(base / "cards"), "--out", str(folder / out))
+    assert run(fedward_main, "fedward", *words) == 0
 
 
 def test_a_later_plan_is_approved_without_repeating_the_choices(

@@ -53,6 +53,27 @@ def test_the_breast_cancer_plan_covers_the_table(tmp_path: Path) -> None:
     assert np.linalg.norm(table.rows, axis=1).max() <= 1
 
 
+def test_the_survival_plan_reads_a_table_of_the_study_that_it_was_made_for(tmp_path: Path) -> None:
+    """Made-up patients in GBSG2's columns and codes: every column is used, and nobody is left out."""
+    table = tmp_path / "gbsg2.csv"
+    table.write_text(
+        "horTh,age,menostat,tsize,tgrade,pnodes,progrec,estrec,time,cens\n"
+        "no,70,Post,21,II,3,48,66,1814,1\n"
+        "yes,31,Pre,90,I,1,0,9,200,0\n"
+        "yes,55,Post,12,III,25,800,700,2600,1\n"
+    )
+    seen = read(table, plan="survival.yaml", mapping="survival-gbsg2.yaml")
+    assert not seen.left_out
+    assert seen.clipped == {"tumour_size": 1, "positive_nodes": 1, "progesterone_receptor": 1, "oestrogen_receptor": 1}
+    rows, times = seen.unit_rows()
+    assert sorted(zip(times.tolist(), seen.unit_labels().values(), strict=True)) == [(200, 0), (1814, 1), (2600, 1)]
+    assert np.linalg.norm(rows, axis=1).max() <= 1
+    first = rows[times.tolist().index(1814)] * 3
+    by_hand = [1, 0, 0, 2 * (70 - 20) / 70 - 1, 0, 0, 1, 0, 2 * 21 / 80 - 1, 0, 0, 1, 0, 0, 2 * 3 / 20 - 1, 0]
+    np.testing.assert_allclose(first[:16], by_hand)
+    np.testing.assert_allclose(first[16:], [2 * 48 / 500 - 1, 0, 2 * 66 / 500 - 1, 0, 1])
+
+
 def test_parts_are_not_written_over_and_need_a_number(tmp_path: Path) -> None:
     """Each a sentence."""
     write_breast_cancer(tmp_path / "a", 2, seed=0)
