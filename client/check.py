@@ -12,6 +12,8 @@ from client.data.source import DataPlace, read_data
 from client.data.table import SiteTable
 from common.plan import Plan
 from common.plan_data import ImageData, SurvivalData
+from common.plural import counted
+from common.printable import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,16 @@ class SiteCheck:
     def lines(self) -> tuple[str, ...]:
         """The findings for a terminal."""
         by = f" by '{self.patients_by}'" if self.patients_by else ""
-        lines = [f"{self.records} records of {self.training + self.held_out} {self.unit}s{by}"]
-        lines += [f"  {each.name}: {each.records} records, {_units(each, self.unit)}" for each in self.classes]
+        units = counted(self.training + self.held_out, self.unit)
+        lines = [f"{counted(self.records, 'record')} of {units}{by}"]
+        lines += [
+            f"  {each.name}: {counted(each.records, 'record')}, {_units(each, self.unit)}" for each in self.classes
+        ]
         lines += [f"left out: {sentence}" for sentence in self.left_out]
         lines += [f"converted: {count} of {what}" for what, count in sorted(self.converted.items())]
         lines += [f"warning: {sentence}" for sentence in self.warnings]
-        return tuple(lines)
+        # Names of files and columns stand in them.
+        return tuple(printable(line) for line in lines)
 
 
 def check_site(place: DataPlace, plan: Plan) -> SiteCheck:
@@ -104,4 +110,6 @@ def check_site(place: DataPlace, plan: Plan) -> SiteCheck:
 
 
 def _units(count: ClassCount, unit: str) -> str:
-    return f"{count.training + count.held_out} {unit}s, {count.training} to train on and {count.held_out} held out"
+    return (
+        f"{counted(count.training + count.held_out, unit)}, {count.training} to train on and {count.held_out} held out"
+    )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 
 import typer
 
 from common.errors import FedwardError
+from common.printable import printable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 _CLOSED = (errno.EACCES, errno.EPERM)
@@ -19,6 +21,10 @@ def run_command(app: typer.Typer) -> None:
 
     A FedwardError, and a file that the machine refuses, become one line on stderr and an exit code.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file's name may hold bytes that are no text, and a terminal may know fewer letters than a name.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except FedwardError as error:
@@ -33,7 +39,9 @@ def run_command(app: typer.Typer) -> None:
 
 
 def _end(sentence: str, status: int) -> None:
-    sys.stderr.write(f"error: {sentence}\n")
+    # A line break parts sentences; what else a terminal would obey comes from names of files and columns.
+    shown = "\n".join(printable(line) for line in sentence.split("\n"))
+    sys.stderr.write(f"error: {shown}\n")
     sys.exit(status)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,7 +94,11 @@ def read_yaml(path: Path) -> Any:  # noqa: ANN401 -- see `parse_yaml`
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
+        found = path.stat()
+        # Reading a FIFO, or a device, may never end; a folder is refused by its reading.
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise ConfigError(f"{path}: is a FIFO, a device or a socket, and no file; name an existing YAML file")
+        if found.st_size > MAX_CONFIG_BYTES:
             raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; a configuration file is not")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

@@ -94,7 +94,8 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         OperatorError: If the disk refuses.
     """
     try:
-        with open(path, "x", encoding="utf-8", newline="", opener=_private) as stream:
+        # Names of files may hold bytes that are no text.
+        with open(path, "x", encoding="utf-8", errors="backslashreplace", newline="", opener=_private) as stream:
             writer = csv.writer(stream)
             writer.writerow(predictions.columns)
             writer.writerows(predictions.lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -103,7 +104,10 @@ def _read(
 
 def _index(root: Path, base: Path, patient_column: str) -> tuple[Path | None, Index]:
     """Where index.csv lies, if there is one, and what it says."""
-    folder = next((place for place in (root, base) if (place / INDEX_NAME).is_file()), None)
+    folder = next((place for place in (root, base) if os.path.lexists(place / INDEX_NAME)), None)
+    if folder is not None and not (folder / INDEX_NAME).is_file():
+        # Passed over, it would make each image a unit of its own, with a budget of its own.
+        raise DataError(f"{INDEX_NAME}: is no file, or a link to none; put the list of images there, or remove it")
     if folder is not None:
         return folder, read_index(folder / INDEX_NAME, patient_column=patient_column)
     if patient_column == AUTO_COLUMN:

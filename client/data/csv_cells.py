@@ -69,6 +69,11 @@ class Codes(Generic[Meaning]):
         found = self._find(cell)
         if found is None:
             listed = ", ".join(list(self._meanings)[:_SHOWN]) + (", ..." if len(self._meanings) > _SHOWN else "")
+            if plain_number(cell) is not None and all(plain_number(code) is None for code in self._meanings):
+                raise DataError(
+                    f"{where}: holds a number, and '{self._key}' of the mapping lists none (it lists {listed}); "
+                    "no plan learns to predict a number, so write each row's class or word into a column, and map that"
+                )
             raise DataError(
                 f"{where}: holds a code that '{self._key}' of the mapping does not list (it lists {listed}); add the "
                 "code there, or correct the cell"

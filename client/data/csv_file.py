@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from client.data.special_files import refuse_special
 from common.errors import DataError
 
 Encoding = Literal[
@@ -201,6 +202,7 @@ def _first_record(sample: io.StringIO, delimiter: Delimiter) -> list[str]:
 def _refuse_other_forms(path: Path, encoding: Encoding) -> None:
     if path.is_dir():
         raise DataError(f"{path.name}: is a folder; name one CSV file")
+    refuse_special(path, path.name)
     with path.open("rb") as stream:
         head = stream.read(4096)
     form = next((form for mark, form in _OTHER_FORMS.items() if head.startswith(mark)), None)

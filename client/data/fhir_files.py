@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from client.data.special_files import refuse_special
 from common.errors import DataError
 from common.printable import printable
 
@@ -69,6 +70,7 @@ def _files(path: Path, left_out: Counter[str]) -> list[tuple[Path, str]]:
                 "the data are a file whose name does not end in .json (a bundle) or .ndjson; FHIR is read as JSON: "
                 "export it so, or name the right file"
             )
+        refuse_special(path, printable(path.name))
         return [(path, printable(path.name))]
     below = sorted(each for each in path.rglob("*") if each.is_file())
     bundles = [each for each in below if each.suffix.lower() == ".json"]

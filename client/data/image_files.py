@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from client.data.dicom import PREAMBLE_BYTES, begins_as_dicom, read_header
+from client.data.special_files import refuse_special
 from common.errors import DataError
+
+# From half of what it refuses on, Pillow only warns: of every whole-slide picture, and in words that help nobody.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png"})
 DICOM_SUFFIXES: Final = frozenset({".dcm", ".dicom"})
@@ -132,6 +137,7 @@ def _shown(files: Sequence[Path], position: int, origin: Path) -> str:
 
 
 def _scan(path: Path, shown: str) -> ScannedFile:
+    refuse_special(path, f"the image {shown}")
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -139,7 +145,8 @@ def _scan(path: Path, shown: str) -> ScannedFile:
             head = stream.read(PREAMBLE_BYTES)
             stream.seek(0)
             if not begins_as_dicom(head):
-                return ScannedFile(digest, opens=_opens_as_image(stream))
+                problem = _picture_problem(stream) if head else "is empty"
+                return ScannedFile(digest, opens=not problem, problem=problem)
             header = read_header(stream)
             return ScannedFile(
                 digest,
@@ -164,9 +171,14 @@ def open_picture(stream: BinaryIO) -> Image.Image:
     return Image.open(stream, formats=_PICTURE_FORMATS)
 
 
-def _opens_as_image(stream: BinaryIO) -> bool:
+def _picture_problem(stream: BinaryIO) -> str:
+    """Why a file is no picture that can be read; empty if nothing speaks against it."""
     try:
         with open_picture(stream):
-            return True
+            return ""
+    except UnidentifiedImageError:
+        return "is no JPEG, PNG or DICOM image, whatever its name"
+    except Image.DecompressionBombError:
+        return "has too many pixels"
     except Exception:  # noqa: BLE001 -- a damaged file leads Pillow to raise anything, TypeError and struct.error too
-        return False
+        return "is damaged"

@@ -12,6 +12,7 @@ from client.data.connector import Connector
 from client.data.image_files import ScannedFile, composed, is_dicom_file, is_picture, patient_ids, scan_files
 from client.data.image_mapping import ImageIndexMapping
 from client.data.reading import ImageReading, RawImage
+from client.data.special_files import refuse_special
 from client.data.truth import truth
 from common.errors import ConfigError, DataError
 from common.plan_data import ImageData
@@ -124,6 +125,7 @@ def _read_rows(
 def _cells(root: Path, mapping: ImageIndexMapping) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and stripped cells of each row; blank lines are passed over."""
     try:
+        refuse_special(root / mapping.index, str(mapping.index))
         with (root / mapping.index).open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, delimiter=_DELIMITERS[mapping.delimiter], strict=True)
             header = list(reader.fieldnames or ())

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from client.data.decode import Decode, decode_image
 from common.errors import DataError, LocalProtocolError
 from common.plural import counted
+from common.printable import printable
 
 OnUndecodable = Literal["skip", "refuse"]
 PrivacyUnit = Literal["patient", "record"]
@@ -203,7 +204,7 @@ class ImageTable:
         path = self.records[position - 1].path
         folder = path.rpartition("/")[0].removeprefix("Train/")
         if not folder or folder in self.classes:
-            return path
+            return printable(path)
         return f"file {position} of {len(self.records)} (by name)"
 
 

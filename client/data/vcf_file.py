@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from client.data.special_files import refuse_special
 from client.data.vcf_assembly import Assembly, chromosome_of, says_assembly
 from common.errors import DataError
 
@@ -140,6 +141,7 @@ def open_vcf(path: Path, assembly: Assembly, *, name: str) -> Iterator[VcfFile]:
         DataError: If the file cannot be read, is no VCF, is cut off or damaged, names a sample twice, or says another
             assembly. Names file, record and column, and never what stands in a record. Also raised from within.
     """
+    refuse_special(path, name)
     try:
         with path.open("rb") as raw:
             compressed = raw.read(18)

@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from common.command import run_command
+from common.errors import ConfigError
 
 
 def no_folder(folder: Path) -> None:
@@ -62,6 +63,25 @@ def test_a_file_that_the_machine_refuses_is_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith(f"error: {said.format(tmp_path)}")
+
+
+def test_a_sentence_cannot_steer_the_terminal_and_always_gets_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of files and columns stand in sentences: escape codes, and letters that the terminal's encoding lacks."""
+
+    def refuse() -> None:
+        typer.echo("Müller")
+        raise ConfigError("seen 'a\x1b[2Jb' in Müller.csv\nand this on a line of its own")
+
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, (tmp_path / name).open("w", encoding="cp1251"))
+    assert run(refuse, monkeypatch) == 2
+    sys.stdout.close()
+    sys.stderr.close()
+    assert (tmp_path / "stdout").read_text(encoding="cp1251") == "M\\xfcller\n"
+    lines = (tmp_path / "stderr").read_text(encoding="cp1251").splitlines()
+    assert lines == ["error: seen 'a\\x1b[2Jb' in M\\xfcller.csv", "and this on a line of its own"]
 
 
 def lost_connection() -> None:

@@ -391,3 +391,13 @@ def test_a_large_file_is_read_by_the_line(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert streamed < 5_000_000 < whole
+
+
+def test_a_number_where_classes_are_words_is_no_missing_code(tmp_path: Path) -> None:
+    """Whoever maps a measurement as the label must not list each number as a code: nothing here predicts numbers."""
+    words = {"column": "state", "classes": {"low": "well", "high": "ill"}}
+    said = refusal(write(tmp_path, f"{HEADER}\nQ7,61,5,f,1234.5\n", label=words))
+    assert said.startswith("ward.csv line 2, column 'state': holds a number, and 'label.classes' of the mapping lists")
+    assert "no plan learns to predict a number" in said
+    assert "holds a code" in refusal(write(tmp_path, f"{HEADER}\nQ7,61,5,f,middle\n", label=words))
+    assert "holds a code" in refusal(write(tmp_path, f"{HEADER}\nQ7,61,5,f,7\n"))

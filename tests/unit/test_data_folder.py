@@ -142,7 +142,9 @@ def test_a_copy_with_the_same_label_counts_once(root: Path) -> None:
 def test_a_file_that_is_no_image_is_refused_by_name_or_skipped(root: Path) -> None:
     """The hospital chooses; in both cases it reads which file it was."""
     (root / "mole" / "broken.jpg").write_bytes(b"not a jpeg")
-    with pytest.raises(DataError, match=r"1 image file cannot be decoded: mole/broken\.jpg; replace"):
+    with pytest.raises(
+        DataError, match=r"1 image file cannot be decoded: mole/broken\.jpg \(is no JPEG, .*\); replace"
+    ):
         _load(root)
     table = load_table(root, on_undecodable="skip", unit="patient", patient_column="auto")
     assert table.images_per_class() == (3, 3)

@@ -321,7 +321,7 @@ def test_a_zero_byte_dicom_file_is_named(tmp_path: Path) -> None:
     """Its name says that an image should be there."""
     write_dicom(tmp_path / "mole" / "a.dcm", EIGHT)
     (tmp_path / "mole" / "b.dcm").write_bytes(b"")
-    with pytest.raises(DataError, match=r"cannot be decoded: mole/b\.dcm; replace"):
+    with pytest.raises(DataError, match=r"cannot be decoded: mole/b\.dcm \(is empty\); replace"):
         _load(tmp_path)
 
 
