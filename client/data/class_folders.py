@@ -13,7 +13,7 @@ from client.data.class_files import class_names, class_root, in_words, list_imag
 from client.data.connector import Connector, UnitNaming
 from client.data.image_files import ScannedFile, composed, patient_ids, scan_files, tagged_patient
 from client.data.image_table import image_table
-from client.data.index_csv import INDEX_NAME, Index, IndexRow, index_warnings, read_index, unlisted
+from client.data.index_csv import INDEX_NAME, Index, IndexRow, index_warnings, read_index, refuse_other_names, unlisted
 from client.data.reading import ImageReading, RawImage
 from client.data.table import ImageTable, OnUndecodable, PrivacyUnit
 from common.config import Settings
@@ -104,6 +104,7 @@ def _read(
 
 def _index(root: Path, base: Path, patient_column: str) -> tuple[Path | None, Index]:
     """Where index.csv lies, if there is one, and what it says."""
+    refuse_other_names((root, base))
     folder = next((place for place in (root, base) if os.path.lexists(place / INDEX_NAME)), None)
     if folder is not None and not (folder / INDEX_NAME).is_file():
         # Passed over, it would make each image a unit of its own, with a budget of its own.
