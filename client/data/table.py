@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal, Protocol
 
 from client.data.decode import Decode, decode_image
@@ -133,6 +133,7 @@ class ImageTable:
             `undecodable`; `in_subfolder` and `outside_class_folders` for images that lie too deep or not deep enough;
             `hidden` for names that begin with a dot; `not_an_image` for everything else in class folders; of an index
             that a mapping names, `other_split`, `other_label`, `no_file` for its rows, and `not_in_index` for files.
+        listed: Paths of all images that were found, sorted: messages count files by their place among these.
         decode: Makes pixels of one of the files.
     """
 
@@ -143,6 +144,7 @@ class ImageTable:
     patient_column: str | None
     warnings: tuple[str, ...]
     left_out: Mapping[str, int]
+    listed: Sequence[str]
     decode: Decode = decode_image
 
     @property
@@ -167,25 +169,20 @@ class ImageTable:
         """Number of images of each class, in the order of `classes`."""
         return records_per_class(self)
 
-    def without_undecodable(
-        self, bad: Collection[str], *, on_undecodable: OnUndecodable, problems: Mapping[str, str] = MappingProxyType({})
-    ) -> ImageTable:
+    def without_undecodable(self, bad: Mapping[str, str], *, on_undecodable: OnUndecodable) -> ImageTable:
         """Leave out the images at `bad` paths, or refuse the table because of them.
 
         Args:
-            bad: Paths of records.
+            bad: What is wrong with some records' files, by path; empty where it is not known. No value of a tag.
             on_undecodable: Leave out, or refuse.
-            problems: What is wrong with some of them, by path, as far as it is known; no value of a tag.
 
         Raises:
             DataError: If there is any and `on_undecodable` is "refuse", or if no image is left.
         """
         if not bad:
             return self
-        shown = {record.path: self._shown(position) for position, record in enumerate(self.records, 1)}
-        named = name_some(
-            [f"{shown[path]} ({problems[path]})" if problems.get(path) else shown[path] for path in sorted(bad)]
-        )
+        shown = {path: shown_name(path, self.listed, self.classes) for path in sorted(bad)}
+        named = name_some([f"{name} ({bad[path]})" if bad[path] else name for path, name in shown.items()])
         if on_undecodable == "refuse":
             raise DataError(
                 f"{counted(len(bad), 'image file')} cannot be decoded: {named}; "
@@ -198,14 +195,6 @@ class ImageTable:
         counts["undecodable"] = counts.get("undecodable", 0) + len(self.records) - len(kept)
         warning = f"skipped {counted(len(bad), 'image file')} that cannot be decoded: {named}"
         return replace(self, records=kept, warnings=(*self.warnings, warning), left_out=counts)
-
-    def _shown(self, position: int) -> str:
-        """A record as the site's log may name it: below a class's folder lie folders that archives name by patients."""
-        path = self.records[position - 1].path
-        folder = path.rpartition("/")[0].removeprefix("Train/")
-        if not folder or folder in self.classes:
-            return printable(path)
-        return f"file {position} of {len(self.records)} (by name)"
 
 
 def held_out(unit: str, *, salt: str, fraction: float) -> bool:
@@ -227,6 +216,20 @@ def held_out(unit: str, *, salt: str, fraction: float) -> bool:
         raise LocalProtocolError(f"held-out fraction {fraction} is outside [0, 1); pass the checked plan's")
     digest = hmac.new(salt.encode(), unit.encode(), hashlib.sha256).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2.0**64
+
+
+def shown_name(path: str, listed: Sequence[str], classes: Sequence[str]) -> str:
+    """An image as the site's log may name it: below a class's folder lie folders that archives name by patients.
+
+    Args:
+        path: One of `listed`.
+        listed: Paths of all images that were found, sorted.
+        classes: The plan's.
+    """
+    folder = path.rpartition("/")[0].removeprefix("Train/")
+    if not folder or folder in classes:
+        return printable(path)
+    return f"file {bisect_left(listed, path) + 1} of {len(listed)} (by name)"
 
 
 def name_some(names: list[str]) -> str:
