@@ -72,6 +72,10 @@ class SiteTable(Protocol):
         """How many numbers were converted, by feature and unit."""
 
     @property
+    def missing(self) -> Mapping[str, int]:
+        """In how many rows a feature is missing, by feature, with the rows that are left out for it."""
+
+    @property
     def clipped(self) -> Mapping[str, int]:
         """How many numbers lie outside of the plan's range, by feature."""
 
@@ -150,6 +154,11 @@ class ImageTable:
     @property
     def converted(self) -> Mapping[str, int]:
         """None: an image has no units."""
+        return {}
+
+    @property
+    def missing(self) -> Mapping[str, int]:
+        """None: an image has no features."""
         return {}
 
     @property
