@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from client.data.reading import RawRow
-from client.data.table import name_some
+from client.data.shown_names import name_some
 from common.plan_data import GenotypeData, RowData
 from common.plural import counted
 

@@ -20,7 +20,8 @@ from client.data.missing_values import about_empty_columns, count_missing
 from client.data.mixed_units import refuse_mixed_scale, refuse_mixed_units
 from client.data.reading import RawRow, Reading, Value
 from client.data.row_inputs import RowInputs, encode_row, finite_or_nan
-from client.data.table import PrivacyUnit, UnitName, labels_by_unit, name_some
+from client.data.shown_names import name_some
+from client.data.table import PrivacyUnit, UnitName, labels_by_unit
 from common.canonical import canonical_bytes
 from common.errors import DataError
 from common.plan_data import GenotypeData, RowData, SurvivalData

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
 from client.data.decode import Decode, decode_image
+from client.data.shown_names import name_some, shown_name
 from common.errors import DataError, LocalProtocolError
 from common.plural import counted
-from common.printable import printable
 
 OnUndecodable = Literal["skip", "refuse"]
 PrivacyUnit = Literal["patient", "record"]
@@ -225,23 +224,3 @@ def held_out(unit: str, *, salt: str, fraction: float) -> bool:
         raise LocalProtocolError(f"held-out fraction {fraction} is outside [0, 1); pass the checked plan's")
     digest = hmac.new(salt.encode(), unit.encode(), hashlib.sha256).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2.0**64
-
-
-def shown_name(path: str, listed: Sequence[str], classes: Sequence[str]) -> str:
-    """An image as the site's log may name it: below a class's folder lie folders that archives name by patients.
-
-    Args:
-        path: One of `listed`.
-        listed: Paths of all images that were found, sorted.
-        classes: The plan's.
-    """
-    folder = path.rpartition("/")[0].removeprefix("Train/")
-    if not folder or folder in classes:
-        return printable(path)
-    return f"file {bisect_left(listed, path) + 1} of {len(listed)} (by name)"
-
-
-def name_some(names: list[str]) -> str:
-    """List at most ten names, and count the rest."""
-    shown = ", ".join(names[:10])
-    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"

@@ -166,6 +166,19 @@ def test_folders_named_by_patients_are_not_told(tmp_path: Path, caplog: pytest.L
     assert CANARY not in " ".join(decoded.warnings)
 
 
+def test_images_of_nobody_are_told_without_their_folders(tmp_path: Path) -> None:
+    """Ten by name or place, the rest by their number."""
+    save(tmp_path / "mole" / CANARY / "IM0", image_dataset(PIXELS, PatientID=""))
+    save(tmp_path / "mole" / "a.dcm", image_dataset(PIXELS + np.uint8(99), PatientID="P"))
+    for number in range(11):
+        save(tmp_path / "mole" / f"b{number:02}.dcm", image_dataset(PIXELS + np.uint8(number + 1), PatientID=""))
+    with pytest.raises(DataError, match="12 of 13 images do not say whose they are") as caught:
+        load_table(tmp_path, on_undecodable="skip", **BY_TAG)
+    named = ", ".join(f"mole/b{number:02}.dcm" for number in range(9))
+    assert f": file 1 of 13 (by name), {named} and 2 more; list all in index.csv" in str(caught.value)
+    assert CANARY not in str(caught.value)
+
+
 def test_two_warnings_of_one_check_count_files_alike(tmp_path: Path) -> None:
     """What the first has skipped, and a copy that counts once, stand in the second's numbers too."""
     changes: list[dict[str, Any]] = [{}, {"NumberOfFrames": 30}, {"WindowCenter": "5", "WindowWidth": "0"}]
