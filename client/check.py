@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from client.data import ImageTable, check_decodable, held_out
+from client.data.missing_values import missing_in_words
 from client.data.rows import left_out_in_words
 from client.data.source import DataPlace, read_data
 from client.data.table import SiteTable
@@ -37,6 +38,7 @@ class SiteCheck:
         classes: One per class of the plan; of survival data: events, and censored times.
         left_out: How many records were left out, by reason, in words.
         converted: How many numbers were converted, by feature and unit.
+        missing: How many values are missing, by feature, in words.
         clipped: How many numbers lie outside of the plan's range, by feature.
         warnings: Sentences.
         table: The records themselves.
@@ -48,6 +50,7 @@ class SiteCheck:
     classes: tuple[ClassCount, ...]
     left_out: tuple[str, ...]
     converted: Mapping[str, int]
+    missing: tuple[str, ...]
     clipped: Mapping[str, int]
     warnings: tuple[str, ...]
     table: SiteTable = field(repr=False)
@@ -71,6 +74,7 @@ class SiteCheck:
             f"  {each.name}: {counted(each.records, 'record')}, {_units(each, self.unit)}" for each in self.classes
         ]
         lines += [f"left out: {sentence}" for sentence in self.left_out]
+        lines += [f"missing: {sentence}" for sentence in self.missing]
         lines += [f"converted: {count} of {what}" for what, count in sorted(self.converted.items())]
         lines += [f"warning: {sentence}" for sentence in self.warnings]
         # Names of files and columns stand in them.
@@ -103,6 +107,7 @@ def check_site(place: DataPlace, plan: Plan) -> SiteCheck:
         classes=counts,
         left_out=tuple(left_out_in_words(table.left_out)),
         converted=table.converted,
+        missing=() if isinstance(data, ImageData) else tuple(missing_in_words(table.missing, data)),
         clipped=table.clipped,
         warnings=(*table.warnings, *missing),
         table=table,

@@ -101,6 +101,7 @@ def _html(check: SiteCheck, plan: Plan, *, hospital: str, pictures: Mapping[str,
     )
     findings = [
         *(f"left out: {sentence}" for sentence in check.left_out),
+        *(f"missing: {sentence}" for sentence in check.missing),
         *(f"converted: {count} of {what}" for what, count in sorted(check.converted.items())),
         *check.warnings,
     ]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.backbone import WEIGHTS_SHA256, Compute, load_lite0
+from client.data.decode import why_undecodable
 from client.data.table import ImageTable, OnUndecodable
 from client.feature_cache import read_cache, write_cache
 from client.frozen_network import FrozenNetwork
@@ -130,7 +131,7 @@ def extract(
     known = {record.sha256: stored[record.sha256] for record in table.records if record.sha256 in stored}
     missing = [record for record in table.records if record.sha256 not in known]
     done = len(table.records) - len(missing)
-    bad: set[str] = set()
+    bad: dict[str, str] = {}
     on_progress(done, len(table.records))
     if missing:
         compute_in_full_precision()
@@ -140,7 +141,7 @@ def extract(
                 try:
                     pixels = table.decode(table.file(record), recipe.image_size)
                 except DataError:
-                    bad.add(record.path)
+                    bad[record.path] = why_undecodable(table.file(record))
                 else:
                     known[record.sha256] = pool(trunk, pixels, recipe=recipe)
                 done += 1

@@ -24,6 +24,8 @@ NO_DEVICE = (
     "This is a research tool and no medical device: nobody may be diagnosed or treated by these numbers. The "
     "probabilities are the model's own, and nobody has checked that they are calibrated."
 )
+# OWASP, CSV injection: also the wide forms, and the white space that a spreadsheet passes over.
+_FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ def require_new(path: Path) -> None:
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """Write a CSV file that only this user may read; nothing is overwritten.
 
+    A text that a spreadsheet would run as a formula, which is what `=1+1.png` is to one, gets an apostrophe in front.
+
     Raises:
         AlreadyExists: If there is such a file.
         OperatorError: If the disk refuses.
@@ -97,12 +101,15 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         # Names of files may hold bytes that are no text.
         with open(path, "x", encoding="utf-8", errors="backslashreplace", newline="", opener=_private) as stream:
             writer = csv.writer(stream)
-            writer.writerow(predictions.columns)
-            writer.writerows(predictions.lines)
+            writer.writerows(map(_without_formula, line) for line in (predictions.columns, *predictions.lines))
     except FileExistsError as error:
         raise AlreadyExists(f"--out {path}: is there already; name a new file") from error
     except OSError as error:
         raise OperatorError(f"--out {path}: cannot be written ({error.strerror}); name another file") from error
+
+
+def _without_formula(cell: str) -> str:
+    return f"'{cell}" if cell.startswith(_FORMULA_MARKS) else cell
 
 
 def _private(path: str, flags: int) -> int:

@@ -13,8 +13,9 @@ from client.data.class_files import class_names, class_root, in_words, list_imag
 from client.data.connector import Connector, UnitNaming
 from client.data.image_files import ScannedFile, composed, patient_ids, scan_files, tagged_patient
 from client.data.image_table import image_table
-from client.data.index_csv import INDEX_NAME, Index, IndexRow, index_warnings, read_index, unlisted
-from client.data.reading import ImageReading, RawImage
+from client.data.index_csv import INDEX_NAME, Index, IndexRow, index_warnings, read_index, refuse_other_names, unlisted
+from client.data.reading import ImageReading, RawImage, listed
+from client.data.shown_names import some_shown
 from client.data.table import ImageTable, OnUndecodable, PrivacyUnit
 from common.config import Settings
 from common.errors import DataError
@@ -97,13 +98,14 @@ def _read(
         images=images,
         patient_column=index.patient_column,
         told_by={k: f"the column '{name}' of {INDEX_NAME}" if name else _PATIENT_TAG for k, name in columns.items()},
-        untold=index.untold or unlisted(images, index) or _untagged(images, scans),
+        untold=index.untold or unlisted(images, index) or _untagged(images, scans, names),
     )
     return reading, names
 
 
 def _index(root: Path, base: Path, patient_column: str) -> tuple[Path | None, Index]:
     """Where index.csv lies, if there is one, and what it says."""
+    refuse_other_names((root, base))
     folder = next((place for place in (root, base) if os.path.lexists(place / INDEX_NAME)), None)
     if folder is not None and not (folder / INDEX_NAME).is_file():
         # Passed over, it would make each image a unit of its own, with a budget of its own.
@@ -135,15 +137,16 @@ def _ids(row: IndexRow | None, scan: ScannedFile) -> tuple[str, ...]:
     return (*patients, *(f"{kind}:{identifier}" for kind, identifier in named if identifier))
 
 
-def _untagged(images: Sequence[RawImage], scans: Sequence[ScannedFile]) -> str | None:
+def _untagged(images: Sequence[RawImage], scans: Sequence[ScannedFile], classes: Sequence[str]) -> str | None:
     """Where some files say whose they are, one that does not would be a unit of its own."""
     opening = [image for image in images if image.problem is None]
-    untold = sum(not (image.ids and image.ids[0].startswith("patient:")) for image in opening)
+    untold = [image.path for image in opening if not (image.ids and image.ids[0].startswith("patient:"))]
     if not untold or not any(scan.patient for scan in scans):
         return None
     return (
-        f"{untold} of {len(opening)} images do not say whose they are, while DICOM files beside them name their "
-        f"patients (PatientID); list all in {INDEX_NAME} with a column patient_id, or take them out"
+        f"{len(untold)} of {len(opening)} images do not say whose they are, while DICOM files beside them name their "
+        f"patients (PatientID): {some_shown(untold, listed(images), classes)}; list all in {INDEX_NAME} with a column "
+        "patient_id, or take them out"
     )
 
 

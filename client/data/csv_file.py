@@ -18,6 +18,8 @@ Encoding = Literal[
 Delimiter = Literal[",", ";", "\t", "|"]
 
 MAX_LINE_CHARACTERS = 1 << 20
+# No table has so many, and without a bound a file of nothing else is read for minutes.
+MAX_BLANK_LINES = 1_000_000
 _SAMPLE_CHARACTERS = 1 << 17
 _DELIMITERS: tuple[Delimiter, ...] = (",", ";", "\t", "|")
 _SPELLED = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -114,7 +116,7 @@ def _open(path: Path, encoding: Encoding) -> IO[str]:
 
 def _lines(stream: IO[str], name: str, longest: int) -> Iterator[str]:
     """The lines; one without an end must not fill the memory."""
-    number = 0
+    number = blank = 0
     while line := stream.readline(longest + 1):
         number += 1
         if len(line) > longest:
@@ -123,6 +125,12 @@ def _lines(stream: IO[str], name: str, longest: int) -> Iterator[str]:
             )
         if "\0" in line:
             raise DataError(f"{name} line {number}: holds a NUL byte; export the file again, or remove the byte")
+        blank += len(line) < 3 and not line.strip("\r\n")
+        if blank > MAX_BLANK_LINES:
+            raise DataError(
+                f"{name} line {number}: more than {MAX_BLANK_LINES} lines up to here are blank; remove them, or export "
+                "the file again"
+            )
         yield line
 
 

@@ -54,6 +54,19 @@ def _decode_picture(path: Path, size: int) -> Image.Image:
         raise _undecodable(path, error) from error
 
 
+def why_undecodable(path: Path) -> str:
+    """What is wrong with a file that opens as an image and that `decode_image` refused, to be read after its name.
+
+    Says nothing that the file says, and so less than the error: a list of files is no place for whole sentences.
+    """
+    try:
+        with path.open("rb") as stream:
+            dicom = begins_as_dicom(stream.read(PREAMBLE_BYTES))
+    except OSError:
+        return "cannot be read"
+    return "has pixels or a window that are damaged or of a kind that is not read" if dicom else "is damaged"
+
+
 def _undecodable(path: Path, error: Exception) -> DataError:
     """Says no more of the error than is known to hold neither folders nor what the file says of a patient."""
     if isinstance(error, UnidentifiedImageError):

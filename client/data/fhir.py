@@ -63,6 +63,7 @@ def _row(
     values = {
         feature.name: _value(person, feature, mapping.features[feature.name], day, reading=reading, left_out=left_out)
         for feature in data.features
+        if not isinstance(mapping.features[feature.name], AbsentFeature)
     }
     return RawRow(person.place, person.id, values, label, time, event)
 

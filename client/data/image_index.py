@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from client.data.connector import Connector
 from client.data.image_files import ScannedFile, composed, is_dicom_file, is_picture, patient_ids, scan_files
 from client.data.image_mapping import ImageIndexMapping
-from client.data.reading import ImageReading, RawImage
+from client.data.reading import ImageReading, RawImage, listed
+from client.data.shown_names import some_shown
 from client.data.special_files import refuse_special
 from client.data.truth import truth
 from common.errors import ConfigError, DataError
@@ -78,7 +79,7 @@ def read_image_index(root: Path, data: ImageData, mapping: ImageIndexMapping) ->
         root=root,
         images=images,
         told_by={"patient": by},
-        untold=blank or _untold(images, mapping),
+        untold=blank or _untold(images, mapping, data.classes),
     )
 
 
@@ -191,14 +192,15 @@ def _refuse_two_of_one_name(scans: list[ScannedFile], mapping: ImageIndexMapping
         )
 
 
-def _untold(images: list[RawImage], mapping: ImageIndexMapping) -> str | None:
+def _untold(images: list[RawImage], mapping: ImageIndexMapping, classes: Sequence[str]) -> str | None:
     opening = [image for image in images if image.problem is None]
-    untold = sum(not image.ids for image in opening)
+    untold = [image.path for image in opening if not image.ids]
     if not untold or not any(image.ids for image in images):
         return None
     return (
-        f"{mapping.index}: {untold} of {len(opening)} images do not say whose they are, while DICOM files among them "
-        "name their patients (PatientID); name a column of patients in the mapping ('patient')"
+        f"{mapping.index}: {len(untold)} of {len(opening)} images do not say whose they are, while DICOM files among "
+        f"them name their patients (PatientID): {some_shown(untold, listed(images), classes)}; name a column of "
+        "patients in the mapping ('patient')"
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from client.data.decode import Decode, decode_image
-from client.data.reading import ImageReading, RawImage
+from client.data.reading import ImageReading, RawImage, listed
 from client.data.resolve import Candidate, Owner, left_after_duplicates, one_label_per_unit
 from client.data.table import ImageRecord, ImageTable, OnUndecodable, PrivacyUnit, UnitName
 from common.errors import DataError
@@ -61,11 +61,12 @@ def image_table(  # noqa: PLR0913 -- keyword-only
         patient_column=patient_column if unit == "patient" else None,
         warnings=tuple(warnings),
         left_out=dict(Counter(left_out) + reading.left_out),
+        listed=listed(reading.images),
         decode=decode,
     )
     problems = {image.path: image.problem for image in reading.images if image.problem is not None}
     bad = {record.path: problems[record.path] for record in records if record.path in problems}
-    whole = table.without_undecodable(bad, on_undecodable=on_undecodable, problems=bad)
+    whole = table.without_undecodable(bad, on_undecodable=on_undecodable)
     _refuse_half_of_one_unit(whole, reading.told_by)
     return _warned_of_one_class(whole)
 
@@ -102,6 +103,7 @@ def unlabelled_images(
         patient_column=None,
         warnings=tuple(reading.warnings),
         left_out=dict(left_out),
+        listed=listed(reading.images),
         decode=decode,
     )
     return table, names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.decode import why_undecodable
 from client.data.table import ImageTable, OnUndecodable
 from common.errors import DataError
 
@@ -17,12 +18,12 @@ def check_decodable(table: ImageTable, *, on_undecodable: OnUndecodable) -> Imag
     Raises:
         DataError: If an image fails and `on_undecodable` is "refuse", or if none is left.
     """
-    bad = set()
+    bad = {}
     for record in table.records:
         try:
             table.decode(table.file(record), 8)
         except DataError:
-            bad.add(record.path)
+            bad[record.path] = why_undecodable(table.file(record))
     return table.without_undecodable(bad, on_undecodable=on_undecodable)
 
 
@@ -43,12 +44,12 @@ def load_pixels(
         DataError: As `ImageTable.without_undecodable`.
     """
     pixels = np.empty((len(table.records), image_size, image_size, 3), dtype=np.uint8)
-    bad: set[str] = set()
+    bad: dict[str, str] = {}
     for position, record in enumerate(table.records):
         try:
             # In place: a list to be stacked at the end would take twice the memory.
             pixels[position - len(bad)] = table.decode(table.file(record), image_size)
         except DataError:
-            bad.add(record.path)
+            bad[record.path] = why_undecodable(table.file(record))
     kept = table.without_undecodable(bad, on_undecodable=on_undecodable)
     return pixels[: len(kept.records)], kept

@@ -18,6 +18,7 @@ from common.site_config import AUTO_COLUMN
 INDEX_NAME = "index.csv"
 _PATIENT_ID = "patient_id"
 _OWN = ("path", "label", "lesion_id", "isic_id", "keep_clean")
+_TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".tab", ".txt", ".xls", ".xlsx", ".xlsm", ".ods"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,34 @@ def read_index(path: Path, *, patient_column: str) -> Index:
     except OSError as error:
         raise DataError(f"{INDEX_NAME} cannot be read: {error.strerror}; check its permissions") from error
     return Index(rows, column, untold)
+
+
+def refuse_other_names(folders: Iterable[Path]) -> None:
+    """Refuse what is meant as index.csv and called otherwise: passed over, it would make each image a unit of its own.
+
+    That is the same name in another case, and, where there is no index.csv, `index` with the ending of another table.
+
+    Args:
+        folders: The data folder, and that of the class folders.
+
+    Raises:
+        DataError: See above.
+        OSError: If a folder cannot be listed.
+    """
+    names = sorted(entry.name for folder in folders for entry in folder.iterdir())
+    alike = [name for name in names if name != INDEX_NAME and name.strip().casefold() == INDEX_NAME]
+    if INDEX_NAME not in names:
+        alike += [name for name in names if _is_other_table(name)]
+    if alike:
+        raise DataError(
+            f"the data folder holds '{printable(alike[0])}', but only {INDEX_NAME}, in small letters, says whose an "
+            "image is; name it so, save it as such, or take it out of the folder"
+        )
+
+
+def _is_other_table(name: str) -> bool:
+    parts = Path(name.strip().casefold())
+    return parts.name.partition(".")[0] == "index" and not _TABLE_SUFFIXES.isdisjoint(parts.suffixes)
 
 
 def _check_header(header: Sequence[str], used: Sequence[str | None]) -> None:

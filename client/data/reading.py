@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,6 +78,11 @@ class RawImage:
     ids: tuple[str, ...] = ()
     keep_clean: bool | None = None
     problem: str | None = None
+
+
+def listed(images: Iterable[RawImage]) -> tuple[str, ...]:
+    """Paths of all images, sorted as `LC_ALL=C sort` does: a message that must not name a file tells its place here."""
+    return tuple(sorted(image.path for image in images))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -15,9 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.left_out import left_out_in_words
+from client.data.missing_values import about_empty_columns, count_missing
 from client.data.mixed_units import refuse_mixed_scale, refuse_mixed_units
 from client.data.reading import RawRow, Reading, Value
 from client.data.row_inputs import RowInputs, encode_row, finite_or_nan
+from client.data.shown_names import name_some
 from client.data.table import PrivacyUnit, UnitName, labels_by_unit
 from common.canonical import canonical_bytes
 from common.errors import DataError
@@ -52,6 +55,7 @@ class RowTable:
         times: Shape (records,), float64, in the plan's time unit; empty for classes. There `label_index` is 1 for an
             event and 0 for a censored time.
         converted: See `Reading`.
+        missing: See `client.data.table.SiteTable`.
         clipped: How many numbers lay outside of their public range, by feature: they count as its end.
     """
 
@@ -65,6 +69,7 @@ class RowTable:
     left_out: Mapping[str, int]
     converted: Mapping[str, int]
     clipped: Mapping[str, int]
+    missing: Mapping[str, int]
 
     def unit_labels(self) -> dict[str, int]:
         """Each unit's label, in the units' sorted order: the order of every per-unit array."""
@@ -106,7 +111,7 @@ def encode_rows(reading: Reading, data: RowData, *, unit: PrivacyUnit, patient_c
     _refuse_mixed_units(reading.rows, data)
     left_out, warnings = Counter(reading.left_out), list(reading.warnings)
     found: list[_Kept] = []
-    twins, names = Counter[str](), data.names
+    twins, names, missing = Counter[str](), data.names, count_missing(reading.rows, data)
     for raw in reading.rows:
         if unknown := raw.values.keys() - names:
             raise DataError(f"{raw.place}: names '{min(unknown)}', which the plan does not; map the plan's names alone")
@@ -126,7 +131,9 @@ def encode_rows(reading: Reading, data: RowData, *, unit: PrivacyUnit, patient_c
     kept = _one_label_per_unit(found, left_out, warnings, survival=isinstance(data, SurvivalData))
     if not kept:
         reasons = ", ".join(left_out_in_words(left_out)) or "nothing was found"
-        raise DataError(f"no row of the data can be used ({reasons}); correct the data or the mapping")
+        of = f", missing are {name_some(list(missing))}" if left_out["missing_value"] else ""
+        raise DataError(f"no row of the data can be used ({reasons}){of}; correct the data or the mapping")
+    warnings += about_empty_columns(reading.rows, missing)
     warnings += _about_equal_rows([each.record for each in kept], unit=unit)
     clipped = Counter(name for each in kept for name in each.inputs.clipped)
     warnings += _about_clipped(clipped)
@@ -142,6 +149,7 @@ def encode_rows(reading: Reading, data: RowData, *, unit: PrivacyUnit, patient_c
         left_out=dict(left_out),
         converted=dict(reading.converted),
         clipped=dict(clipped),
+        missing=missing,
     )
 
 
@@ -222,11 +230,6 @@ def _about_clipped(clipped: Counter[str]) -> Iterable[str]:
     for name, n in clipped.items():
         seen = counted(n, f"value of {name} lies", f"values of {name} lie")
         yield f"{seen} outside of the plan's range: its end is taken"
-
-
-def left_out_in_words(left_out: Mapping[str, int]) -> Iterable[str]:
-    """How many records were left out, by reason, for people."""
-    return (f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(left_out.items()) if count)
 
 
 def _refuse_mixed_units(rows: Sequence[RawRow], data: RowData) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal, Protocol
 
 from client.data.decode import Decode, decode_image
+from client.data.shown_names import name_some, shown_name
 from common.errors import DataError, LocalProtocolError
 from common.plural import counted
-from common.printable import printable
 
 OnUndecodable = Literal["skip", "refuse"]
 PrivacyUnit = Literal["patient", "record"]
@@ -70,6 +69,10 @@ class SiteTable(Protocol):
     @property
     def converted(self) -> Mapping[str, int]:
         """How many numbers were converted, by feature and unit."""
+
+    @property
+    def missing(self) -> Mapping[str, int]:
+        """In how many rows a feature is missing, by feature, with the rows that are left out for it."""
 
     @property
     def clipped(self) -> Mapping[str, int]:
@@ -133,6 +136,7 @@ class ImageTable:
             `undecodable`; `in_subfolder` and `outside_class_folders` for images that lie too deep or not deep enough;
             `hidden` for names that begin with a dot; `not_an_image` for everything else in class folders; of an index
             that a mapping names, `other_split`, `other_label`, `no_file` for its rows, and `not_in_index` for files.
+        listed: Paths of all images that were found, sorted: messages count files by their place among these.
         decode: Makes pixels of one of the files.
     """
 
@@ -143,11 +147,17 @@ class ImageTable:
     patient_column: str | None
     warnings: tuple[str, ...]
     left_out: Mapping[str, int]
+    listed: Sequence[str]
     decode: Decode = decode_image
 
     @property
     def converted(self) -> Mapping[str, int]:
         """None: an image has no units."""
+        return {}
+
+    @property
+    def missing(self) -> Mapping[str, int]:
+        """None: an image has no features."""
         return {}
 
     @property
@@ -167,25 +177,20 @@ class ImageTable:
         """Number of images of each class, in the order of `classes`."""
         return records_per_class(self)
 
-    def without_undecodable(
-        self, bad: Collection[str], *, on_undecodable: OnUndecodable, problems: Mapping[str, str] = MappingProxyType({})
-    ) -> ImageTable:
+    def without_undecodable(self, bad: Mapping[str, str], *, on_undecodable: OnUndecodable) -> ImageTable:
         """Leave out the images at `bad` paths, or refuse the table because of them.
 
         Args:
-            bad: Paths of records.
+            bad: What is wrong with some records' files, by path; empty where it is not known. No value of a tag.
             on_undecodable: Leave out, or refuse.
-            problems: What is wrong with some of them, by path, as far as it is known; no value of a tag.
 
         Raises:
             DataError: If there is any and `on_undecodable` is "refuse", or if no image is left.
         """
         if not bad:
             return self
-        shown = {record.path: self._shown(position) for position, record in enumerate(self.records, 1)}
-        named = name_some(
-            [f"{shown[path]} ({problems[path]})" if problems.get(path) else shown[path] for path in sorted(bad)]
-        )
+        shown = {path: shown_name(path, self.listed, self.classes) for path in sorted(bad)}
+        named = name_some([f"{name} ({bad[path]})" if bad[path] else name for path, name in shown.items()])
         if on_undecodable == "refuse":
             raise DataError(
                 f"{counted(len(bad), 'image file')} cannot be decoded: {named}; "
@@ -198,14 +203,6 @@ class ImageTable:
         counts["undecodable"] = counts.get("undecodable", 0) + len(self.records) - len(kept)
         warning = f"skipped {counted(len(bad), 'image file')} that cannot be decoded: {named}"
         return replace(self, records=kept, warnings=(*self.warnings, warning), left_out=counts)
-
-    def _shown(self, position: int) -> str:
-        """A record as the site's log may name it: below a class's folder lie folders that archives name by patients."""
-        path = self.records[position - 1].path
-        folder = path.rpartition("/")[0].removeprefix("Train/")
-        if not folder or folder in self.classes:
-            return printable(path)
-        return f"file {position} of {len(self.records)} (by name)"
 
 
 def held_out(unit: str, *, salt: str, fraction: float) -> bool:
@@ -227,9 +224,3 @@ def held_out(unit: str, *, salt: str, fraction: float) -> bool:
         raise LocalProtocolError(f"held-out fraction {fraction} is outside [0, 1); pass the checked plan's")
     digest = hmac.new(salt.encode(), unit.encode(), hashlib.sha256).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2.0**64
-
-
-def name_some(names: list[str]) -> str:
-    """List at most ten names, and count the rest."""
-    shown = ", ".join(names[:10])
-    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"

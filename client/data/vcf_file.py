@@ -22,6 +22,9 @@ from client.data.vcf_assembly import Assembly, chromosome_of, says_assembly
 from common.errors import DataError
 
 MAX_LINE_BYTES = 256 << 20
+# Of the lines that begin with ##: some thousands in files of the field, but gzip packs millions into kilobytes.
+MAX_META_LINES = 1_000_000
+MAX_META_BYTES = 256 << 20
 _FIXED = ("#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT")
 _GZIP = b"\x1f\x8b"
 # Of a bgzip file: a subfield BC in the first block, and an empty block as its end.
@@ -118,12 +121,19 @@ class VcfFile:
         if not line.startswith(b"##fileformat=VCF"):
             seen = "is empty" if not first else "does not begin with ##fileformat=VCF"
             raise DataError(f"{self.name}: {seen}; name a VCF file, plain or compressed by gzip or bgzip")
+        size = len(line)
         while line := self._read_line():
             if line.startswith(b"#CHROM"):
                 return _samples(line, f"{self.name} line {self._line}")
             place = f"{self.name} line {self._line}"
             if not line.startswith(b"##"):
                 raise DataError(f"{place}: the header ends without a line #CHROM that names the samples; correct it")
+            size += len(line)
+            if self._line > MAX_META_LINES or size > MAX_META_BYTES:
+                raise DataError(
+                    f"{place}: the header has more than {MAX_META_LINES} lines that begin with ##, or more than "
+                    f"{MAX_META_BYTES >> 20} MiB of them; remove those that nobody needs"
+                )
             self.says_assembly |= says_assembly(line.decode("utf-8", "replace"), assembly, place=place)
         raise DataError(f"{self.name}: its header has no line #CHROM that names the samples; the file was cut off")
 

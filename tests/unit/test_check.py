@@ -90,6 +90,29 @@ def test_rows_are_counted_and_drawn(tmp_path: Path) -> None:
     assert size(tmp_path / "page" / "histograms.png")[0] > 500
 
 
+def test_missing_values_are_told_by_feature(tmp_path: Path) -> None:
+    """In the text and on the page; a column that is wholly empty is a warning, and one without a gap is no line."""
+    place, plan = rows_place(tmp_path)
+    header, *lines = place.path.read_text(encoding="utf-8").splitlines()
+    age, sex = (header.split(",").index(name) for name in ("age", "sex"))
+    rows = [line.split(",") for line in lines]
+    gaps = sum(not cells[age] for cells in rows)
+    before = said("--plan", plan, "--data", place.path, "--mapping", place.mapping)
+    assert f"\nmissing: {gaps} values of age\n" in before
+    assert "of sex" not in before
+    assert "missing in all" not in before
+    for number, cells in enumerate(rows):
+        cells[age] = ""
+        cells[sex] = "" if number < 7 else cells[sex]
+    place.path.write_text("\n".join([header, *(",".join(cells) for cells in rows)]), encoding="utf-8")
+    output = said("--plan", plan, "--data", place.path, "--mapping", place.mapping, "--out", tmp_path / "page")
+    told = "missing: 60 values of age\nmissing: 7 values of sex: the plan leaves such rows out\n"
+    assert f"left out: 7 missing values\n{told}" in output
+    assert "warning: 1 feature is missing in all 60 rows: age; see whether" in output
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert "<li>missing: 60 values of age</li>" in page
+
+
 def test_survival_data_are_counted_by_event(tmp_path: Path) -> None:
     """They have no classes."""
     place = write_rows(tmp_path / "rows", draw_rows(survival(), 80, seed=0), survival())

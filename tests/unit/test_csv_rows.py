@@ -220,6 +220,23 @@ def test_a_bad_line_is_named_as_an_editor_counts(tmp_path: Path, line: str, mess
         assert message in said
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("first", [True, False])
+def test_blank_lines_without_end_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, *, first: bool
+) -> None:
+    """Before the columns' names and behind them; as many as are allowed are passed over."""
+    monkeypatch.setattr("client.data.csv_file.MAX_BLANK_LINES", 100)
+    lines = [HEADER, *(f"Q{n},61,5,f,0" for n in range(200))]
+    blank = [""] * 100
+    text = end.join([*blank, *lines, ""] if first else [*lines, *blank, ""])
+    assert len(found(write(tmp_path, text)).rows) == 200
+    number = 101 if first else 302
+    assert refusal(write(tmp_path, end + text if first else text + end)).startswith(
+        f"ward.csv line {number}: more than 100 lines up to here are blank; remove them, or export the file again"
+    )
+
+
 @pytest.mark.parametrize(
     ("cell", "message"),
     [("1.234", "looks like a number with thousands sep"), ("5.2", "holds a point, but the mapping's `decimal` is ','")],

@@ -221,6 +221,36 @@ def test_a_wrong_index_gets_one_clear_error(root: Path, header: str, line: str, 
         _load(root)
 
 
+@pytest.mark.parametrize("name", ["INDEX.CSV", "Index.csv", "index.csv ", "index.tsv", "Index.xlsx", "index.csv.txt"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_index_by_another_name_is_not_passed_over(root: Path, tmp_path: Path, name: str, *, inside: bool) -> None:
+    """Without its column of patients each image would be a unit of its own; the control is read as index.csv."""
+    source, prefix = tmp_path / "set", "" if inside else "Train/"
+    lines = ["path,label,patient_id"]
+    lines += [f"{prefix}{label}/{k}.png,{label},{label}-{k}" for label in ("mole", "wart") for k in range(3)]
+    for label in ("mole", "wart"):
+        shutil.copytree(root / label, source / "Train" / label)
+    folder = source / "Train" if inside else source
+    (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(
+        DataError, match=rf"^the data folder holds '{name}', but only index\.csv, in small letters, says"
+    ):
+        _load(source)
+    (folder / name).rename(folder / "index.csv")
+    assert _load(source).patient_column == "patient_id"
+
+
+def test_a_second_index_in_another_case_is_refused_and_a_source_beside_it_is_not(root: Path) -> None:
+    """Which of the two counts nobody can say; the workbook that index.csv was saved from may lie there."""
+    _write_index(root, "path,label", "mole/0.png,mole")
+    (root / "index.xlsx").write_bytes(b"PK")
+    (root / "indexed.csv").write_text("a,b\n")
+    assert _load(root).images_per_class() == (3, 3)
+    (root / "Index.csv").write_text("path,label,patient_id\n")
+    with pytest.raises(DataError, match=r"^the data folder holds 'Index\.csv'"):
+        _load(root)
+
+
 def test_an_index_in_another_encoding_is_refused(root: Path) -> None:
     """A spreadsheet saved as UTF-16 must not turn into an empty index."""
     (root / "index.csv").write_bytes("path,label\nmole/0.png,mole\n".encode("utf-16"))

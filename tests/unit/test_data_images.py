@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -131,7 +132,21 @@ def test_a_cut_off_jpeg_is_skipped_or_refused_by_choice(root: Path) -> None:
     checked = check_decodable(table, on_undecodable="skip")
     assert checked.images_per_class() == (2,)
     assert checked.left_out == {"undecodable": 1}
-    assert "mole/cut.jpg" in checked.warnings[-1]
+    assert checked.warnings[-1] == "skipped 1 image file that cannot be decoded: mole/cut.jpg (is damaged)"
+
+
+def test_every_picture_that_fails_on_decoding_has_a_reason(root: Path) -> None:
+    """Whatever finds it: a check, or a model that is trained whole; the feature pass has a test of its own."""
+    whole = bytearray((root / "mole" / "a.png").read_bytes())
+    for place in range(60, len(whole) - 20):
+        whole[place] ^= 0x5A
+    (root / "mole" / "flipped.png").write_bytes(whole)
+    table = load_table(root, on_undecodable="refuse", unit="patient", patient_column="auto")
+    named = "mole/cut.jpg (is damaged), mole/flipped.png (is damaged)"
+    assert named in check_decodable(table, on_undecodable="skip").warnings[-1]
+    assert named in load_pixels(table, image_size=16, on_undecodable="skip")[1].warnings[-1]
+    with pytest.raises(DataError, match=re.escape(named)):
+        check_decodable(table, on_undecodable="refuse")
 
 
 def test_pixels_come_with_the_table_of_what_was_decoded(root: Path) -> None:

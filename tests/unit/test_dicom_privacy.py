@@ -162,8 +162,36 @@ def test_folders_named_by_patients_are_not_told(tmp_path: Path, caplog: pytest.L
     table = load_table(tmp_path, on_undecodable="skip", **BY_TAG)
     decoded = check_decodable(table, on_undecodable="skip")
     assert len(decoded.records) == 2
-    assert "file 2 of 3 (by name)" in decoded.warnings[-1]
+    assert "file 2 of 4 (by name) (has pixels or a window that are damaged or of a kind" in decoded.warnings[-1]
     assert CANARY not in " ".join(decoded.warnings)
+
+
+def test_images_of_nobody_are_told_without_their_folders(tmp_path: Path) -> None:
+    """Ten by name or place, the rest by their number."""
+    save(tmp_path / "mole" / CANARY / "IM0", image_dataset(PIXELS, PatientID=""))
+    save(tmp_path / "mole" / "a.dcm", image_dataset(PIXELS + np.uint8(99), PatientID="P"))
+    for number in range(11):
+        save(tmp_path / "mole" / f"b{number:02}.dcm", image_dataset(PIXELS + np.uint8(number + 1), PatientID=""))
+    with pytest.raises(DataError, match="12 of 13 images do not say whose they are") as caught:
+        load_table(tmp_path, on_undecodable="skip", **BY_TAG)
+    named = ", ".join(f"mole/b{number:02}.dcm" for number in range(9))
+    assert f": file 1 of 13 (by name), {named} and 2 more; list all in index.csv" in str(caught.value)
+    assert CANARY not in str(caught.value)
+
+
+def test_two_warnings_of_one_check_count_files_alike(tmp_path: Path) -> None:
+    """What the first has skipped, and a copy that counts once, stand in the second's numbers too."""
+    changes: list[dict[str, Any]] = [{}, {"NumberOfFrames": 30}, {"WindowCenter": "5", "WindowWidth": "0"}]
+    for number, change in enumerate(changes):
+        data = image_dataset(PIXELS + np.uint8(number), PatientID=f"P{number}", **change)
+        save(tmp_path / "mole" / f"{number}" / "IM1", data)
+    (tmp_path / "mole" / "0" / "IM0").write_bytes((tmp_path / "mole" / "0" / "IM1").read_bytes())
+    table = check_decodable(load_table(tmp_path, on_undecodable="skip", **BY_TAG), on_undecodable="skip")
+    assert table.left_out == {"duplicate": 1, "undecodable": 2}
+    assert [warning.partition(": ")[2].partition(" (by")[0] for warning in table.warnings[-2:]] == [
+        "file 3 of 4",
+        "file 4 of 4",
+    ]
 
 
 def test_a_file_that_may_not_be_read_is_named_without_its_patient(

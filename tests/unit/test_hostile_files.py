@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import struct
 import subprocess
@@ -77,6 +78,22 @@ def test_a_file_whose_name_is_no_text_has_its_prediction(tmp_path: Path) -> None
     write_predictions(tmp_path / "out.csv", Predictions(("record", "prediction"), ((name, "mole"), ("b", "mole")), {}))
     lines = (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()
     assert lines == ["record,prediction", "\\udcff.png,mole", "b,mole"]
+
+
+@pytest.mark.parametrize("mark", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
+def test_a_prediction_is_no_formula(mark: str, tmp_path: Path) -> None:
+    """Spreadsheets run a cell that begins so; every other name stands as it is."""
+    names = (f"{mark}1+1.png", f"a{mark}1.png", "'b.png")
+    write_predictions(
+        tmp_path / "out.csv",
+        Predictions(
+            ("record", "prediction", "mole", f"{mark}x"), tuple((n, f"{mark}x", "0.1", "0.9") for n in names), {}
+        ),
+    )
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as stream:
+        header, *lines = csv.reader(stream)
+    assert header == ["record", "prediction", "mole", f"'{mark}x"]
+    assert lines == [[name, f"'{mark}x", "0.1", "0.9"] for name in (f"'{mark}1+1.png", *names[1:])]
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("gone.csv"), Path.mkdir])

@@ -39,7 +39,7 @@ def table(pictures: Sequence[str], *, lesions: Sequence[str] = ()) -> ImageTable
     records = tuple(
         ImageRecord(f"mole/{n}.png", 0, unit, name) for n, (name, unit) in enumerate(zip(pictures, units, strict=True))
     )
-    return ImageTable(Path("unused"), records, ("mole",), "lesion" if lesions else "image", None, (), {})
+    return ImageTable(Path("unused"), records, ("mole",), "lesion" if lesions else "image", None, (), {}, ())
 
 
 def rows(patient: str | None) -> RowTable:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sklearn.compose import ColumnTransformer
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder
 
+from client.data.missing_values import missing_in_words
 from client.data.reading import RawRow, Reading
 from client.data.rows import RowTable, encode_rows, left_out_in_words
 from client.data.table import PrivacyUnit
@@ -206,12 +207,36 @@ def test_a_missing_value_is_flagged_or_leaves_the_row_out() -> None:
     """As the plan says for each feature; a flagged number is 0 with its flag on, and none of a category's values."""
     table = encoded([row(age=None), row(dose=None), row(shade=None)])
     assert table.left_out == {"missing_value": 1}
+    assert table.missing == {"age": 1, "dose": 1, "shade": 1}
     half = row_scale(TABLE)
     age, age_missing, dose, *shade, shade_missing, constant = table.rows[0] / half
     assert (age, age_missing, dose, shade, shade_missing, constant) == (0, 1, 0, [1, 0, 0], 0, 1)
     *_, dark, light, grey, shade_missing, constant = table.rows[1] / half
     assert (dark, light, grey, shade_missing, constant) == (0, 0, 0, 1, 1)
     assert list(left_out_in_words(table.left_out)) == ["1 missing value"]
+    assert list(left_out_in_words({"missing_value": 2, "undecodable": 2})) == ["2 missing values", "2 undecodable"]
+
+
+def test_a_feature_that_no_row_tells_is_told() -> None:
+    """A mapping of the wrong column looks like this; one value, or a mapping that says so, and nothing is amiss."""
+    rows = [row(age=None), row(age=None), row(age=None, dose=None)]
+    table = encoded(rows)
+    assert table.missing == {"age": 3, "dose": 1}
+    assert table.warnings[0].startswith("1 feature is missing in all 3 rows: age; see whether the mapping names")
+    assert list(missing_in_words(table.missing, TABLE)) == [
+        "3 values of age",
+        "1 value of dose: the plan leaves such rows out",
+    ]
+    assert not any("missing" in warning for warning in encoded([*rows, row()]).warnings)
+    lacking = [replace(each, values={k: v for k, v in each.values.items() if k != "age"}) for each in rows]
+    assert encoded(lacking).missing == table.missing
+    assert not any("missing" in warning for warning in encoded(lacking).warnings)
+
+
+def test_many_features_with_missing_values_are_summed_up() -> None:
+    """Nobody would read a line for each of thousands."""
+    *lines, last = missing_in_words({f"rs{n}": 100 - n for n in range(33)}, GENOTYPES)
+    assert (len(lines), lines[0], last) == (30, "100 values of rs0", "207 values of 3 other features")
 
 
 def test_numbers_outside_of_the_range_count_as_its_end_and_are_counted() -> None:
@@ -257,7 +282,7 @@ def test_the_encoding_is_that_of_scikit_learn() -> None:
         (row(age=10**400), "a.csv line 2: age is not a finite number"),
         (row(age="old"), "a.csv line 2: age is not a finite number"),
         (row(weight=3.0), "a.csv line 2: names 'weight', which the plan does not"),
-        (row(dose=None), r"no row of the data can be used \(1 missing value\)"),
+        (row(dose=None), r"no row of the data can be used \(1 missing value\), missing are dose; correct"),
     ],
 )
 def test_a_row_that_the_plan_does_not_know_is_refused(raw: RawRow, message: str) -> None:

@@ -149,6 +149,21 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch
     assert str(caught.value) == "site.vcf line 5: is longer than 1 MiB; split the file"
 
 
+@pytest.mark.parametrize("bound", ["MAX_META_LINES", "MAX_META_BYTES"])
+def test_a_header_without_end_is_refused(bound: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some kilobytes of gzip may hold millions of its lines; the control has as many as are allowed."""
+    limits = {"MAX_META_LINES": 1000, "MAX_META_BYTES": 1 << 20}
+    lines = {"MAX_META_LINES": 1000, "MAX_META_BYTES": 16}[bound]
+    monkeypatch.setattr(f"client.data.vcf_file.{bound}", limits[bound])
+    line = "##x=" + "y" * ((1 << 20) // lines - 5 if bound == "MAX_META_BYTES" else 0) + "\n"
+    meta, columns = HEADER.rsplit("#CHROM", 1)
+    few = lines - meta.count("\n") if bound == "MAX_META_LINES" else lines - 1
+    good = f"{meta}{line * few}#CHROM{columns}{LINE}"
+    assert len(read_vcf_text(tmp_path, gzip.compress(good.encode())).rows) == 2
+    with pytest.raises(DataError, match=r"^site\.vcf line [0-9]+: the header has more than .* begin with ##, or more"):
+        read_vcf_text(tmp_path, gzip.compress(f"{meta}{line * (few + 2)}#CHROM{columns}{LINE}".encode()))
+
+
 # Ends a process that gives it to cyvcf2 0.35 as it is: a call that is none, in a file without ##contig. Found by
 # changing bytes of a good file.
 CRASHING = vcf_text(["1 100 A G 0/x 0/1"], meta=(META[0], META[2])).replace("AC=1;DB", ".")
