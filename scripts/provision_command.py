@@ -95,14 +95,18 @@ def _provision_demo(  # noqa: PLR0913 -- one parameter per option
     from client.data.source import DataPlace  # noqa: PLC0415
     from scripts.federation import FederationOptions, free_ports  # noqa: PLC0415
     from scripts.federation import provision as provision_all  # noqa: PLC0415
+    from scripts.row_files import MAPPING  # noqa: PLC0415
 
+    # Parts of images that a mapping named have one of their own.
+    mappings = {name: shards / name / MAPPING for name in names}
     agreed = provision_all(
         template,
         {
             name: DataPlace(
                 shards / name / "data",
+                mappings[name] if mappings[name].exists() else None,
                 named_by=f"{name}/data of the shards",
-                mapped_by="a site's own 'mapping' (--cards; shards hold class folders)",
+                mapped_by="a site's own 'mapping' (--cards; shards hold images)",
             )
             for name in names
         },
