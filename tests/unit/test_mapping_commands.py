@@ -140,15 +140,15 @@ def matches(pattern: str, printed: str) -> bool:
 def demo_options(folder: Path, **changes: Any) -> DemoOptions:  # noqa: ANN401 -- one value for each option
     """A demo of three hospitals on rows."""
     (folder / "plan.yaml").write_text(yaml.safe_dump(ROWS))
-    known: dict[str, Any] = {
-        "data": None,
-        "mapping": None,
-        "sites": None,
+    known: dict[str, Any] = {"data": None, "mapping": None, "sites": None, "hospitals": 3, "rounds": None}
+    known |= {
         "weights": None,
-        "hospitals": 3,
-        "rounds": None,
+        "epsilon": None,
+        "seed": 0,
+        "work": folder / "work",
+        "results": folder / "results",
+        "keep": False,
     }
-    known |= {"epsilon": None, "seed": 0, "work": folder / "work", "results": folder / "results", "keep": False}
     return DemoOptions(plan=folder / "plan.yaml", **(known | changes))
 
 
