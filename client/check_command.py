@@ -36,11 +36,13 @@ def check(  # noqa: PLR0913 -- one parameter per option
     """Show this site's data as a run will see them: counts, classes, duplicates, contradictions, conversions.
 
     Nothing leaves this machine. The page holds pictures of patients' data: contact sheets of images, or histograms.
+    Of a plan whose network starts from a weights file, the one that the site file names is looked at as well.
     """
     # The site service has this command too: what it reads with is loaded when it reads.
     from client.check import check_site  # noqa: PLC0415
     from client.check_page import write_page  # noqa: PLC0415
     from client.data.source import DataPlace  # noqa: PLC0415
+    from client.plan_weights import check_weights, needed_weights  # noqa: PLC0415
 
     if (config is None) == (data is None):
         raise ConfigError("check: give either --config, or --plan and --data")
@@ -59,3 +61,7 @@ def check(  # noqa: PLR0913 -- one parameter per option
     if out is not None:
         page = write_page(out, found, place, agreed, hospital=hospital)
         typer.echo(f"page with pictures, for this machine only: {page}")
+    # Last: who has still to get the file sees the data all the same.
+    if config is not None and needed_weights(agreed) is not None:
+        check_weights(agreed, site.weights)
+        typer.echo(f"weights: {site.weights} has the plan's digest, and fits its network")

@@ -19,6 +19,7 @@ from client.ledger import Ledger
 from client.ledger_cap import Cap, spending
 from client.ledger_look import newest_ledger
 from client.ledger_seen import last_seen
+from client.plan_weights import check_weights, needed_weights
 from client.site_plan import load_plan
 from client.unlock import find_unlock
 from client.vault import BOX, IDENTITY, Vault
@@ -46,6 +47,7 @@ class SiteDoctor:
         yield examine("state folder", self._folders)
         yield examine("vault", self._open_vault)
         yield examine("plan", self._read_plan)
+        yield examine("weights", self._weights)
         yield examine("CKKS key", self._epoch_key)
         yield examine("data", self._data)
         yield examine("ledger", self._ledger)
@@ -106,6 +108,14 @@ class SiteDoctor:
         row = plan.roster[plan.agreed.position(self._config.hospital)]
         check_approved(self._config.approvals, plan, hospital=row.name, identity_hex=row.identity)
         return passed(f"'{plan.name}' of {len(plan.roster)} hospitals, digest {plan.digest[:16]}…, is approved")
+
+    def _weights(self) -> Verdict:
+        if self._plan is None:
+            return noted("not looked at, since it needs the plan")
+        if needed_weights(self._plan) is None:
+            return passed("the plan's model starts from no weights file")
+        check_weights(self._plan, self._config.weights)
+        return passed(f"{self._config.weights} has the plan's digest, and fits its network")
 
     def _epoch_key(self) -> Verdict:
         if self._vault is None or self._plan is None:

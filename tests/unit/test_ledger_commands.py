@@ -325,6 +325,35 @@ def test_a_half_written_commit_is_undone_in_the_copy_alone(trained: Trained, tmp
         copy_ledger(tmp_path / "copy", public_key=trained.key)
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_ledger_in_wal_mode_is_refused_with_the_way_back(trained: Trained, tmp_path: Path, *, linked: bool) -> None:
+    """What stands in a -wal file only is in no copy of the ledger; merged, as the sentence says, nothing is lost."""
+    ledger = trained.site.ledger
+    if linked:
+        ledger.rename(tmp_path / "elsewhere.sqlite")
+        ledger.symlink_to(tmp_path / "elsewhere.sqlite")
+    before = said("verify", "-c", trained.config)
+    asked = ("show", "-c", trained.config), ("verify", "-c", trained.config)
+    with closing(sqlite3.connect(ledger, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE extra (x)")
+        wal = Path(f"{ledger.resolve()}-wal")
+        assert wal.stat().st_size > 0
+        shutil.copy(ledger, tmp_path / "copy")
+        copied = ("verify", "--file", tmp_path / "copy", "--public-key", trained.key)
+        for command in (*asked, copied):
+            assert "was switched to SQLite's WAL mode" in refused(*command)
+        connection.execute("DROP TABLE extra")
+        assert connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    assert said("verify", "-c", trained.config) == before
+    wal.write_bytes(b"")
+    for command in asked:
+        assert f"a file {wal.name} lies beside it" in refused(*command)
+    # The control: only that file is refused, not what lies there else.
+    wal.rename(wal.with_name("other-wal"))
+    assert said("verify", "-c", trained.config) == before
+
+
 def test_a_file_that_changes_all_the_time_is_not_guessed_at(tmp_path: Path) -> None:
     """Two looks must agree, however late; the control is a file that comes to rest."""
     restless = (str(number).encode() for number in range(10**6))

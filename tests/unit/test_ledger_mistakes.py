@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -118,7 +120,33 @@ def gone(trained: Trained) -> str:
     return "lacks entries or images that the ledger of source 'images' had at its last start"
 
 
-MISTAKES = [small_cap, more_units, corrupt, truncated, emptied, other_source, other_site, read_only, put_back, gone]
+def wal_mode(trained: Trained) -> str:
+    """Somebody's tool switched it to write-ahead logging."""
+    with closing(sqlite3.connect(trained.site.ledger)) as connection:
+        assert connection.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",)
+    return "was switched to SQLite's WAL mode, so a copy of it may lack charges"
+
+
+def foreign_wal(trained: Trained) -> str:
+    """The ledger was put back, and not what lay beside it."""
+    trained.site.ledger.with_name(f"{trained.site.ledger.name}-wal").write_bytes(b"")
+    return "ledger.sqlite-wal lies beside it, which no ledger has"
+
+
+MISTAKES = [
+    small_cap,
+    more_units,
+    corrupt,
+    truncated,
+    emptied,
+    other_source,
+    other_site,
+    read_only,
+    put_back,
+    gone,
+    wal_mode,
+    foreign_wal,
+]
 
 
 def refusal(trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:

@@ -164,6 +164,19 @@ def test_a_demo_deals_rows_that_a_mapping_names_or_takes_what_a_sites_file_says(
     assert demo_data(plan, options, tmp_path / "other").places == dict.fromkeys(NAMES, place)
 
 
+def test_a_demo_deals_images_that_a_mapping_names(tmp_path: Path) -> None:
+    """Six people to three hospitals, none to two of them; each reads its part by the mapping that was written."""
+    place = listed_images(tmp_path)
+    options = demo_options(tmp_path, data=place.path, mapping=place.mapping)
+    options.plan.write_text(yaml.safe_dump(IMAGES))
+    plan = load_settings(options.plan, Plan)
+    dealt = demo_data(plan, options, tmp_path / "work")
+    units = [read_data(each, plan.data, unit="patient").unit_labels() for each in dealt.places.values()]
+    assert [len(each) for each in units] == [2, 2, 2]
+    assert sorted(unit for each in units for unit in each) == [f"patient:P{n}" for n in range(6)]
+    assert dealt.template.data.classes == plan.data.classes
+
+
 DEMO_MISTAKES = {
     "--sites: names the hospitals and their mappings; leave out --hospitals": (
         "--sites",
@@ -178,7 +191,7 @@ DEMO_MISTAKES = {
     "gone: there is no such file or folder; correct --data": (
         *("--plan", "{plan}", "--data", "{folder}/gone", "--mapping", "{mapping}"),
     ),
-    "--mapping: seen .* with a plan on images": (
+    "form: seen 'csv'; allowed for data of kind 'image-folder' are": (
         *("--plan", "{images}", "--data", "{folder}", "--mapping", "{mapping}"),
     ),
     "seen none with a plan on data of kind 'table'; .* name it by 'mapping' of hospital-1 in .*bare.yaml": (
