@@ -424,6 +424,7 @@ def test_a_finished_model_may_be_asked_about_samples_without_labels(tmp_path: Pa
         ({"scale": "rpm"}, "scale: seen 'rpm'; input should be 'tpm', 'log2_tpm'"),
         ({"pseudocount": 0.5}, "pseudocount: seen beside the scale 'tpm', which is no logarithm"),
         ({"pseudocount": 0.0, "scale": "log2_tpm"}, "pseudocount: seen 0.0; input should be greater than 0"),
+        ({"patient": ""}, "patient: seen ''; value should have at least 1 item"),
         ({"gene": "gene"}, "name either the column `sample`"),
         ({"sample": None}, "name either the column `sample`"),
         ({"sample": None, "gene": "gene"}, "seen beside `label` or `patient`"),
