@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,7 @@ from client.data.class_files import class_names, class_root, in_words, list_imag
 from client.data.connector import Connector, UnitNaming
 from client.data.image_files import ScannedFile, composed, patient_ids, scan_files, tagged_patient
 from client.data.image_table import image_table
-from client.data.index_csv import INDEX_NAME, Index, IndexRow, index_warnings, read_index, unlisted
+from client.data.index_csv import INDEX_NAME, Index, IndexRow, find_index, index_warnings, read_index, unlisted
 from client.data.reading import ImageReading, RawImage
 from client.data.table import ImageTable, OnUndecodable, PrivacyUnit
 from common.config import Settings
@@ -104,10 +103,7 @@ def _read(
 
 def _index(root: Path, base: Path, patient_column: str) -> tuple[Path | None, Index]:
     """Where index.csv lies, if there is one, and what it says."""
-    folder = next((place for place in (root, base) if os.path.lexists(place / INDEX_NAME)), None)
-    if folder is not None and not (folder / INDEX_NAME).is_file():
-        # Passed over, it would make each image a unit of its own, with a budget of its own.
-        raise DataError(f"{INDEX_NAME}: is no file, or a link to none; put the list of images there, or remove it")
+    folder = find_index(root, base)
     if folder is not None:
         return folder, read_index(folder / INDEX_NAME, patient_column=patient_column)
     if patient_column == AUTO_COLUMN:

@@ -17,6 +17,8 @@ from common.site_config import AUTO_COLUMN
 
 INDEX_NAME = "index.csv"
 _PATIENT_ID = "patient_id"
+# Letters of names that mean that column: Patient ID, PatientID, patient.
+_MEANT = ("patientid", "patient")
 _OWN = ("path", "label", "lesion_id", "isic_id", "keep_clean")
 
 
@@ -52,6 +54,37 @@ class Index:
     rows: dict[str, IndexRow]
     patient_column: str | None
     untold: str | None = None
+
+
+def find_index(root: Path, base: Path) -> Path | None:
+    """The folder that index.csv lies in; None if there is none.
+
+    Passed over, an index would make each image a unit of its own, with a budget of its own.
+
+    Args:
+        root: The site's data folder.
+        base: The folder of class folders, which may be the same.
+
+    Raises:
+        DataError: If there are two, or one in other letters (`Index.csv`), or what has the name is no file.
+    """
+    found = [entry for place in dict.fromkeys((root, base)) for entry in place.iterdir() if _is_meant(entry)]
+    if len(found) > 1:
+        raise DataError(
+            f"{INDEX_NAME}: seen {len(found)} in the data folder and beside the class folders, also in other letters; "
+            "keep one"
+        )
+    if found and found[0].name != INDEX_NAME:
+        raise DataError(
+            f"{INDEX_NAME}: seen the name '{printable(found[0].name)}'; only {INDEX_NAME} is read; rename it"
+        )
+    if found and not found[0].is_file():
+        raise DataError(f"{INDEX_NAME}: is no file, or a link to none; put the list of images there, or remove it")
+    return found[0].parent if found else None
+
+
+def _is_meant(entry: Path) -> bool:
+    return entry.name.lower() == INDEX_NAME
 
 
 def read_index(path: Path, *, patient_column: str) -> Index:
@@ -120,7 +153,7 @@ def _patient_column(header: Sequence[str], asked: str) -> tuple[str | None, str 
     if _PATIENT_ID in header:
         return _PATIENT_ID, None
     # Passed over, patients would silently be protected by the lesion or by the image.
-    alike = [name for name in header if name.strip().lower().replace(" ", "_").replace("-", "_") == _PATIENT_ID]
+    alike = [name for name in header if "".join(filter(str.isalnum, name.lower())) in _MEANT]
     if alike:
         return None, (
             f"{INDEX_NAME} has a column '{printable(alike[0])}'; write it as {_PATIENT_ID}, or name it as "
