@@ -371,6 +371,7 @@ def test_genes_that_a_site_lacks_are_missing_where_the_plan_flags_them(tmp_path:
         (["HLA-A"], plan(missing="leave-out"), "the plan uses no sample without one of its genes"),
         (["KRAS"], plan(), "seen 'KRAS', which is no gene of the plan"),
         (list(GENES), plan(), "seen all 3 genes of the plan"),
+        (["MYC", "MYC"], plan(), "absent: seen a gene twice"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             read(place(tmp_path, "id,state,TP53,MYC\ns1,W,1,3\n", LINES, absent=absent), data)
