@@ -80,6 +80,7 @@ def _read(
     origin = index_folder or base
     names, folders = class_names(base, classes)
     files, passed_over = list_images(base, folders)
+    _refuse_other_labels(files, index, base=base, origin=origin)
     scans = scan_files([path for path, _ in files], origin)
     images = [
         _image(path.relative_to(origin).as_posix(), label, scan, index)
@@ -116,10 +117,20 @@ def _index(root: Path, base: Path, patient_column: str) -> tuple[Path | None, In
     )
 
 
+def _refuse_other_labels(files: Sequence[tuple[Path, str]], index: Index, *, base: Path, origin: Path) -> None:
+    for path, label in files if index.rows else ():
+        row = index.rows.get(composed(path.relative_to(origin).as_posix()))
+        if row is not None and composed(row.label) != composed(label):
+            # Archives name the folders in a class's folder by patients.
+            shown = path.relative_to(origin).as_posix()
+            if path.parent.parent != base:
+                names = sorted(other.relative_to(origin).as_posix() for other, _ in files)
+                shown = f"file {names.index(shown) + 1} of {len(names)} (by name)"
+            raise DataError(f"{INDEX_NAME} gives {shown} another label than its folder's; correct one of the two")
+
+
 def _image(path: str, label: str, scan: ScannedFile, index: Index) -> RawImage:
     row = index.rows.get(composed(path))
-    if row is not None and composed(row.label) != composed(label):
-        raise DataError(f"{INDEX_NAME} gives {path} another label than its folder's; correct one of the two")
     clean = row.keep_clean if row is not None else None
     return RawImage(path, label, scan.sha256, _ids(row, scan), clean, None if scan.opens else scan.problem)
 
