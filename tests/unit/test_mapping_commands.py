@@ -141,7 +141,14 @@ def demo_options(folder: Path, **changes: Any) -> DemoOptions:  # noqa: ANN401 -
     """A demo of three hospitals on rows."""
     (folder / "plan.yaml").write_text(yaml.safe_dump(ROWS))
     known: dict[str, Any] = {"data": None, "mapping": None, "sites": None, "hospitals": 3, "rounds": None}
-    known |= {"epsilon": None, "seed": 0, "work": folder / "work", "results": folder / "results", "keep": False}
+    known |= {
+        "weights": None,
+        "epsilon": None,
+        "seed": 0,
+        "work": folder / "work",
+        "results": folder / "results",
+        "keep": False,
+    }
     return DemoOptions(plan=folder / "plan.yaml", **(known | changes))
 
 

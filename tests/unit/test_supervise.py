@@ -297,8 +297,19 @@ def test_a_child_that_is_never_ready_is_given_up_in_the_end(tmp_path: Path) -> N
 def test_a_child_that_dies_right_after_its_ready_line_was_ready(tmp_path: Path) -> None:
     """Between two looks at its log, that is. Else it would be given up as one that never connected."""
     hasty = replace(child(tmp_path, "hasty", "print('serves', flush=True)"), give_up_s=1.0)
-    events = run([hasty], restart=True)
-    assert [kind for _, kind in events][:3] == ["starting", "ready", "died"]
+    kinds: list[str] = []
+    died = asyncio.Event()
+
+    def note(event: ChildEvent) -> None:
+        kinds.append(event.kind)
+        if event.kind == "died":
+            died.set()
+
+    async def work() -> None:
+        await asyncio.wait_for(died.wait(), 60)
+
+    asyncio.run(supervise([[hasty]], on_event=note, restart=True, work=work))
+    assert kinds[:3] == ["starting", "ready", "died"]
 
 
 def test_everything_that_a_dying_child_wrote_is_read_before_its_cause_is_named(tmp_path: Path) -> None:
