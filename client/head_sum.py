@@ -9,7 +9,8 @@ its rows; here both products are of integers small enough that no sum of them ro
 * p, scaled and clipped, becomes an integer a with |a| |b| <= 2^44, so that the partial sums over 512 units stay within
   2^53.
 
-So few bits are enough: what they leave out moves a unit by about C*2^-22, less than a step of the noise's grid.
+So few bits are enough: what they leave out moves each number of a unit's part by about C*2^-21, half a step of the
+noise's grid, where logits are small, and by some steps where they are large; privacy does not hang on it.
 
 All else is done number by number with operations that IEEE 754 rounds in one way, and powers of two; the exponential is
 made of these too, since a library may compute the last few of an array by another formula than the first.
@@ -70,8 +71,8 @@ class _Rows:
 class HeadSum:
     """Clipped sums of the gradients of a linear layer under cross entropy; see `client.clipped_sum.ClippedSum`.
 
-    Inputs are rounded to 20 bits below the largest number of their row (a bias counts as an input of 1), weights to
-    about as many below the largest weight.
+    Inputs are rounded to 20 bits below the largest number of their row (a bias counts as an input of 1), weights to 16
+    below the largest weight or, of fewer inputs, more: 22 of 512.
 
     Args:
         head: At least two and at most `MOST_CLASSES` outputs, at most `MOST_INPUTS` inputs, all parameters trained.
@@ -132,12 +133,12 @@ def _weights(head: nn.Linear) -> Floats:
 
 
 def _whole_numbers(x: Floats, y: NDArray[np.int64]) -> _Rows:
-    """Round each row to multiples of a power of two, 2^-24 of its largest number or up to twice that."""
+    """Round each row to multiples of a power of two, 2^-20 of its largest number or up to twice that."""
     largest = np.abs(x).max(axis=1, initial=0.0)
     live = np.isfinite(largest) & (largest >= math.ldexp(1.0, _LEAST_EXPONENT))
     exponent = np.where(live, np.frexp(np.where(live, largest, 1.0))[1] - _INPUT_BITS, 0)
     b = np.rint(np.ldexp(np.where(live[:, None], x, 0.0), -exponent[:, None]))
-    squares = (b.astype(np.int64) ** 2).sum(axis=1)  # below 2^15 2^48: exact
+    squares = (b.astype(np.int64) ** 2).sum(axis=1)  # at most 2^15 2^40: exact
     return _Rows(b, np.ldexp(1.0, exponent), np.sqrt(squares.astype(np.float64)), y)
 
 

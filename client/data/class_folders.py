@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,7 @@ from client.data.class_files import class_names, class_root, in_words, list_imag
 from client.data.connector import Connector, UnitNaming
 from client.data.image_files import ScannedFile, composed, patient_ids, scan_files, tagged_patient
 from client.data.image_table import image_table
-from client.data.index_csv import INDEX_NAME, Index, IndexRow, index_warnings, read_index, refuse_other_names, unlisted
+from client.data.index_csv import INDEX_NAME, Index, IndexRow, find_index, index_warnings, read_index, unlisted
 from client.data.reading import ImageReading, RawImage, listed
 from client.data.shown_names import some_shown
 from client.data.table import ImageTable, OnUndecodable, PrivacyUnit
@@ -82,6 +81,7 @@ def _read(
     origin = index_folder or base
     names, folders = class_names(base, classes)
     files, passed_over = list_images(base, folders)
+    _refuse_other_labels(files, index, base=base, origin=origin)
     scans = scan_files([path for path, _ in files], origin)
     images = [
         _image(path.relative_to(origin).as_posix(), label, scan, index)
@@ -105,11 +105,7 @@ def _read(
 
 def _index(root: Path, base: Path, patient_column: str) -> tuple[Path | None, Index]:
     """Where index.csv lies, if there is one, and what it says."""
-    refuse_other_names((root, base))
-    folder = next((place for place in (root, base) if os.path.lexists(place / INDEX_NAME)), None)
-    if folder is not None and not (folder / INDEX_NAME).is_file():
-        # Passed over, it would make each image a unit of its own, with a budget of its own.
-        raise DataError(f"{INDEX_NAME}: is no file, or a link to none; put the list of images there, or remove it")
+    folder = find_index(root, base)
     if folder is not None:
         return folder, read_index(folder / INDEX_NAME, patient_column=patient_column)
     if patient_column == AUTO_COLUMN:
@@ -122,10 +118,20 @@ def _index(root: Path, base: Path, patient_column: str) -> tuple[Path | None, In
     )
 
 
+def _refuse_other_labels(files: Sequence[tuple[Path, str]], index: Index, *, base: Path, origin: Path) -> None:
+    for path, label in files if index.rows else ():
+        row = index.rows.get(composed(path.relative_to(origin).as_posix()))
+        if row is not None and composed(row.label) != composed(label):
+            # Archives name the folders in a class's folder by patients.
+            shown = path.relative_to(origin).as_posix()
+            if path.parent.parent != base:
+                names = sorted(other.relative_to(origin).as_posix() for other, _ in files)
+                shown = f"file {names.index(shown) + 1} of {len(names)} (by name)"
+            raise DataError(f"{INDEX_NAME} gives {shown} another label than its folder's; correct one of the two")
+
+
 def _image(path: str, label: str, scan: ScannedFile, index: Index) -> RawImage:
     row = index.rows.get(composed(path))
-    if row is not None and composed(row.label) != composed(label):
-        raise DataError(f"{INDEX_NAME} gives {path} another label than its folder's; correct one of the two")
     clean = row.keep_clean if row is not None else None
     return RawImage(path, label, scan.sha256, _ids(row, scan), clean, None if scan.opens else scan.problem)
 

@@ -119,6 +119,8 @@ def _check_absent(data: ExpressionData, absent: tuple[str, ...]) -> None:
             raise ConfigError(
                 f"mapping: absent: seen '{name}', which is no gene of the plan; remove it, or write the plan's name"
             )
+    if len(set(absent)) < len(absent):
+        raise ConfigError("mapping: absent: seen a gene twice; every gene stands once: remove one")
     if absent and data.missing != "flag":
         raise ConfigError(
             "mapping: absent: seen genes; the plan uses no sample without one of its genes (missing: leave-out); agree "

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from client.data.csv_cells import Decimal
 from client.data.csv_file import Delimiter, Encoding
-from client.data.csv_rows import LabelColumn
+from client.data.csv_rows import ColumnName, LabelColumn
 from client.data.expression_genes import GeneNames, Versions
 from client.data.people import MissingWords, PeopleTable
 from common.config import Settings
@@ -33,7 +33,8 @@ class ExpressionMapping(Settings):
     sample: NameColumn | None = None
     gene: NameColumn | None = None
     other_columns: tuple[NameColumn, ...] = Field(default=(), max_length=1000)
-    patient: NameColumn | None = None
+    # With no empty name: the column of samples would stand in for it, and each sample be a unit.
+    patient: ColumnName | None = None
     label: LabelColumn | None = None
     people: PeopleTable | None = None
     missing: MissingWords = ()

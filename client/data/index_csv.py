@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,8 @@ from common.site_config import AUTO_COLUMN
 
 INDEX_NAME = "index.csv"
 _PATIENT_ID = "patient_id"
+# Letters of names that mean that column: Patient ID, PatientID, patient.
+_MEANT = ("patientid", "patient")
 _OWN = ("path", "label", "lesion_id", "isic_id", "keep_clean")
 _TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".tab", ".txt", ".xls", ".xlsx", ".xlsm", ".ods"})
 
@@ -55,6 +58,30 @@ class Index:
     untold: str | None = None
 
 
+def find_index(root: Path, base: Path) -> Path | None:
+    """The folder that index.csv lies in; None if there is none.
+
+    Passed over, an index would make each image a unit of its own, with a budget of its own.
+
+    Args:
+        root: The site's data folder.
+        base: The folder of class folders, which may be the same.
+
+    Raises:
+        DataError: If there are two, or what is meant as one is called otherwise (`Index.csv`, and where there is none
+            `index.xlsx` and the like), or what has the name is no file.
+        OSError: If a folder cannot be listed.
+    """
+    places = tuple(dict.fromkeys((root, base)))
+    _refuse_other_names(places)
+    found = [place for place in places if os.path.lexists(place / INDEX_NAME)]
+    if len(found) > 1:
+        raise DataError(f"{INDEX_NAME}: seen in the data folder and beside the class folders; keep one")
+    if found and not (found[0] / INDEX_NAME).is_file():
+        raise DataError(f"{INDEX_NAME}: is no file, or a link to none; put the list of images there, or remove it")
+    return found[0] if found else None
+
+
 def read_index(path: Path, *, patient_column: str) -> Index:
     """Read index.csv: columns path and label, optionally patients, lesion_id, isic_id, keep_clean; others are ignored.
 
@@ -91,18 +118,7 @@ def read_index(path: Path, *, patient_column: str) -> Index:
     return Index(rows, column, untold)
 
 
-def refuse_other_names(folders: Iterable[Path]) -> None:
-    """Refuse what is meant as index.csv and called otherwise: passed over, it would make each image a unit of its own.
-
-    That is the same name in another case, and, where there is no index.csv, `index` with the ending of another table.
-
-    Args:
-        folders: The data folder, and that of the class folders.
-
-    Raises:
-        DataError: See above.
-        OSError: If a folder cannot be listed.
-    """
+def _refuse_other_names(folders: Iterable[Path]) -> None:
     names = sorted(entry.name for folder in folders for entry in folder.iterdir())
     alike = [name for name in names if name != INDEX_NAME and name.strip().casefold() == INDEX_NAME]
     if INDEX_NAME not in names:
@@ -149,7 +165,7 @@ def _patient_column(header: Sequence[str], asked: str) -> tuple[str | None, str 
     if _PATIENT_ID in header:
         return _PATIENT_ID, None
     # Passed over, patients would silently be protected by the lesion or by the image.
-    alike = [name for name in header if name.strip().lower().replace(" ", "_").replace("-", "_") == _PATIENT_ID]
+    alike = [name for name in header if "".join(filter(str.isalnum, name.lower())) in _MEANT]
     if alike:
         return None, (
             f"{INDEX_NAME} has a column '{printable(alike[0])}'; write it as {_PATIENT_ID}, or name it as "

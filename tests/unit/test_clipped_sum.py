@@ -151,7 +151,7 @@ def test_the_way_fits_the_model() -> None:
 
 
 def test_inputs_are_taken_to_20_bits() -> None:
-    """The closed form on inputs with more bits: off by less than a quarter of a grid step for each unit."""
+    """The closed form on inputs with more bits: what the whole sum is off by, and what each unit is, in units of C."""
     generator = torch.Generator().manual_seed(5)
     x, y = torch.randn(200, 512, generator=generator, dtype=torch.float64), torch.arange(200) % CLASSES
     x /= x.norm(dim=1, keepdim=True)
@@ -159,6 +159,10 @@ def test_inputs_are_taken_to_20_bits() -> None:
     due = opacus_sum(model, x, y, 0.5)
     seen = clipped_sum(model, x, y, clip=0.5) * (UNIT * 0.5)
     assert 1e-9 < np.linalg.norm(seen - due) / 0.5 < 200 * 2.0**-22
+    model = head(512, bias=True)  # which makes the largest number of each row 1
+    sums = choose_clipped_sum(model, x, y, clip=0.5)
+    alone = [sums([u]) * UNIT - opacus_sum(model, x[u : u + 1], y[u : u + 1], 0.5) / 0.5 for u in range(20)]
+    assert 2.0**-18 < max(np.linalg.norm(off) for off in alone) < 2.0**-16
 
 
 @pytest.mark.parametrize("name", ["head", "small network", "residual network"])

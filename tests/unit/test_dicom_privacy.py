@@ -164,6 +164,15 @@ def test_folders_named_by_patients_are_not_told(tmp_path: Path, caplog: pytest.L
     assert len(decoded.records) == 2
     assert "file 2 of 4 (by name) (has pixels or a window that are damaged or of a kind" in decoded.warnings[-1]
     assert CANARY not in " ".join(decoded.warnings)
+    index = tmp_path / "index.csv"
+    index.write_text(f"path,label,patient_id\nmole/C^{CANARY}/series/IM1,wart,7\n")
+    refused = _told(lambda: load_table(tmp_path, on_undecodable="skip", **BY_TAG), caplog)
+    assert "index.csv gives file 3 of 4 (by name) another label than its folder's" in refused
+    assert CANARY not in refused
+    index.write_text("path,label,patient_id\nmole/d.dcm,wart,7\n")  # control
+    assert "index.csv gives mole/d.dcm another" in _told(
+        lambda: load_table(tmp_path, on_undecodable="skip", **BY_TAG), caplog
+    )
 
 
 def test_images_of_nobody_are_told_without_their_folders(tmp_path: Path) -> None:

@@ -371,6 +371,7 @@ def test_genes_that_a_site_lacks_are_missing_where_the_plan_flags_them(tmp_path:
         (["HLA-A"], plan(missing="leave-out"), "the plan uses no sample without one of its genes"),
         (["KRAS"], plan(), "seen 'KRAS', which is no gene of the plan"),
         (list(GENES), plan(), "seen all 3 genes of the plan"),
+        (["MYC", "MYC"], plan(), "absent: seen a gene twice"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             read(place(tmp_path, "id,state,TP53,MYC\ns1,W,1,3\n", LINES, absent=absent), data)
@@ -424,6 +425,7 @@ def test_a_finished_model_may_be_asked_about_samples_without_labels(tmp_path: Pa
         ({"scale": "rpm"}, "scale: seen 'rpm'; input should be 'tpm', 'log2_tpm'"),
         ({"pseudocount": 0.5}, "pseudocount: seen beside the scale 'tpm', which is no logarithm"),
         ({"pseudocount": 0.0, "scale": "log2_tpm"}, "pseudocount: seen 0.0; input should be greater than 0"),
+        ({"patient": ""}, "patient: seen ''; value should have at least 1 item"),
         ({"gene": "gene"}, "name either the column `sample`"),
         ({"sample": None}, "name either the column `sample`"),
         ({"sample": None, "gene": "gene"}, "seen beside `label` or `patient`"),

@@ -121,6 +121,9 @@ def test_byte_identical_images_of_several_patients_are_told(tmp_path: Path) -> N
             (f"a/0.png,a,{OWNER}",),
             "has a column 'Patient ID'; write it as patient_id",
         ),
+        ("auto", "path,label,PatientID", (f"a/0.png,a,{OWNER}",), "has a column 'PatientID'; write it as patient_id"),
+        ("auto", "path,label,Patient\u00a0id", (f"a/0.png,a,{OWNER}",), "write it as patient_id, or name it as"),
+        ("auto", "path,label,patient", (f"a/0.png,a,{OWNER}",), "has a column 'patient'; write it as patient_id"),
         ("auto", "path,label,patient_id ", (f"a/0.png,a,{OWNER}",), "has a column 'patient_id '; write it as"),
         ("who", "path,label,who,who", (f"a/0.png,a,{OWNER},B",), "has the column who twice"),
         ("label", "path,label", ("a/0.png,a",), "'label', which means something else in index.csv"),
@@ -152,6 +155,25 @@ def test_a_wrong_column_gets_one_clear_error_without_what_stands_in_it(
         load(root, column)
     assert OWNER not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_index_in_other_letters_or_a_second_one_is_not_passed_over(tmp_path: Path) -> None:
+    """Its patients would be forgotten. The control: one index, in either of the places."""
+    train, lines = tmp_path / "Train", (f"a/0.png,a,{OWNER}", f"a/1.png,a,{OWNER}")
+    write_folder(train, "path,label,patient_id", *lines)
+    assert len(load(tmp_path).unit_labels()) == 1
+    (train / "index.csv").rename(train / "Index.CSV")
+    with pytest.raises(
+        DataError, match=r"^the data folder holds 'Index\.CSV', but only index\.csv, in small letters, says whose"
+    ):
+        load(tmp_path)
+    (train / "Index.CSV").rename(train / "index.csv")
+    write_folder(tmp_path, "path,label", images=())
+    with pytest.raises(DataError, match=r"^index\.csv: seen in the data folder and beside the class folders; keep one"):
+        load(tmp_path)
+    (train / "index.csv").unlink()
+    write_folder(tmp_path, "path,label,patient_id", *(f"Train/{line}" for line in lines), images=())
+    assert len(load(tmp_path).unit_labels()) == 1
 
 
 def test_an_image_that_the_index_does_not_list_has_no_patient(tmp_path: Path) -> None:
