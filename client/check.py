@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from client.data import ImageTable, check_decodable, held_out
+from client.data.left_out import left_out_in_words
 from client.data.missing_values import missing_in_words
-from client.data.rows import left_out_in_words
 from client.data.source import DataPlace, read_data
 from client.data.table import SiteTable
 from common.plan import Plan

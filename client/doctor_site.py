@@ -10,6 +10,7 @@ from pathlib import Path
 
 from client.approval import check_approved
 from client.data import held_out, load_table
+from client.data.left_out import left_out_in_words
 from client.data.source import DataPlace, read_data
 from client.data.table import ImageTable, SiteTable, records_per_class
 from client.doctor_finding import Finding, Verdict, examine, failed, noted, passed
@@ -145,7 +146,7 @@ class SiteDoctor:
         records, owners = counted(len(table.records), noun), counted(len(units), table.unit_name)
         seen = f"{records} of {owners}{by}: {per_class}"
         if table.left_out:
-            seen += "; left out: " + ", ".join(f"{n} {reason}" for reason, n in sorted(table.left_out.items()))
+            seen += "; left out: " + ", ".join(left_out_in_words(table.left_out))
         if plan is None:
             return noted(seen, "counted without a plan; its classes and rules may say otherwise")
         aside = sum(held_out(u, salt=plan.data.held_out_salt, fraction=plan.data.held_out) for u in units)

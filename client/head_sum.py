@@ -156,7 +156,7 @@ def _whole_weights(weights: Floats) -> tuple[Floats, float]:
     # The norm is at most the largest number times 2^root; what rounding adds is at most that of the bit left free.
     exponent = math.frexp(largest)[1] + root - (bits - 1)
     difference *= math.ldexp(1.0, -exponent)
-    return np.rint(difference, out=difference), math.ldexp(1.0, min(exponent + 1, 1023))
+    return np.rint(difference, out=difference), math.ldexp(1.0, exponent + 1)
 
 
 def _product(left: Floats, right: Floats) -> Floats:

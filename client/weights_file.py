@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from client.data.special_files import refuse_special
 from common.errors import ConfigError, DataError
 
 _MOST_BYTES = 4 << 30
@@ -39,6 +40,7 @@ def read_weights_file(path: Path | None, sha256: str) -> dict[str, Tensor]:
         raise ConfigError(
             f"weights: seen {path}; a file .safetensors, .pth or .pt is allowed; name the file that the plan means"
         )
+    refuse_special(path, str(path))
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise DataError(f"{path}: the weights file has more than 4 GiB; name the file that the plan means")

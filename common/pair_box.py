@@ -21,7 +21,6 @@ from common.errors import BadBox, LocalProtocolError, MalformedMessage
 KEY_BYTES = 32
 NONCE_BYTES = 12
 TAG_BYTES = 16
-BOX_OVERHEAD_BYTES = NONCE_BYTES + TAG_BYTES
 _LABEL = "fedward/box/1"
 _PUBLIC_HEX = re.compile(r"[0-9a-f]{64}")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from client.data import load_table
-from client.data.rows import left_out_in_words
+from client.data.left_out import left_out_in_words
 from client.data.source import DataPlace
 from common.config import parse_settings
 from common.errors import DataError, OperatorError

@@ -24,7 +24,7 @@ def evaluate(
 ) -> None:
     """Score a finished model on data whose labels are known. It is a research tool, no medical device."""
     require_writable(json_file)
-    from client.data.rows import left_out_in_words  # noqa: PLC0415
+    from client.data.left_out import left_out_in_words  # noqa: PLC0415
     from scripts.evaluate import evaluate as score_folder  # noqa: PLC0415
 
     score = score_folder(results, data, mapping=mapping, weights=weights)
@@ -55,7 +55,7 @@ def predict(
 
     It is a research tool, no medical device.
     """
-    from client.data.rows import left_out_in_words  # noqa: PLC0415
+    from client.data.left_out import left_out_in_words  # noqa: PLC0415
     from client.data.source import DataPlace  # noqa: PLC0415
     from scripts.predict import NO_DEVICE, require_new, write_predictions  # noqa: PLC0415
     from scripts.predict import predict as ask  # noqa: PLC0415

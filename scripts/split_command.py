@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from client.data.rows import left_out_in_words
+from client.data.left_out import left_out_in_words
 from client.data.source import DataPlace, read_rows
 from common.config import load_settings
 from common.plan import Plan

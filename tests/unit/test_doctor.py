@@ -279,7 +279,7 @@ def test_what_is_left_out_of_the_data_is_counted_and_not_named(site: Path, capsy
     (folder / f"{patient}.txt").write_text("notes")
     status, text = doctor(capsys, site, "--part", "site")
     assert status == 0
-    assert "left out: 1 duplicate, 1 not_an_image, 1 undecodable" in text
+    assert "left out: 1 duplicate, 1 not an image, 1 undecodable" in text
     assert patient not in text
 
 

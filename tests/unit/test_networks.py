@@ -241,6 +241,9 @@ def test_weights_files_that_are_wrong_get_one_sentence(tmp_path: Path) -> None:
         load_architecture(model, weights=None)
     with pytest.raises(DataError, match="cannot be read"):
         load_architecture(model, weights=tmp_path / "none.safetensors")
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(DataError, match="is a FIFO"):
+        load_architecture(model, weights=tmp_path / "pipe.pth")
     with pytest.raises(ConfigError, match=r"a file .safetensors, .pth or .pt is allowed"):
         load_architecture(model, weights=tmp_path / "w.npz")
     with pytest.raises(DataError, match=f"the plan's has {'1' * 16}"):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import BadBox, LocalProtocolError, MalformedMessage
-from common.pair_box import BOX_OVERHEAD_BYTES, open_share, pair_secret, public_hex, seal_share
+from common.pair_box import NONCE_BYTES, TAG_BYTES, open_share, pair_secret, public_hex, seal_share
 
 ALICE, BOB, EVE = (X25519PrivateKey.generate().private_bytes_raw() for _ in range(3))
 SHARED = pair_secret(ALICE, public_hex(BOB))
@@ -56,7 +56,7 @@ def test_both_ends_of_a_pair_agree_and_nobody_else() -> None:
 def test_a_box_opens_for_its_recipient(plaintext: bytes) -> None:
     """And is 28 bytes longer than what is in it."""
     box = seal_share(plaintext, **FIELDS)
-    assert len(box) == len(plaintext) + BOX_OVERHEAD_BYTES
+    assert len(box) == len(plaintext) + NONCE_BYTES + TAG_BYTES
     assert open_share(box, **(FIELDS | {"shared": pair_secret(BOB, public_hex(ALICE))})) == plaintext
 
 
