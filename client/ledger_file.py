@@ -67,8 +67,7 @@ def open_file(path: Path, *, source: str, public_key: str) -> sqlite3.Connection
     """
     if not stat.S_IMODE(path.stat().st_mode) & stat.S_IWUSR:
         raise LedgerError(f"{path}: is read-only, so no charge can be written; make it writable for the site's user")
-    with path.open("rb") as stream:
-        refuse_wal(path, stream.read(_HEADER_BYTES))  # before SQLite, which would merge what it finds
+    _refuse_write_ahead_log(path)  # before SQLite, which would merge what it finds
     try:
         connection = _connect(path)
         try:
@@ -95,10 +94,18 @@ def refuse_wal(path: Path, data: bytes) -> None:
     header = data[:_HEADER_BYTES]
     # Versions of the file format for writers and readers: 1 is a journal of what was, 2 is write-ahead logging.
     if header.startswith(_MAGIC) and 2 in header[len(_MAGIC) + 2 :]:
-        raise LedgerError(
-            f"{path}: was switched to SQLite's WAL mode, so a copy of it may lack charges; only mode DELETE is "
-            "allowed: stop what uses it, and run PRAGMA journal_mode = DELETE on it with sqlite3"
-        )
+        raise _in_wal_mode(path)
+    _refuse_write_ahead_log(path)
+
+
+def _in_wal_mode(path: Path) -> LedgerError:
+    return LedgerError(
+        f"{path}: was switched to SQLite's WAL mode, so a copy of it may lack charges; only mode DELETE is allowed: "
+        "stop what uses it, and run PRAGMA journal_mode = DELETE on it with sqlite3"
+    )
+
+
+def _refuse_write_ahead_log(path: Path) -> None:
     real = path.resolve()
     if os.path.lexists(real.with_name(f"{real.name}-wal")):
         raise LedgerError(
@@ -118,6 +125,10 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _take(connection: sqlite3.Connection, path: Path) -> None:
     """Hold the file until the connection closes, and prove that it can be written."""
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    # Asked of SQLite, not read from the file: where this process holds the ledger already, closing the file once would
+    # end that lock (fcntl's locks belong to the process).
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+        raise _in_wal_mode(path)
     connection.execute("BEGIN EXCLUSIVE")
     _require_format(connection, path)
     connection.execute(f"PRAGMA user_version = {_FORMAT}")
