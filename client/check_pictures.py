@@ -17,6 +17,8 @@ from common.plan_features import CategoryFeature, Feature, NumberFeature
 _SIDE = 96
 _PER_ROW, _MOST_ROWS = 10, 3
 _COLUMNS, _BINS = 4, 30
+# Of a category below its bar.
+_LETTERS = 14
 # A figure of thousands of variants would be a wall of ink.
 _MOST_HISTOGRAMS = 60
 
@@ -87,7 +89,7 @@ def _alleles(name: str, values: Sequence[Value]) -> tuple[str, list[str], list[i
 def _panel(feature: Feature, values: Sequence[Value]) -> tuple[str, list[str], list[int]]:
     missing = sum(value is None for value in values)
     if isinstance(feature, CategoryFeature):
-        words = [word[:12] for word in feature.values]
+        words = [word if len(word) <= _LETTERS else f"{word[: _LETTERS - 1]}…" for word in feature.values]
         counts = [sum(value == word for value in values) for word in feature.values]
         return feature.name, [*words, "missing"], [*counts, missing]
     return f"{feature.name} ({feature.unit}), {missing} missing", *_bins(feature, values)

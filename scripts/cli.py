@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     # Reflows the paragraphs of docstrings.
     rich_markup_mode="markdown",
-    help="Train one model at several hospitals; images, updates and keys stay where they belong.",
+    help="Train one model at several hospitals; patients' data, updates and keys stay where they belong.",
 )
 
 

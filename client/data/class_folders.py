@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +13,8 @@ from client.data.connector import Connector, UnitNaming
 from client.data.image_files import ScannedFile, composed, patient_ids, scan_files, tagged_patient
 from client.data.image_table import image_table
 from client.data.index_csv import INDEX_NAME, Index, IndexRow, find_index, index_warnings, read_index, unlisted
-from client.data.reading import ImageReading, RawImage, listed
-from client.data.shown_names import some_shown
+from client.data.reading import ImageReading, RawImage
+from client.data.shown_names import of_nobody, shown_name
 from client.data.table import ImageTable, OnUndecodable, PrivacyUnit
 from common.config import Settings
 from common.errors import DataError
@@ -81,12 +81,10 @@ def _read(
     origin = index_folder or base
     names, folders = class_names(base, classes)
     files, passed_over = list_images(base, folders)
-    _refuse_other_labels(files, index, base=base, origin=origin)
+    labels = {path.relative_to(origin).as_posix(): label for path, label in files}
+    _refuse_other_labels(labels, index, names)
     scans = scan_files([path for path, _ in files], origin)
-    images = [
-        _image(path.relative_to(origin).as_posix(), label, scan, index)
-        for (path, label), scan in zip(files, scans, strict=True)
-    ]
+    images = [_image(path, label, scan, index) for (path, label), scan in zip(labels.items(), scans, strict=True)]
     warnings = [f"passed over and not used: {sentence}" for sentence in in_words(passed_over)]
     if index.rows:
         warnings += index_warnings(images, index, prefix=base.relative_to(origin).as_posix())
@@ -118,15 +116,11 @@ def _index(root: Path, base: Path, patient_column: str) -> tuple[Path | None, In
     )
 
 
-def _refuse_other_labels(files: Sequence[tuple[Path, str]], index: Index, *, base: Path, origin: Path) -> None:
-    for path, label in files if index.rows else ():
-        row = index.rows.get(composed(path.relative_to(origin).as_posix()))
+def _refuse_other_labels(labels: Mapping[str, str], index: Index, classes: Sequence[str]) -> None:
+    for path, label in labels.items():
+        row = index.rows.get(composed(path))
         if row is not None and composed(row.label) != composed(label):
-            # Archives name the folders in a class's folder by patients.
-            shown = path.relative_to(origin).as_posix()
-            if path.parent.parent != base:
-                names = sorted(other.relative_to(origin).as_posix() for other, _ in files)
-                shown = f"file {names.index(shown) + 1} of {len(names)} (by name)"
+            shown = shown_name(path, sorted(labels), classes)
             raise DataError(f"{INDEX_NAME} gives {shown} another label than its folder's; correct one of the two")
 
 
@@ -145,15 +139,10 @@ def _ids(row: IndexRow | None, scan: ScannedFile) -> tuple[str, ...]:
 
 def _untagged(images: Sequence[RawImage], scans: Sequence[ScannedFile], classes: Sequence[str]) -> str | None:
     """Where some files say whose they are, one that does not would be a unit of its own."""
-    opening = [image for image in images if image.problem is None]
-    untold = [image.path for image in opening if not (image.ids and image.ids[0].startswith("patient:"))]
+    untold = of_nobody(images, classes)
     if not untold or not any(scan.patient for scan in scans):
         return None
-    return (
-        f"{len(untold)} of {len(opening)} images do not say whose they are, while DICOM files beside them name their "
-        f"patients (PatientID): {some_shown(untold, listed(images), classes)}; list all in {INDEX_NAME} with a column "
-        "patient_id, or take them out"
-    )
+    return f"{untold}; list all in {INDEX_NAME} with a column patient_id, or take them out"
 
 
 def _naming(path: Path, data: ImageData, mapping: ClassFolders) -> UnitNaming:

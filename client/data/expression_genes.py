@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Literal
 
-from client.data.csv_file import CsvForm, Delimiter, Encoding, read_cells
 from client.data.csv_rows import ColumnName
-from common.config import Settings
+from client.data.side_table import SideTable
 from common.errors import ConfigError, DataError
 from common.plan_expression import ExpressionData
 
@@ -18,18 +16,11 @@ _VERSIONED = re.compile(r"(ENS[A-Z]{0,6}[GTPE][0-9]{11})\.[0-9]+")
 _SHOWN = 5
 
 
-class GeneNames(Settings):
+class GeneNames(SideTable):
     """A CSV file that gives the plan's names for this site's."""
 
-    file: Path
-    encoding: Encoding = "utf-8"
-    delimiter: Delimiter | None = None
     here: ColumnName
     plan: ColumnName
-
-    def in_folder(self, folder: Path) -> GeneNames:
-        """The same, of a mapping file that lies in a folder."""
-        return self.model_copy(update={"file": folder / self.file})
 
 
 class SiteGenes:
@@ -100,8 +91,7 @@ class SiteGenes:
 
     def _read(self, names: GeneNames, genes: frozenset[str]) -> dict[str, str]:
         renamed: dict[str, str] = {}
-        form = CsvForm(names.encoding, names.delimiter, ())
-        for line, (here, plan) in read_cells(names.file, form, (names.here, names.plan)):
+        for line, (here, plan) in names.cells((names.here, names.plan)):
             bare = self._bare(here) if self._versions == "drop" else here
             if not bare or not plan:
                 continue  # many ids have no symbol

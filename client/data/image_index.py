@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from client.data.connector import Connector
 from client.data.image_files import ScannedFile, composed, is_dicom_file, is_picture, patient_ids, scan_files
 from client.data.image_mapping import ImageIndexMapping
-from client.data.reading import ImageReading, RawImage, listed
-from client.data.shown_names import some_shown
+from client.data.reading import ImageReading, RawImage
+from client.data.shown_names import of_nobody
 from client.data.special_files import refuse_special
 from client.data.truth import truth
 from common.errors import ConfigError, DataError
@@ -193,15 +193,10 @@ def _refuse_two_of_one_name(scans: list[ScannedFile], mapping: ImageIndexMapping
 
 
 def _untold(images: list[RawImage], mapping: ImageIndexMapping, classes: Sequence[str]) -> str | None:
-    opening = [image for image in images if image.problem is None]
-    untold = [image.path for image in opening if not image.ids]
+    untold = of_nobody(images, classes)
     if not untold or not any(image.ids for image in images):
         return None
-    return (
-        f"{mapping.index}: {len(untold)} of {len(opening)} images do not say whose they are, while DICOM files among "
-        f"them name their patients (PatientID): {some_shown(untold, listed(images), classes)}; name a column of "
-        "patients in the mapping ('patient')"
-    )
+    return f"{mapping.index}: {untold}; name a column of patients in the mapping ('patient')"
 
 
 def _warnings(left_out: Counter[str]) -> list[str]:

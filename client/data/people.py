@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from client.data.csv_cells import Codes
-from client.data.csv_file import CsvForm, Delimiter, Encoding, read_cells
 from client.data.csv_rows import Code, ColumnName, LabelColumn
 from client.data.reading import RawRow, Reading, Value
-from common.config import Settings
+from client.data.side_table import SideTable
 from common.errors import ConfigError, DataError
 from common.plan_features import ClassSettings
 
 MissingWords = Annotated[tuple[Code, ...], Field(max_length=100)]
 
 
-class PeopleTable(Settings):
+class PeopleTable(SideTable):
     """A CSV file that names samples, their classes, and perhaps the patients that they were taken of."""
 
-    file: Path
-    encoding: Encoding = "utf-8"
-    delimiter: Delimiter | None = None
     sample: ColumnName
     label: LabelColumn
     patient: ColumnName | None = None
@@ -35,10 +30,6 @@ class PeopleTable(Settings):
     def patient_column(self) -> str:
         """What tells patients apart."""
         return self.patient or self.sample
-
-    def in_folder(self, folder: Path) -> PeopleTable:
-        """The same, of a mapping file that lies in a folder."""
-        return self.model_copy(update={"file": folder / self.file})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +81,7 @@ def read_people(table: PeopleTable, data: ClassSettings) -> dict[str, Person]:
     labels, people = Labels(table.label, data, table.missing), dict[str, Person]()
     columns = (table.sample, table.label.column, table.patient_column)
     try:
-        for line, cells in read_cells(table.file, CsvForm(table.encoding, table.delimiter, ()), columns):
+        for line, cells in table.cells(columns):
             _add_person(people, table, labels, f"{table.file.name} line {line}", cells)
     except OSError as error:  # else the file of genotypes would be blamed
         raise DataError(

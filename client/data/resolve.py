@@ -94,7 +94,7 @@ def _about_copies(by_picture: Mapping[str, list[Candidate]], kept: Iterable[Cand
         stay = f", {shared} stay with each of their {owner}s" if shared else ""
         sentences.append(
             f"{counted(conflicts.total(), 'image lies', 'images lie')} byte-identical in folders of different classes "
-            f"({pairs}): index.csv's keep_clean decides {decided}{stay}, the other "
+            f"({pairs}): index.csv's keep_clean decides {decided}{stay}, "
             f"{conflicts.total() - decided - shared} are left out"
         )
     if several := sum(len(copies) > 1 for copies in staying.values()):
